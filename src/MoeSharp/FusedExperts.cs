@@ -1,0 +1,236 @@
+using System.Collections.Concurrent;
+
+namespace MoeSharp;
+
+/// <summary>
+/// The routed experts of one MoE layer: hidden states, top-k ids and weights in, weighted sums of expert outputs out. Immutable; several threads may
+/// call Forward at the same time, each with its own <see cref="Workspace"/> (or with none, then one is rented).
+/// </summary>
+public sealed class FusedExperts : IDisposable
+{
+    private const int PooledWorkspaces = 4;
+    private readonly IPreparedExperts _prepared;
+    private readonly ConcurrentQueue<Workspace> _pool = new();
+    private readonly long _budget;
+
+    /// <summary>Checks options against weights and backend, and lays the weights out.</summary>
+    /// <param name="options">Top-k, activation and choices.</param>
+    /// <param name="weights">Kept alive by the caller until this object is disposed.</param>
+    /// <param name="backend">What computes; null picks the fastest one that supports the layer.</param>
+    /// <exception cref="ArgumentException">Options and weights contradict.</exception>
+    /// <exception cref="UnsupportedException">The backend does not do this; the message is its reason.</exception>
+    public FusedExperts(ExpertsOptions options, ExpertWeights weights, IExpertsBackend? backend = null)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(weights);
+        Shape = ExpertsShape.From(options, weights);
+        Backend = backend ?? ExpertsBackends.Choose(Shape);
+        Supports(Backend, Shape).ThrowIfNot();
+        _budget = options.MaxWorkspaceBytes ?? long.MaxValue;
+        _prepared = Backend.Prepare(Shape, weights, options.AllowNaNWeights);
+        if (PlanWorkspace(1).Bytes > _budget)
+        {
+            long needed = PlanWorkspace(1).Bytes;
+            _prepared.Dispose();
+            throw new ArgumentException($"MaxWorkspaceBytes is {_budget:N0} but one token alone needs {needed:N0}; raise it.", nameof(options));
+        }
+    }
+
+    /// <summary>All sizes and choices.</summary>
+    public ExpertsShape Shape { get; }
+
+    /// <summary>What computes.</summary>
+    public IExpertsBackend Backend { get; }
+
+    /// <summary>Which kernels were chosen and why, in one line.</summary>
+    public string Description => _prepared.Description;
+
+    /// <summary>H.</summary>
+    public int HiddenSize => Shape.Hidden;
+
+    /// <summary>Whether a backend can run a layer: yes, or the first reason why not, asked in the order device, format, activation.</summary>
+    public static Support Supports(IExpertsBackend backend, ExpertsShape shape) =>
+        backend.SupportsDevice() & backend.SupportsFormat(shape.Format, shape.Activations) & backend.SupportsActivation(shape.Activation);
+
+    /// <summary>Whether a layer without gating (act(up) alone) can run: no.</summary>
+    public static Support SupportsUngated() =>
+        Support.No("Ungated experts (no gate projection) are not supported; every activation here multiplies a gate with an up projection.");
+
+    /// <summary>Whether this rank's part of a parallel layout can run here.</summary>
+    /// <param name="parallel">How experts and intermediate are split over ranks.</param>
+    public static Support SupportsParallel(ParallelConfiguration parallel) => parallel.Check();
+
+    /// <summary>The buffers that a call with this many tokens needs, with their exact total; null fills a new plan.</summary>
+    public WorkspacePlan PlanWorkspace(int tokens, WorkspacePlan? plan = null)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(tokens);
+        plan ??= new();
+        plan.Clear();
+        plan.Add("local_ids", ElementType.I32, tokens, Shape.TopK, Step.Quantize, Step.Combine);
+        _prepared.Plan(plan, tokens);
+        return plan;
+    }
+
+    /// <summary>Bytes that a call with this many tokens will really use: the plan's total, or less when a byte budget makes it run in chunks.</summary>
+    public long WorkspaceBytes(int tokens) => PlanWorkspace(ChunkTokens(tokens, _budget, new())).Bytes;
+
+    /// <summary>The seed's contract in one line: all experts local, BF16 in and out.</summary>
+    /// <param name="hidden">[T, H].</param>
+    /// <param name="topkIds">[T, K]; -1 means no expert.</param>
+    /// <param name="topkWeights">[T, K].</param>
+    /// <param name="output">[T, H]; written completely.</param>
+    /// <param name="workspace">Null rents one.</param>
+    public void Forward(ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<BFloat16> output, Workspace? workspace = null) =>
+        Forward(new ExpertsInput { Hidden = hidden, TopkIds = topkIds, TopkWeights = topkWeights }, output, workspace);
+
+    /// <summary>Runs the experts; <paramref name="output"/> [T, H] is written completely, with zeros where no expert is local.</summary>
+    /// <exception cref="ArgumentException">A length is wrong or an id is out of range.</exception>
+    /// <exception cref="InvalidOperationException">The workspace is too small for one token, or in use.</exception>
+    public void Forward(in ExpertsInput input, Span<BFloat16> output, Workspace? workspace = null) => Forward(input, output, default, workspace);
+
+    /// <summary>Same, with FP32 output: the sums before their last rounding.</summary>
+    public void Forward(in ExpertsInput input, Span<float> output, Workspace? workspace = null) => Forward(input, default, output, workspace);
+
+    private void Forward(in ExpertsInput input, Span<BFloat16> output, Span<float> outputF32, Workspace? workspace)
+    {
+        int tokens = CheckInput(input, output.Length + outputF32.Length);
+        if (tokens == 0) return;
+        Workspace ws = workspace ?? Rent(tokens);
+        ws.Enter();
+        try
+        {
+            int chunk = ChunkTokens(tokens, Math.Min(ws.Bytes, _budget), ws.Plan);
+            if (chunk == 0)
+                throw new InvalidOperationException($"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a call takes.");
+            for (int first = 0; first < tokens; first += chunk)
+                RunChunk(input, first, Math.Min(chunk, tokens - first), output, outputF32, ws);
+            if (!input.ExpertCounts.IsEmpty) CheckCounts(input);
+        }
+        finally
+        {
+            ws.Leave();
+            if (workspace is null) Return(ws);
+        }
+    }
+
+    private void RunChunk(in ExpertsInput input, int first, int tokens, Span<BFloat16> output, Span<float> outputF32, Workspace ws)
+    {
+        PlanWorkspace(tokens, ws.Plan);
+        int h = Shape.Hidden, k = Shape.TopK, groups = Formats.Blocks(h, Shape.Group);
+        Span<int> localIds = ws.Span<int>(0);
+        if (input.TopkIds.IsEmpty) Permutation.MapIds(input.TopkIds64.Slice(first * k, tokens * k), input.ExpertMap, Shape.GlobalExperts, k, localIds);
+        else Permutation.MapIds(input.TopkIds.Slice(first * k, tokens * k), input.ExpertMap, Shape.GlobalExperts, k, localIds);
+        _prepared.Run(new ExpertsCall
+        {
+            Tokens = tokens,
+            Hidden = Part(input.Hidden, first, tokens, h),
+            QuantizedHidden = Part(input.QuantizedHidden, first, tokens, h),
+            HiddenScales = Part(input.HiddenScales, first, tokens, groups),
+            HiddenScalesE8M0 = Part(input.HiddenScalesE8M0, first, tokens, groups),
+            LocalIds = localIds,
+            Weights = input.TopkWeights.Slice(first * k, tokens * k),
+            Output = output.IsEmpty ? default : output.Slice(first * h, tokens * h),
+            OutputF32 = outputF32.IsEmpty ? default : outputF32.Slice(first * h, tokens * h),
+            FirstRow = 1,
+        }, ws);
+    }
+
+    private static ReadOnlySpan<T> Part<T>(ReadOnlySpan<T> all, int first, int tokens, int width) =>
+        all.IsEmpty ? default : all.Slice(first * width, tokens * width);
+
+    /// <summary>Checks every length before anything is computed; returns T.</summary>
+    private int CheckInput(in ExpertsInput input, int outputLength)
+    {
+        int h = Shape.Hidden, k = Shape.TopK;
+        bool quantized = input.Hidden.IsEmpty && !input.QuantizedHidden.IsEmpty;
+        int hiddenLength = quantized ? input.QuantizedHidden.Length : input.Hidden.Length;
+        if (hiddenLength % h != 0) throw new ArgumentException($"hidden_states has {hiddenLength} elements, not a multiple of the hidden size {h}.");
+        int tokens = hiddenLength / h;
+        if (outputLength != hiddenLength) throw new ArgumentException($"output has {outputLength} elements but hidden_states has {hiddenLength}; both are [T, H].");
+        if (!input.TopkIds.IsEmpty && !input.TopkIds64.IsEmpty) throw new ArgumentException("Give topk_ids as 32-bit or as 64-bit integers, not both.");
+        long ids = (long)input.TopkIds.Length + input.TopkIds64.Length;
+        if (ids != (long)tokens * k) throw new ArgumentException($"topk_ids has {ids} elements but {tokens} tokens x top-k {k} need {(long)tokens * k}.");
+        if (input.TopkWeights.Length != ids) throw new ArgumentException($"topk_weights has {input.TopkWeights.Length} elements but topk_ids has {ids}; both are [T, K].");
+        CheckMap(input.ExpertMap);
+        if (!input.ExpertCounts.IsEmpty && input.ExpertCounts.Length != Shape.Experts)
+            throw new ArgumentException($"expert_counts has {input.ExpertCounts.Length} elements but there are {Shape.Experts} local experts.");
+        if (quantized) CheckQuantized(input, tokens);
+        return tokens;
+    }
+
+    private void CheckMap(ReadOnlySpan<int> map)
+    {
+        if (map.IsEmpty)
+        {
+            if (Shape.GlobalExperts != Shape.Experts)
+                throw new ArgumentException($"{Shape.Experts} of {Shape.GlobalExperts} experts are local, so expert_map is needed to tell which.");
+            return;
+        }
+        if (map.Length != Shape.GlobalExperts) throw new ArgumentException($"expert_map has {map.Length} elements but the model has {Shape.GlobalExperts} experts.");
+        for (int g = 0; g < map.Length; g++)
+            if (map[g] < -1 || map[g] >= Shape.Experts)
+                throw new ArgumentException($"expert_map[{g}] is {map[g]}; local ids lie in -1 .. {Shape.Experts - 1}.");
+    }
+
+    private void CheckQuantized(in ExpertsInput input, int tokens)
+    {
+        if (Shape.Activations != ActivationFormat.Fp8)
+            throw new ArgumentException("The experts were built for BF16 activations but quantized hidden states were given; give BF16 or build with FP8 activations.");
+        if (Shape.RouterWeightOnInput) throw new ArgumentException("Router weights go onto the input before quantization, so quantized hidden states cannot be used with RouterWeightOnInput.");
+        int groups = Formats.Blocks(Shape.Hidden, Shape.Group);
+        int given = Shape.Format == WeightFormat.MxFp8 ? input.HiddenScalesE8M0.Length : input.HiddenScales.Length;
+        if (given != (long)tokens * groups)
+            throw new ArgumentException($"Quantized hidden states of {tokens} tokens need {(long)tokens * groups} {(Shape.Format == WeightFormat.MxFp8 ? "E8M0" : "FP32")} scales ({groups} per token) but {given} were given.");
+    }
+
+    private void CheckCounts(in ExpertsInput input)
+    {
+        for (int e = 0; e < Shape.Experts; e++)
+        {
+            int count = 0;
+            for (int i = 0; i < input.TopkWeights.Length; i++)
+            {
+                long id = input.TopkIds.IsEmpty ? input.TopkIds64[i] : input.TopkIds[i];
+                int local = id < 0 ? -1 : input.ExpertMap.IsEmpty ? (int)id : input.ExpertMap[(int)id];
+                if (local == e) count++;
+            }
+            if (count != input.ExpertCounts[e])
+                throw new ArgumentException($"expert_counts[{e}] is {input.ExpertCounts[e]} but topk_ids send {count} rows to that expert.");
+        }
+    }
+
+    /// <summary>The longest run of tokens whose plan fits: all of them, or what bisection finds (plans grow with tokens).</summary>
+    private int ChunkTokens(int tokens, long budget, WorkspacePlan plan)
+    {
+        if (PlanWorkspace(tokens, plan).Bytes <= budget) return tokens;
+        int low = 0, high = tokens; // low fits, high does not
+        while (high - low > 1)
+        {
+            int middle = low + (high - low) / 2;
+            if (PlanWorkspace(middle, plan).Bytes <= budget) low = middle;
+            else high = middle;
+        }
+        return low;
+    }
+
+    private Workspace Rent(int tokens)
+    {
+        if (!_pool.TryDequeue(out Workspace? pooled)) return new Workspace(WorkspaceBytes(tokens));
+        if (ChunkTokens(tokens, pooled.Bytes, pooled.Plan) == tokens || pooled.Bytes >= _budget) return pooled;
+        pooled.Dispose();
+        return new Workspace(WorkspaceBytes(tokens));
+    }
+
+    private void Return(Workspace workspace)
+    {
+        if (_pool.Count < PooledWorkspaces) _pool.Enqueue(workspace);
+        else workspace.Dispose();
+    }
+
+    /// <summary>Frees the prepared weights and pooled workspaces.</summary>
+    public void Dispose()
+    {
+        _prepared.Dispose();
+        while (_pool.TryDequeue(out Workspace? workspace)) workspace.Dispose();
+    }
+}
