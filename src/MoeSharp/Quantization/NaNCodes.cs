@@ -1,0 +1,37 @@
+namespace MoeSharp;
+
+/// <summary>Finds NaN codes (0x7F, 0xFF) in FP8 weights: in a published checkpoint they mean that a file is damaged or of another FP8 kind.</summary>
+internal static class NaNCodes
+{
+    /// <summary>The first NaN in row-major order, or null. BF16 matrices are not searched.</summary>
+    public static (int Row, int Column)? Find(BlockScaledMatrix matrix)
+    {
+        if (matrix.Format == WeightFormat.Bf16) return null;
+        for (int row = 0; row < matrix.Rows; row++)
+        {
+            int column = matrix.Row(row).IndexOfAny((byte)0x7F, (byte)0xFF);
+            if (column >= 0) return (row, column);
+        }
+        return null;
+    }
+
+    /// <summary>Searches every matrix of every expert.</summary>
+    /// <exception cref="CheckpointException">There is one; the message names tensor, expert, block and code.</exception>
+    public static void Check(ExpertWeights weights)
+    {
+        for (int expert = 0; expert < weights.Count; expert++)
+        {
+            Check(weights.Gate[expert], expert, "gate");
+            Check(weights.Up[expert], expert, "up");
+            Check(weights.Down[expert], expert, "down");
+        }
+    }
+
+    private static void Check(BlockScaledMatrix matrix, int expert, string what)
+    {
+        if (Find(matrix) is not (int row, int column)) return;
+        throw new CheckpointException(
+            $"{matrix.Name} ({what} of expert {expert}) holds the NaN code 0x{matrix.Row(row)[column]:X2} at row {row}, column {column}, " +
+            $"in scale block ({matrix.ScaleRowOf(row)}, {column / matrix.Format.BlockColumns()}); AllowNaNWeights accepts NaN weights.");
+    }
+}
