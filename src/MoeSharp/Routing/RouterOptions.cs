@@ -32,4 +32,22 @@ public sealed record RouterOptions
     public float RenormalizeMinimum { get; init; }
     /// <summary>Multiplies the weights last.</summary>
     public float ScalingFactor { get; init; } = 1f;
+
+    /// <summary>Checks that the choices fit each other.</summary>
+    /// <exception cref="ArgumentException">They do not; the message says which and why.</exception>
+    internal void Validate()
+    {
+        if (Experts < 1) throw new ArgumentException($"The router has {Experts} experts; it needs at least 1.");
+        if (TopK < 1) throw new ArgumentException($"Router top-k is {TopK}; it must be at least 1.");
+        if (TopK > Experts) throw new ArgumentException($"Router top-k is {TopK} but there are only {Experts} experts.");
+        if (!Enum.IsDefined(Scoring)) throw new ArgumentException($"Router scoring {Scoring} is unknown.");
+        if (Groups < 1 || Experts % Groups != 0) throw new ArgumentException($"{Experts} router experts cannot form {Groups} equal groups.");
+        if (TopkGroups < 1 || TopkGroups > Groups) throw new ArgumentException($"{TopkGroups} eligible router groups of {Groups} are impossible.");
+        int eligible = Experts / Groups * TopkGroups;
+        if (eligible < TopK)
+            throw new ArgumentException($"Router top-k is {TopK} but {TopkGroups} eligible groups of {Experts / Groups} experts hold only {eligible}.");
+        if (!float.IsFinite(ScalingFactor)) throw new ArgumentException($"The router scaling factor is {ScalingFactor}; it must be finite.");
+        if (!(RenormalizeEpsilon >= 0 && float.IsFinite(RenormalizeEpsilon)) || !(RenormalizeMinimum >= 0 && float.IsFinite(RenormalizeMinimum)))
+            throw new ArgumentException($"Router renormalisation epsilon {RenormalizeEpsilon} and minimum {RenormalizeMinimum} must be finite and not negative.");
+    }
 }
