@@ -138,15 +138,8 @@ public sealed unsafe class BlockScaledMatrix
     {
         if ((uint)row >= (uint)Rows) throw new ArgumentOutOfRangeException(nameof(row));
         ReadOnlySpan<byte> raw = Row(row);
-        if (Format == WeightFormat.Bf16)
-        {
-            ReadOnlySpan<BFloat16> bf16 = MemoryMarshal.Cast<byte, BFloat16>(raw);
-            for (int c = 0; c < Columns; c++) values[c] = bf16[c].ToSingle();
-        }
-        else
-        {
-            for (int c = 0; c < Columns; c++) values[c] = Float8E4M3.FromBits(raw[c]).ToSingle();
-        }
+        if (Format == WeightFormat.Bf16) Conversions.ToSingle(MemoryMarshal.Cast<byte, BFloat16>(raw), values);
+        else Conversions.ToSingle(MemoryMarshal.Cast<byte, Float8E4M3>(raw), values);
     }
 
     /// <summary>Value times scale of every element of a row, rounded to FP32.</summary>
@@ -155,7 +148,11 @@ public sealed unsafe class BlockScaledMatrix
         DecodeRow(row, values);
         if (ScaleType == ScaleType.None) return;
         int scaleRow = ScaleRowOf(row), block = Format.BlockColumns();
-        for (int c = 0; c < Columns; c++) values[c] *= ScaleAt(scaleRow, c / block);
+        for (int b = 0; b < ScaleColumns; b++)
+        {
+            float scale = ScaleAt(scaleRow, b);
+            foreach (ref float value in values[(b * block)..Math.Min((b + 1) * block, Columns)]) value *= scale;
+        }
     }
 
     private static void RequireLength(int actual, long expected, string what, string name)
