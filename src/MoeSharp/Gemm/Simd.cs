@@ -1,0 +1,122 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+
+namespace MoeSharp;
+
+/// <summary>
+/// The few FP32 vector operations a GEMM kernel is written in, so that one body serves every register width. Each is elementwise: results do not
+/// depend on the width.
+/// </summary>
+internal unsafe interface ISimd<TSelf> where TSelf : unmanaged, ISimd<TSelf>
+{
+    /// <summary>FP32 values per vector.</summary>
+    static abstract int Count { get; }
+    static abstract bool IsSupported { get; }
+    static abstract TSelf Create(float value);
+    static abstract TSelf Load(float* source);
+    static abstract void Store(TSelf value, float* target);
+    static abstract TSelf Multiply(TSelf a, TSelf b);
+    /// <summary>a * b + c, rounded once.</summary>
+    static abstract TSelf MultiplyAdd(TSelf a, TSelf b, TSelf c);
+    /// <summary>Count FP8 codes, sign-extended to 32 bits each.</summary>
+    static abstract TSelf LoadBytes(sbyte* source);
+    /// <summary>Count BF16 values.</summary>
+    static abstract TSelf LoadBf16(ushort* source);
+    /// <summary>Bits shifted left, then masked.</summary>
+    static abstract TSelf ShiftAnd(TSelf bits, int shift, uint mask);
+    /// <summary>NaN wherever the low seven bits are all ones, else the value.</summary>
+    static abstract TSelf NaNWhereCodeIsNaN(TSelf bits, TSelf value);
+}
+
+internal readonly unsafe struct Simd512(Vector512<float> v) : ISimd<Simd512>
+{
+    private readonly Vector512<float> _v = v;
+
+    public static int Count => 16;
+    public static bool IsSupported => Vector512.IsHardwareAccelerated;
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd512 Create(float value) => new(Vector512.Create(value));
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd512 Load(float* source) => new(Vector512.Load(source));
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Store(Simd512 value, float* target) => value._v.Store(target);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd512 Multiply(Simd512 a, Simd512 b) => new(a._v * b._v);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd512 MultiplyAdd(Simd512 a, Simd512 b, Simd512 c) => new(Vector512.FusedMultiplyAdd(a._v, b._v, c._v));
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd512 LoadBytes(sbyte* source) =>
+        new(Vector512.WidenLower(Vector512.WidenLower(Vector128.Load(source).ToVector256Unsafe().ToVector512Unsafe())).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd512 LoadBf16(ushort* source) => new((Vector512.WidenLower(Vector256.Load(source).ToVector512Unsafe()) << 16).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd512 ShiftAnd(Simd512 bits, int shift, uint mask) => new(((bits._v.AsUInt32() << shift) & Vector512.Create(mask)).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd512 NaNWhereCodeIsNaN(Simd512 bits, Simd512 value)
+    {
+        Vector512<uint> low = Vector512.Create(0x7Fu);
+        return new(Vector512.ConditionalSelect(Vector512.Equals(bits._v.AsUInt32() & low, low).AsSingle(), Vector512.Create(float.NaN), value._v));
+    }
+}
+
+internal readonly unsafe struct Simd256(Vector256<float> v) : ISimd<Simd256>
+{
+    private readonly Vector256<float> _v = v;
+
+    public static int Count => 8;
+    public static bool IsSupported => Vector256.IsHardwareAccelerated;
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd256 Create(float value) => new(Vector256.Create(value));
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd256 Load(float* source) => new(Vector256.Load(source));
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Store(Simd256 value, float* target) => value._v.Store(target);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd256 Multiply(Simd256 a, Simd256 b) => new(a._v * b._v);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd256 MultiplyAdd(Simd256 a, Simd256 b, Simd256 c) => new(Vector256.FusedMultiplyAdd(a._v, b._v, c._v));
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd256 LoadBytes(sbyte* source) =>
+        new(Vector256.WidenLower(Vector256.WidenLower(Vector128.CreateScalarUnsafe(*(long*)source).AsSByte().ToVector256Unsafe())).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd256 LoadBf16(ushort* source) => new((Vector256.WidenLower(Vector128.Load(source).ToVector256Unsafe()) << 16).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd256 ShiftAnd(Simd256 bits, int shift, uint mask) => new(((bits._v.AsUInt32() << shift) & Vector256.Create(mask)).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd256 NaNWhereCodeIsNaN(Simd256 bits, Simd256 value)
+    {
+        Vector256<uint> low = Vector256.Create(0x7Fu);
+        return new(Vector256.ConditionalSelect(Vector256.Equals(bits._v.AsUInt32() & low, low).AsSingle(), Vector256.Create(float.NaN), value._v));
+    }
+}
+
+internal readonly unsafe struct Simd128(Vector128<float> v) : ISimd<Simd128>
+{
+    private readonly Vector128<float> _v = v;
+
+    public static int Count => 4;
+    public static bool IsSupported => true;
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd128 Create(float value) => new(Vector128.Create(value));
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd128 Load(float* source) => new(Vector128.Load(source));
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Store(Simd128 value, float* target) => value._v.Store(target);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd128 Multiply(Simd128 a, Simd128 b) => new(a._v * b._v);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd128 MultiplyAdd(Simd128 a, Simd128 b, Simd128 c) => new(Vector128.FusedMultiplyAdd(a._v, b._v, c._v));
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd128 LoadBytes(sbyte* source) =>
+        new(Vector128.WidenLower(Vector128.WidenLower(Vector128.CreateScalarUnsafe(*(int*)source).AsSByte())).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd128 LoadBf16(ushort* source) => new((Vector128.WidenLower(Vector128.CreateScalarUnsafe(*(long*)source).AsUInt16()) << 16).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd128 ShiftAnd(Simd128 bits, int shift, uint mask) => new(((bits._v.AsUInt32() << shift) & Vector128.Create(mask)).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd128 NaNWhereCodeIsNaN(Simd128 bits, Simd128 value)
+    {
+        Vector128<uint> low = Vector128.Create(0x7Fu);
+        return new(Vector128.ConditionalSelect(Vector128.Equals(bits._v.AsUInt32() & low, low).AsSingle(), Vector128.Create(float.NaN), value._v));
+    }
+}

@@ -1,0 +1,99 @@
+namespace MoeSharp.Tests;
+
+public unsafe class TeamTests
+{
+    private struct CountJob : ITeamJob
+    {
+        public int* Counts;
+        public int* Threads;
+        public int FailAt;
+
+        public readonly void Execute(int task, int thread)
+        {
+            if (task == FailAt) throw new InvalidOperationException($"task {task} fails");
+            Interlocked.Increment(ref Counts[task]);
+            Interlocked.Or(ref *Threads, 1 << thread);
+        }
+    }
+
+    [Theory]
+    [InlineData(1, 1, 0)]
+    [InlineData(2, 1, 0)]
+    [InlineData(4, 1000, 0)]
+    [InlineData(4, 1000, 2)]
+    [InlineData(3, 7, 1)]
+    public void EveryTaskRunsOnceOnAllowedThreads(int threads, int tasks, int limit)
+    {
+        using var team = new Team(threads);
+        using var memory = new NativeBuffer(4L * (tasks + 1));
+        var job = new CountJob { Counts = (int*)memory.Pointer, Threads = (int*)memory.Pointer + tasks, FailAt = -1 };
+        for (int round = 1; round <= 200; round++)
+        {
+            if (round % 50 == 0) Thread.Sleep(5); // long enough for workers to park
+            team.Run(job, tasks, limit);
+            Assert.All(memory.Span<int>(0, tasks).ToArray(), count => Assert.Equal(round, count));
+        }
+        Assert.True(*job.Threads < 1 << (limit == 0 ? threads : limit), $"threads used: {*job.Threads:b}");
+    }
+
+    [Fact]
+    public void AnExceptionReachesTheCallerAndTheTeamGoesOn()
+    {
+        using var team = new Team(3);
+        using var memory = new NativeBuffer(4 * 101);
+        var job = new CountJob { Counts = (int*)memory.Pointer, Threads = (int*)memory.Pointer + 100, FailAt = 40 };
+        for (int round = 0; round < 20; round++)
+            Assert.Equal("task 40 fails", Assert.Throws<InvalidOperationException>(() => team.Run(job, 100)).Message);
+        job.FailAt = -1;
+        memory.Span<int>(0, 101).Clear();
+        team.Run(job, 100);
+        Assert.All(memory.Span<int>(0, 100).ToArray(), count => Assert.Equal(1, count));
+    }
+
+    [Fact]
+    public void CallersTakeTurns()
+    {
+        using var team = new Team(2);
+        using var memory = new NativeBuffer(4 * 65);
+        var job = new CountJob { Counts = (int*)memory.Pointer, Threads = (int*)memory.Pointer + 64, FailAt = -1 };
+        var callers = new Thread[4];
+        for (int i = 0; i < callers.Length; i++)
+        {
+            callers[i] = new Thread(() => { for (int round = 0; round < 50; round++) team.Run(job, 64); });
+            callers[i].Start();
+        }
+        foreach (Thread caller in callers) caller.Join();
+        Assert.All(memory.Span<int>(0, 64).ToArray(), count => Assert.Equal(200, count));
+    }
+
+    [Fact]
+    public void ADisposedTeamRefuses()
+    {
+        var team = new Team(2);
+        team.Dispose();
+        Assert.Throws<ObjectDisposedException>(() => team.Run(new CountJob(), 1));
+    }
+
+    [Fact]
+    public void ARunAllocatesNothing()
+    {
+        using var team = new Team(2);
+        using var memory = new NativeBuffer(4 * 65);
+        var job = new CountJob { Counts = (int*)memory.Pointer, Threads = (int*)memory.Pointer + 64, FailAt = -1 };
+        team.Run(job, 64);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        for (int i = 0; i < 100; i++) team.Run(job, 64);
+        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+    }
+
+    [Fact]
+    public void CeilingsAreMeasured()
+    {
+        using var team = new Team(2);
+        using var ceilings = new Ceilings(team, 64 << 20);
+        ceilings.Round();
+        Assert.Equal(1, ceilings.Rounds);
+        Assert.InRange(ceilings.ReadGBPerS, 0.1, 10_000);
+        Assert.InRange(ceilings.FmaGFlopPerS, 0.1, 1_000_000);
+    }
+}
