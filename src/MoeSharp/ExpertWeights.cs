@@ -173,6 +173,15 @@ public enum PackedScaleRows : byte
 /// <param name="Down">[E, H].</param>
 public sealed record ExpertBiases(float[] Gate, float[] Up, float[] Down)
 {
+    /// <summary>[I] of one expert.</summary>
+    internal ReadOnlySpan<float> GateOf(int expert, int intermediate) => Gate.AsSpan(expert * intermediate, intermediate);
+
+    /// <summary>[I] of one expert.</summary>
+    internal ReadOnlySpan<float> UpOf(int expert, int intermediate) => Up.AsSpan(expert * intermediate, intermediate);
+
+    /// <summary>[H] of one expert.</summary>
+    internal ReadOnlySpan<float> DownOf(int expert, int hidden) => Down.AsSpan(expert * hidden, hidden);
+
     internal void Validate(int experts, int hidden, int intermediate)
     {
         if (Gate.LongLength != (long)experts * intermediate || Up.LongLength != Gate.LongLength || Down.LongLength != (long)experts * hidden)
