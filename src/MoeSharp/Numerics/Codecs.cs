@@ -17,7 +17,9 @@ internal interface IEncoder
     static abstract Vector<int> Encode(Vector<float> value);
 }
 
-/// <summary>The scalar twins are the structs' own conversions. Lanes are compared as signed integers, which order magnitudes as FP32 does, NaN above Inf.</summary>
+/// <summary>
+/// The scalar twins are the structs' own conversions. Lanes are compared as signed integers, which order magnitudes as FP32 does, NaN above Inf.
+/// </summary>
 internal readonly struct E4M3Codec : IDecoder, IEncoder
 {
     public static float Decode(uint bits) => Float8E4M3.FromBits((byte)bits).ToSingle();
@@ -46,7 +48,8 @@ internal readonly struct E4M3Codec : IDecoder, IEncoder
         // Adding 2^14 leaves the multiples of 2^-9, rounded to even.
         var magic = new Vector<float>(16384f);
         Vector<int> subnormal = Vector.AsVectorInt32(Vector.AsVectorSingle(magnitude) + magic) - Vector.AsVectorInt32(magic);
-        Vector<int> code = Vector.ConditionalSelect(Vector.LessThan(magnitude, new Vector<int>(BitConverter.SingleToInt32Bits(1 / 64f))), subnormal, normal);
+        Vector<int> small = Vector.LessThan(magnitude, new Vector<int>(BitConverter.SingleToInt32Bits(1 / 64f)));
+        Vector<int> code = Vector.ConditionalSelect(small, subnormal, normal);
         code = Vector.ConditionalSelect(Vector.GreaterThan(all, new Vector<int>(0x7F800000)), new Vector<int>(0x7F), code);
         return code | ((bits >>> 24) & new Vector<int>(0x80));
     }

@@ -22,11 +22,13 @@ public static class Conversions
 
     /// <summary>Exact; NaN keeps its sign.</summary>
     /// <exception cref="ArgumentException">The destination is too short.</exception>
-    public static void ToSingle(ReadOnlySpan<Float8E4M3> source, Span<float> destination) => Decode<E4M3Codec>(MemoryMarshal.AsBytes(source), destination);
+    public static void ToSingle(ReadOnlySpan<Float8E4M3> source, Span<float> destination) =>
+        Decode<E4M3Codec>(MemoryMarshal.AsBytes(source), destination);
 
     /// <summary>Exact; code 0 is 2^-127 and code 255 is NaN.</summary>
     /// <exception cref="ArgumentException">The destination is too short.</exception>
-    public static void ToSingle(ReadOnlySpan<ScaleE8M0> source, Span<float> destination) => Decode<E8M0Codec>(MemoryMarshal.AsBytes(source), destination);
+    public static void ToSingle(ReadOnlySpan<ScaleE8M0> source, Span<float> destination) =>
+        Decode<E8M0Codec>(MemoryMarshal.AsBytes(source), destination);
 
     /// <summary>Rounds to nearest, ties to even; overflow gives infinity, NaN stays a quiet NaN with its sign.</summary>
     /// <exception cref="ArgumentException">The destination is too short.</exception>
@@ -35,7 +37,8 @@ public static class Conversions
 
     /// <summary>Rounds to nearest, ties to even, saturating to ±448 (infinities too); NaN becomes 0x7F with its sign.</summary>
     /// <exception cref="ArgumentException">The destination is too short.</exception>
-    public static void ToFloat8(ReadOnlySpan<float> source, Span<Float8E4M3> destination) => Encode<E4M3Codec>(source, MemoryMarshal.AsBytes(destination));
+    public static void ToFloat8(ReadOnlySpan<float> source, Span<Float8E4M3> destination) =>
+        Encode<E4M3Codec>(source, MemoryMarshal.AsBytes(destination));
 
     private static void Decode<TDecoder>(ReadOnlySpan<ushort> source, Span<float> destination) where TDecoder : struct, IDecoder
     {
@@ -107,6 +110,7 @@ public static class Conversions
 
     private static void RequireRoom(int source, int destination)
     {
-        if (destination < source) throw new ArgumentException($"The destination holds {destination} elements but the source has {source}.", nameof(destination));
+        if (destination < source)
+            throw new ArgumentException($"The destination holds {destination} elements but the source has {source}.", nameof(destination));
     }
 }

@@ -9,20 +9,21 @@ internal static partial class ActivationQuantizer
     /// <summary>Fills ⌈length / group⌉ scales and as many codes as the row has values; bit for bit what the scalar twin gives.</summary>
     /// <param name="group">128 or 32.</param>
     [SkipLocalsInit]
-    public static void QuantizeRow(ReadOnlySpan<BFloat16> row, QuantizationRule rule, bool powerOfTwo, int group, Span<Float8E4M3> codes, Span<float> scales)
+    public static void QuantizeRow(
+        ReadOnlySpan<BFloat16> row, QuantizationRule rule, bool powerOfTwo, int group, Span<Float8E4M3> codes, Span<float> scales)
     {
         Span<float> values = stackalloc float[group];
         for (int first = 0, g = 0; first < row.Length; first += group, g++)
         {
             Span<float> part = values[..Math.Min(group, row.Length - first)];
             Conversions.ToSingle(row.Slice(first, part.Length), part);
-            scales[g] = Scale(AbsMax(part), rule, powerOfTwo);
-            Divide(part, scales[g], MemoryMarshal.AsBytes(codes.Slice(first, part.Length)));
+            QuantizeRow(part, rule, powerOfTwo, group, codes.Slice(first, part.Length), scales.Slice(g, 1));
         }
     }
 
     /// <summary>The same for values that are BF16 numbers held in FP32.</summary>
-    public static void QuantizeRow(ReadOnlySpan<float> row, QuantizationRule rule, bool powerOfTwo, int group, Span<Float8E4M3> codes, Span<float> scales)
+    public static void QuantizeRow(
+        ReadOnlySpan<float> row, QuantizationRule rule, bool powerOfTwo, int group, Span<Float8E4M3> codes, Span<float> scales)
     {
         for (int first = 0, g = 0; first < row.Length; first += group, g++)
         {

@@ -1,6 +1,6 @@
 namespace MoeSharp;
 
-/// <summary>The arithmetic that turns a group's largest magnitude into its scale; the two differ by one unit in the last place for half of all values.</summary>
+/// <summary>How a group's largest magnitude becomes its scale; the two differ by one unit in the last place for half of all magnitudes.</summary>
 internal enum QuantizationRule : byte
 {
     /// <summary>Layer inputs: absmax / 448, an IEEE division.</summary>
@@ -21,7 +21,8 @@ internal static partial class ActivationQuantizer
     private const float Reciprocal448 = 1f / 448f;
 
     /// <summary>Scales of a row: ⌈length / group⌉.</summary>
-    public static void QuantizeRowScalar(ReadOnlySpan<BFloat16> row, QuantizationRule rule, bool powerOfTwo, int group, Span<Float8E4M3> codes, Span<float> scales)
+    public static void QuantizeRowScalar(
+        ReadOnlySpan<BFloat16> row, QuantizationRule rule, bool powerOfTwo, int group, Span<Float8E4M3> codes, Span<float> scales)
     {
         Span<float> values = stackalloc float[group];
         for (int first = 0, g = 0; first < row.Length; first += group, g++)

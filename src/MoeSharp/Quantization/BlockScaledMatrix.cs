@@ -33,7 +33,7 @@ public sealed unsafe class BlockScaledMatrix
     /// <summary>How scales are stored.</summary>
     public ScaleType ScaleType => Storage.ScaleType;
 
-    /// <summary>Rows of the first scale block that lie before row 0 (non-zero for the up half of a packed w13 whose I is not a multiple of 128).</summary>
+    /// <summary>Rows of the first scale block before row 0 (non-zero for the up half of a packed w13 whose I is not a multiple of 128).</summary>
     public int RowPhase => Storage.RowPhase;
 
     /// <summary>Rows of the scale matrix that this matrix touches.</summary>
@@ -55,7 +55,8 @@ public sealed unsafe class BlockScaledMatrix
     /// <param name="scales">[⌈rows / block rows⌉, ⌈columns / block columns⌉], row-major; multipliers.</param>
     /// <param name="name">For messages.</param>
     /// <exception cref="ArgumentException">A length is wrong, or a scale cannot be represented in the format.</exception>
-    public static BlockScaledMatrix Create(WeightFormat format, int rows, int columns, ReadOnlySpan<Float8E4M3> values, ReadOnlySpan<float> scales, string name = "matrix")
+    public static BlockScaledMatrix Create(
+        WeightFormat format, int rows, int columns, ReadOnlySpan<Float8E4M3> values, ReadOnlySpan<float> scales, string name = "matrix")
     {
         if (format == WeightFormat.Bf16) throw new ArgumentException("BF16 matrices have no scales; use CreateBf16.", nameof(format));
         bool e8m0 = format == WeightFormat.MxFp8;
@@ -72,7 +73,9 @@ public sealed unsafe class BlockScaledMatrix
         {
             ScaleE8M0 scale = ScaleE8M0.RoundUp(scales[i]);
             if (scale.ToSingle() != scales[i] && !float.IsNaN(scales[i]))
-                throw new ArgumentException($"Scale {i} of {name} is {scales[i]}, not a power of two, and MXFP8 scales are UE8M0; requantize the payload instead.", nameof(scales));
+                throw new ArgumentException(
+                    $"Scale {i} of {name} is {scales[i]}, not a power of two, and MXFP8 scales are UE8M0; requantize the payload instead.",
+                    nameof(scales));
             matrix.Storage.Scales[i] = scale.Bits;
         }
         return matrix;

@@ -60,7 +60,13 @@ public static class Formats
     public static int ValueBytes(this WeightFormat format) => format == WeightFormat.Bf16 ? 2 : 1;
 
     /// <summary>Bytes of one stored scale.</summary>
-    public static int Bytes(this ScaleType type) => type switch { ScaleType.F32 => 4, ScaleType.BF16 or ScaleType.F16 => 2, ScaleType.E8M0 => 1, _ => 0 };
+    public static int Bytes(this ScaleType type) => type switch
+    {
+        ScaleType.F32 => 4,
+        ScaleType.BF16 or ScaleType.F16 => 2,
+        ScaleType.E8M0 => 1,
+        _ => 0,
+    };
 
     /// <summary>Scales along one dimension of this length; the last block may be ragged.</summary>
     public static int Blocks(int length, int block) => block == 0 ? 0 : (length + block - 1) / block;

@@ -25,8 +25,8 @@ public static class WeightQuantizer
         Quantize(format, rows, columns, values.Length, new BFloat16Rows(values, columns), name);
 
     /// <summary>
-    /// The same weights with power-of-two scales. Scales cannot be rounded alone: the values are rounded a second time, to the new scales. A matrix that
-    /// is <see cref="WeightFormat.Block128PowerOfTwo"/> already is returned as it is.
+    /// The same weights with power-of-two scales. Scales cannot be rounded alone: the values are rounded a second time, to the new scales. A matrix
+    /// that is <see cref="WeightFormat.Block128PowerOfTwo"/> already is returned as it is.
     /// </summary>
     /// <exception cref="ArgumentException">The matrix does not have 128 x 128 blocks.</exception>
     public static BlockScaledMatrix RequantizePowerOfTwo(BlockScaledMatrix matrix)
@@ -34,7 +34,8 @@ public static class WeightQuantizer
         ArgumentNullException.ThrowIfNull(matrix);
         if (matrix.Format == WeightFormat.Block128PowerOfTwo) return matrix;
         if (matrix.Format != WeightFormat.Block128)
-            throw new ArgumentException($"{matrix.Name} is {matrix.Format}; only {WeightFormat.Block128} can be requantized to power-of-two scales.", nameof(matrix));
+            throw new ArgumentException(
+                $"{matrix.Name} is {matrix.Format}; only {WeightFormat.Block128} can be requantized to power-of-two scales.", nameof(matrix));
         BlockScaledMatrix result =
             BlockScaledMatrix.Allocate(matrix.Name, WeightFormat.Block128PowerOfTwo, ScaleType.F32, matrix.Rows, matrix.Columns, matrix.RowPhase);
         FillBlocks(result, new DequantizedRows(matrix));
@@ -44,9 +45,12 @@ public static class WeightQuantizer
     private static BlockScaledMatrix Quantize<TRows>(WeightFormat format, int rows, int columns, int length, TRows source, string name)
         where TRows : IRows, allows ref struct
     {
-        if (format == WeightFormat.Bf16) throw new ArgumentException("BF16 matrices are not quantized; use BlockScaledMatrix.CreateBf16.", nameof(format));
-        BlockScaledMatrix matrix = BlockScaledMatrix.Allocate(name, format, format == WeightFormat.MxFp8 ? ScaleType.E8M0 : ScaleType.F32, rows, columns);
-        if (length != (long)rows * columns) throw new ArgumentException($"{name} needs {(long)rows * columns} values but {length} were given.", "values");
+        if (format == WeightFormat.Bf16)
+            throw new ArgumentException("BF16 matrices are not quantized; use BlockScaledMatrix.CreateBf16.", nameof(format));
+        ScaleType scaleType = format == WeightFormat.MxFp8 ? ScaleType.E8M0 : ScaleType.F32;
+        BlockScaledMatrix matrix = BlockScaledMatrix.Allocate(name, format, scaleType, rows, columns);
+        if (length != (long)rows * columns)
+            throw new ArgumentException($"{name} needs {(long)rows * columns} values but {length} were given.", "values");
         if (format == WeightFormat.MxFp8) FillMx(matrix, source);
         else FillBlocks(matrix, source);
         return matrix;
@@ -85,7 +89,8 @@ public static class WeightQuantizer
             {
                 source.Read(r, row);
                 var codes = new Span<byte>(to.Values + r * to.RowBytes, row.Length);
-                for (int b = 0; b < scales.Length; b++) ActivationQuantizer.Divide(Block(row, b, blockColumns), scales[b], codes[(b * blockColumns)..]);
+                for (int b = 0; b < scales.Length; b++)
+                    ActivationQuantizer.Divide(Block(row, b, blockColumns), scales[b], codes[(b * blockColumns)..]);
             }
         }
     }
@@ -96,7 +101,8 @@ public static class WeightQuantizer
         return powerOfTwo ? ActivationQuantizer.RoundUpToPowerOfTwo(scale) : scale;
     }
 
-    private static ReadOnlySpan<float> Block(float[] row, int index, int width) => row.AsSpan(index * width, Math.Min(width, row.Length - index * width));
+    private static ReadOnlySpan<float> Block(float[] row, int index, int width) =>
+        row.AsSpan(index * width, Math.Min(width, row.Length - index * width));
 
     /// <summary>Rows of weights in FP32, wherever they come from.</summary>
     private interface IRows

@@ -42,14 +42,17 @@ public class ActivationQuantizerTests
         {
             float absMax = BFloat16.FromBits((ushort)bits).ToSingle();
             float floored = Math.Max(absMax, 1e-10f);
-            float input = ActivationQuantizer.Scale(absMax, QuantizationRule.Input, false), activation = ActivationQuantizer.Scale(absMax, QuantizationRule.Activation, false);
+            float input = ActivationQuantizer.Scale(absMax, QuantizationRule.Input, false);
+            float activation = ActivationQuantizer.Scale(absMax, QuantizationRule.Activation, false);
             Assert.True(input == (float)((double)floored / 448), $"input rule, absmax {absMax:R}");
             Assert.True(activation == (float)((double)floored * BitConverter.UInt32BitsToSingle(0x3B124925)), $"activation rule, absmax {absMax:R}");
             float power = SmallestPower(Math.Max((double)floored / 448, 1e-10f));
-            Assert.True(power == ActivationQuantizer.Scale(absMax, QuantizationRule.Input, true), $"power of two, input rule, absmax {absMax:R}");
-            Assert.True(power == ActivationQuantizer.Scale(absMax, QuantizationRule.Activation, true), $"power of two, activation rule, absmax {absMax:R}");
+            foreach (QuantizationRule rule in Enum.GetValues<QuantizationRule>())
+                Assert.True(power == ActivationQuantizer.Scale(absMax, rule, true), $"power of two, {rule} rule, absmax {absMax:R}");
             if (!distinct.Add(floored) || input == activation) continue;
-            Assert.True(Math.Abs(BitConverter.SingleToInt32Bits(input) - BitConverter.SingleToInt32Bits(activation)) == 1, $"absmax {absMax:R}: one unit in the last place");
+            Assert.True(
+                activation == MathF.BitIncrement(input) || activation == MathF.BitDecrement(input),
+                $"absmax {absMax:R}: one unit in the last place");
             different++;
         }
         Assert.Equal((20_645, 11_450), (distinct.Count, different));
@@ -67,7 +70,9 @@ public class ActivationQuantizerTests
                 var codes = new Float8E4M3[2];
                 var scale = new float[1];
                 ActivationQuantizer.QuantizeRow(row, rule, powerOfTwo, 128, codes, scale);
-                Assert.True(scale[0] == power && codes[0].Bits == 0x7E && codes[1].Bits == 0xB8, $"{rule}, power of two {powerOfTwo}, 448 * 2^{j}: {scale[0]}, {codes[0]}, {codes[1]}");
+                Assert.True(
+                    scale[0] == power && codes[0].Bits == 0x7E && codes[1].Bits == 0xB8,
+                    $"{rule}, power of two {powerOfTwo}, 448 * 2^{j}: {scale[0]}, {codes[0]}, {codes[1]}");
             }
         }
     }
@@ -125,7 +130,9 @@ public class ActivationQuantizerTests
             float absMax = row.Skip(i / 128 * 128).Take(128).Select(x => Math.Abs(x.ToSingle())).Where(x => !float.IsNaN(x)).DefaultIfEmpty().Max();
             float scale = ActivationQuantizer.Scale(absMax, rule, powerOfTwo), x = row[i];
             byte expected = float.IsInfinity(x) ? (byte)(x < 0 ? 0xFF : 0x7F) : Float8E4M3Tests.Nearest((float)((double)x / scale));
-            Assert.True(scale == scales[i / 128] && codes[i].Bits == expected, $"{rule}, {powerOfTwo}, [{i}] {x:R} / {scale:R}: 0x{codes[i].Bits:X2}, expected 0x{expected:X2}");
+            Assert.True(
+                scale == scales[i / 128] && codes[i].Bits == expected,
+                $"{rule}, {powerOfTwo}, [{i}] {x:R} / {scale:R}: 0x{codes[i].Bits:X2}, expected 0x{expected:X2}");
         }
     });
 
@@ -189,15 +196,17 @@ public class ActivationQuantizerTests
 
     /// <summary>Rows at some magnitude, with zeros, subnormals, NaN and infinities here and there.</summary>
     private static Gen<BFloat16[]> Rows(int shortest, int longest) =>
-        Gen.Select(Gen.Int[-130, 110], Gen.Int[0, 3], Gen.Select(Gen.Double[-8, 8], Gen.Int[0, 499]).Array[shortest, longest]).Select((exponent, specials, values) =>
-            values.Select(v => v.Item2 switch
-            {
-                0 when specials == 3 => (BFloat16)float.PositiveInfinity,
-                1 when specials == 3 => (BFloat16)float.NegativeInfinity,
-                2 or 3 when specials >= 2 => BFloat16.FromBits((ushort)(v.Item2 == 2 ? 0x7F81 : 0xFFC1)),
-                >= 4 and < 20 when specials >= 1 => BFloat16.FromBits((ushort)(v.Item2 % 2 << 15)),
-                _ => (BFloat16)(float)(v.Item1 * Math.Pow(2, exponent)),
-            }).ToArray());
+        from exponent in Gen.Int[-130, 110]
+        from specials in Gen.Int[0, 3]
+        from values in Gen.Select(Gen.Double[-8, 8], Gen.Int[0, 499]).Array[shortest, longest]
+        select values.Select(v => v.Item2 switch
+        {
+            0 when specials == 3 => (BFloat16)float.PositiveInfinity,
+            1 when specials == 3 => (BFloat16)float.NegativeInfinity,
+            2 or 3 when specials >= 2 => BFloat16.FromBits((ushort)(v.Item2 == 2 ? 0x7F81 : 0xFFC1)),
+            >= 4 and < 20 when specials >= 1 => BFloat16.FromBits((ushort)(v.Item2 % 2 << 15)),
+            _ => (BFloat16)(float)(v.Item1 * Math.Pow(2, exponent)),
+        }).ToArray();
 
     private static float SmallestPower(double least)
     {
@@ -229,7 +238,9 @@ public class ActivationQuantizerTests
         public Span<float> Scales => _scales.AsSpan(0, _groups);
         public Span<ScaleE8M0> MxScales => _mxScales.AsSpan(0, _mxGroups);
 
-        public bool Same(Outputs other) => _codes.AsSpan().SequenceEqual(other._codes) && _mxCodes.AsSpan().SequenceEqual(other._mxCodes)
-            && MemoryMarshal.AsBytes(_scales.AsSpan()).SequenceEqual(MemoryMarshal.AsBytes(other._scales.AsSpan())) && _mxScales.AsSpan().SequenceEqual(other._mxScales);
+        public bool Same(Outputs other) =>
+            _codes.AsSpan().SequenceEqual(other._codes) && _mxCodes.AsSpan().SequenceEqual(other._mxCodes)
+            && MemoryMarshal.AsBytes(_scales.AsSpan()).SequenceEqual(MemoryMarshal.AsBytes(other._scales.AsSpan()))
+            && _mxScales.AsSpan().SequenceEqual(other._mxScales);
     }
 }

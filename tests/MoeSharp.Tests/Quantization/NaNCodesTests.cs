@@ -43,7 +43,10 @@ public class NaNCodesTests
             }
         using var weights = new ExpertWeights(all[0], all[1], all[2]);
         var error = Assert.Throws<CheckpointException>(() => NaNCodes.Check(weights));
-        Assert.Equal($"layer.2.{which}.weight ({what} of expert 2) holds the NaN code 0xFF at row 130, column 140, in scale block (1, 1); AllowNaNWeights accepts NaN weights.", error.Message);
+        Assert.Equal(
+            $"layer.2.{which}.weight ({what} of expert 2) holds the NaN code 0xFF at row 130, column 140, in scale block (1, 1); " +
+            "AllowNaNWeights accepts NaN weights.",
+            error.Message);
     }
 
     [Fact]

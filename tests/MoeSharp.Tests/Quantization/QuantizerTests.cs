@@ -60,8 +60,10 @@ public class QuantizerTests
     [Fact]
     public void WrongLengthsAreNamed()
     {
-        Assert.StartsWith("scales has 5 elements but 2 rows x 3 groups need 6.", Assert.Throws<ArgumentException>(() => Quantizer.PackScales(Example, 2, 3, new int[4])).Message);
-        Assert.StartsWith("words has 7 elements but 8 are needed.", Assert.Throws<ArgumentException>(() => Quantizer.PackScales(Example, 1, 5, new int[7])).Message);
+        var scalesError = Assert.Throws<ArgumentException>(() => Quantizer.PackScales(Example, 2, 3, new int[4]));
+        Assert.StartsWith("scales has 5 elements but 2 rows x 3 groups need 6.", scalesError.Message);
+        var wordsError = Assert.Throws<ArgumentException>(() => Quantizer.PackScales(Example, 1, 5, new int[7]));
+        Assert.StartsWith("words has 7 elements but 8 are needed.", wordsError.Message);
         Quantize(5, 2, 4, 1, "hidden has 5 elements, not a multiple of the hidden size 2.");
         Quantize(4, 2, 3, 2, "codes has 3 elements but hidden has 4; both are [T, H].");
         Quantize(4, 2, 4, 3, "scales has 3 elements but 2 tokens x 1 groups need 2.");
@@ -94,7 +96,9 @@ public class QuantizerTests
             Quantizer.QuantizeHidden(states, hidden, format, codes, scales);
             for (int t = 0; t < tokens; t++)
             {
-                ActivationQuantizer.QuantizeRowScalar(states.AsSpan(t * hidden, hidden), QuantizationRule.Input, format == WeightFormat.Block128PowerOfTwo, 128, rowCodes, rowScales);
+                bool powerOfTwo = format == WeightFormat.Block128PowerOfTwo;
+                ReadOnlySpan<BFloat16> row = states.AsSpan(t * hidden, hidden);
+                ActivationQuantizer.QuantizeRowScalar(row, QuantizationRule.Input, powerOfTwo, 128, rowCodes, rowScales);
                 Assert.Equal(rowCodes, codes.AsSpan(t * hidden, hidden).ToArray());
                 Assert.Equal(rowScales, scales.AsSpan(t * groups, groups).ToArray());
             }

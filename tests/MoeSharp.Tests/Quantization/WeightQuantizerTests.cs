@@ -30,7 +30,7 @@ public class WeightQuantizerTests
         for (int r = 0; r < rows; r++)
         {
             float[] codes = Row(matrix.Value, r, scaled: false);
-            for (int c = 0; c < columns; c++)
+            for (int c = r % 13; c < columns; c += format == WeightFormat.MxFp8 ? 1 : 13)
             {
                 float absMax = 0;
                 for (int i = r / blockRows * blockRows; i < Math.Min(rows, (r / blockRows + 1) * blockRows); i++)
@@ -39,8 +39,8 @@ public class WeightQuantizerTests
                 float scale = absMax / 448;
                 if (format != WeightFormat.Block128) scale = ScaleE8M0.RoundUp(scale).ToSingle();
                 float expected = Float8E4M3.FromBits(Float8E4M3Tests.Nearest(weights[r * columns + c] / scale)).ToSingle();
-                Assert.True(matrix.Value.ScaleAt(r / blockRows, c / blockColumns) == scale && codes[c] == expected, $"{format} ({r}, {c}): {codes[c]} x {matrix.Value.ScaleAt(r / blockRows, c / blockColumns)}, expected {expected} x {scale}");
-                if (blockRows == 128 && c % blockColumns != 0 && c < columns - 1) c = Math.Min(columns - 2, c + 17); // the check is quadratic in the block
+                float actual = matrix.Value.ScaleAt(r / blockRows, c / blockColumns);
+                Assert.True(actual == scale && codes[c] == expected, $"{format} ({r}, {c}): {codes[c]} x {actual}, expected {expected} x {scale}");
             }
         }
     }
@@ -51,7 +51,9 @@ public class WeightQuantizerTests
         using var plain = new Owned(WeightQuantizer.Quantize(WeightFormat.Block128, 2, 2, new float[4]));
         using var power = new Owned(WeightQuantizer.Quantize(WeightFormat.Block128PowerOfTwo, 2, 2, new float[4]));
         using var mx = new Owned(WeightQuantizer.Quantize(WeightFormat.MxFp8, 2, 2, new float[4]));
-        Assert.Equal((1e-4f / 448, MathF.ScaleB(1, -22), MathF.ScaleB(1, -127)), (plain.Value.ScaleAt(0, 0), power.Value.ScaleAt(0, 0), mx.Value.ScaleAt(1, 0)));
+        Assert.Equal(1e-4f / 448, plain.Value.ScaleAt(0, 0));
+        Assert.Equal(MathF.ScaleB(1, -22), power.Value.ScaleAt(0, 0));
+        Assert.Equal(MathF.ScaleB(1, -127), mx.Value.ScaleAt(1, 0));
     }
 
     [Fact]
@@ -76,11 +78,13 @@ public class WeightQuantizerTests
         BlockScaledMatrix source = WithPhase(rows, columns, phase);
         using var owner = new Owned(source);
         using var result = new Owned(WeightQuantizer.RequantizePowerOfTwo(source));
-        Assert.Equal((WeightFormat.Block128PowerOfTwo, phase, source.ScaleRows, source.Name), (result.Value.Format, result.Value.RowPhase, result.Value.ScaleRows, result.Value.Name));
+        Assert.Equal((WeightFormat.Block128PowerOfTwo, "w"), (result.Value.Format, result.Value.Name));
+        Assert.Equal((phase, source.ScaleRows), (result.Value.RowPhase, result.Value.ScaleRows));
         for (int band = 0; band < source.ScaleRows; band++)
             for (int b = 0; b < source.ScaleColumns; b++)
             {
-                int first = Math.Max(0, band * 128 - phase), end = Math.Min(rows, (band + 1) * 128 - phase), left = b * 128, right = Math.Min(columns, left + 128);
+                int first = Math.Max(0, band * 128 - phase), end = Math.Min(rows, (band + 1) * 128 - phase);
+                int left = b * 128, right = Math.Min(columns, left + 128);
                 float absMax = 0;
                 for (int r = first; r < end; r++) absMax = Math.Max(absMax, Row(source, r, true)[left..right].Max(MathF.Abs));
                 float scale = result.Value.ScaleAt(band, b);
@@ -100,9 +104,11 @@ public class WeightQuantizerTests
         using var power = new Owned(WeightQuantizer.Quantize(WeightFormat.Block128PowerOfTwo, 4, 4, Weights(4, 4)));
         Assert.Same(power.Value, WeightQuantizer.RequantizePowerOfTwo(power.Value));
         using var mx = new Owned(WeightQuantizer.Quantize(WeightFormat.MxFp8, 4, 4, Weights(4, 4), "w"));
-        Assert.StartsWith("w is MxFp8; only Block128 can be requantized", Assert.Throws<ArgumentException>(() => WeightQuantizer.RequantizePowerOfTwo(mx.Value)).Message);
+        var formatError = Assert.Throws<ArgumentException>(() => WeightQuantizer.RequantizePowerOfTwo(mx.Value));
+        Assert.StartsWith("w is MxFp8; only Block128 can be requantized", formatError.Message);
         Assert.Throws<ArgumentException>(() => WeightQuantizer.Quantize(WeightFormat.Bf16, 4, 4, Weights(4, 4)));
-        Assert.StartsWith("w needs 16 values but 15 were given.", Assert.Throws<ArgumentException>(() => WeightQuantizer.Quantize(WeightFormat.Block128, 4, 4, new float[15], "w")).Message);
+        var lengthError = Assert.Throws<ArgumentException>(() => WeightQuantizer.Quantize(WeightFormat.Block128, 4, 4, new float[15], "w"));
+        Assert.StartsWith("w needs 16 values but 15 were given.", lengthError.Message);
     }
 
     [Fact]
