@@ -99,18 +99,30 @@ public sealed class FusedExperts : IDisposable
         ws.Enter();
         try
         {
-            int chunk = ChunkTokens(tokens, Math.Min(ws.Bytes, _budget), ws.Plan);
-            if (chunk == 0)
-                throw new InvalidOperationException($"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a call takes.");
-            for (int first = 0; first < tokens; first += chunk)
-                RunChunk(input, first, Math.Min(chunk, tokens - first), output, outputF32, ws);
-            if (!input.ExpertCounts.IsEmpty) CheckCounts(input);
+            RunChunks(input, tokens, output, outputF32, ws);
         }
         finally
         {
             ws.Leave();
             if (workspace is null) Return(ws);
         }
+    }
+
+    /// <summary>Same, in a workspace that the caller has entered and of which the first bytes, as many as the plan says, are free.</summary>
+    internal void ForwardEntered(in ExpertsInput input, Span<BFloat16> output, Span<float> outputF32, Workspace entered)
+    {
+        int tokens = CheckInput(input, output.Length + outputF32.Length);
+        if (tokens > 0) RunChunks(input, tokens, output, outputF32, entered);
+    }
+
+    private void RunChunks(in ExpertsInput input, int tokens, Span<BFloat16> output, Span<float> outputF32, Workspace ws)
+    {
+        int chunk = ChunkTokens(tokens, Math.Min(ws.Bytes, _budget), ws.Plan);
+        if (chunk == 0)
+            throw new InvalidOperationException($"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a call takes.");
+        for (int first = 0; first < tokens; first += chunk)
+            RunChunk(input, first, Math.Min(chunk, tokens - first), output, outputF32, ws);
+        if (!input.ExpertCounts.IsEmpty) CheckCounts(input);
     }
 
     private void RunChunk(in ExpertsInput input, int first, int tokens, Span<BFloat16> output, Span<float> outputF32, Workspace ws)

@@ -28,6 +28,9 @@ public sealed class Workspace : IDisposable
 
     internal unsafe T* Pointer<T>(int row) where T : unmanaged => (T*)(_buffer.Pointer + Plan.Rows[row].Offset);
 
+    /// <summary>Memory outside the plan: an owner of several steps keeps its own at the end of the buffer.</summary>
+    internal Span<T> Span<T>(long byteOffset, int count) where T : unmanaged => _buffer.Span<T>(byteOffset, count);
+
     internal void Enter()
     {
         ObjectDisposedException.ThrowIf(_buffer.IsClosed, this);

@@ -24,7 +24,7 @@ public sealed class Router
         ArgumentNullException.ThrowIfNull(options);
         options.Validate();
         if (weight.IsEmpty || weight.Length % options.Experts != 0)
-            throw new ArgumentException($"The router weight has {weight.Length} elements, not a positive multiple of its {options.Experts} experts; it is [E, H].", nameof(weight));
+            throw new ArgumentException($"The router weight [E, H] has {weight.Length} elements, not a positive multiple of {options.Experts} experts.");
         Options = options;
         HiddenSize = weight.Length / options.Experts;
         RequireFinite(weight, HiddenSize, "weight");
@@ -53,10 +53,10 @@ public sealed class Router
     public void Route(ReadOnlySpan<BFloat16> hidden, Span<int> ids, Span<float> weights)
     {
         if (hidden.Length % HiddenSize != 0)
-            throw new ArgumentException($"hidden_states has {hidden.Length} elements, not a multiple of the hidden size {HiddenSize}.", nameof(hidden));
+            throw new ArgumentException($"hidden_states has {hidden.Length} elements, not a multiple of the hidden size {HiddenSize}.");
         int tokens = hidden.Length / HiddenSize, k = TopK;
         if (ids.Length != (long)tokens * k || weights.Length != ids.Length)
-            throw new ArgumentException($"{tokens} tokens x top-k {k} need {(long)tokens * k} ids and weights but there is room for {ids.Length} and {weights.Length}.");
+            throw new ArgumentException($"{tokens} tokens x top-k {k} need {(long)tokens * k} ids and weights but got room for {ids.Length} and {weights.Length}.");
         float[] scratch = ArrayPool<float>.Shared.Rent(Math.Min(tokens, TokensPerBlock) * Experts);
         for (int first = 0; first < tokens; first += TokensPerBlock)
         {
@@ -89,6 +89,6 @@ public sealed class Router
     {
         for (int i = 0; i < values.Length; i++)
             if (!float.IsFinite(values[i]))
-                throw new ArgumentException($"The router {what} of expert {i / width} is {values[i]}; every value must be finite, so the file that it came from is damaged or misread.");
+                throw new ArgumentException($"The router {what} of expert {i / width} is {values[i]}; it must be finite, so its source is damaged or misread.");
     }
 }

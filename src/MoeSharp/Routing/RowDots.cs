@@ -51,6 +51,19 @@ internal sealed unsafe class RowDots
         else Compute<TLanes, float>(hidden, tokens, _fp32!, first, last, dots);
     }
 
+    /// <summary>sums += row * weight by fused multiply-adds.</summary>
+    internal static void MultiplyAdd<TLanes>(ReadOnlySpan<BFloat16> row, float weight, Span<float> sums) where TLanes : unmanaged, ILanes16<TLanes>
+    {
+        TLanes w = TLanes.Broadcast(weight);
+        int i = 0;
+        fixed (BFloat16* r = row)
+        fixed (float* s = sums)
+        {
+            for (; i + Lanes <= row.Length; i += Lanes) TLanes.Store(TLanes.FusedMultiplyAdd(TLanes.Load(r + i), w, TLanes.Load(s + i)), s + i);
+        }
+        for (; i < row.Length; i++) sums[i] = MathF.FusedMultiplyAdd(row[i], weight, sums[i]);
+    }
+
     /// <summary>Two rows stay in the first-level cache while all tokens pass; two tokens at a time use each loaded row twice.</summary>
     private void Compute<TLanes, TWeight>(ReadOnlySpan<BFloat16> hidden, int tokens, TWeight[] weights, int first, int last, Span<float> dots)
         where TLanes : unmanaged, ILanes16<TLanes> where TWeight : unmanaged

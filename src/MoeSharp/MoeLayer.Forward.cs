@@ -1,0 +1,205 @@
+using System.Runtime.Intrinsics;
+
+namespace MoeSharp;
+
+public sealed partial class MoeLayer
+{
+    /// <summary>Routes, runs the routed and the shared experts, and adds up; <paramref name="output"/> is written completely.</summary>
+    /// <param name="hidden">[T, H].</param>
+    /// <param name="output">[T, H].</param>
+    /// <param name="workspace">Null rents one.</param>
+    /// <exception cref="ArgumentException">A length is wrong.</exception>
+    /// <exception cref="InvalidOperationException">The workspace is too small for one token, or in use.</exception>
+    public void Forward(ReadOnlySpan<BFloat16> hidden, Span<BFloat16> output, Workspace? workspace = null) =>
+        Forward(new Call { Hidden = hidden, Output = output }, workspace);
+
+    /// <summary>Same, with FP32 output: the sums before their last rounding.</summary>
+    public void Forward(ReadOnlySpan<BFloat16> hidden, Span<float> output, Workspace? workspace = null) =>
+        Forward(new Call { Hidden = hidden, OutputF32 = output }, workspace);
+
+    /// <summary>Same with ids and weights from elsewhere, or from an earlier call of <see cref="Router"/>; shared experts are still added.</summary>
+    /// <param name="hidden">[T, H].</param>
+    /// <param name="topkIds">[T, K]; -1 means no expert.</param>
+    /// <param name="topkWeights">[T, K].</param>
+    /// <param name="output">[T, H].</param>
+    /// <param name="workspace">Null rents one.</param>
+    public void Forward(
+        ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<BFloat16> output, Workspace? workspace = null) =>
+        Forward(new Call { Hidden = hidden, IsRouted = true, Ids = topkIds, Weights = topkWeights, Output = output }, workspace);
+
+    /// <summary>Same, with FP32 output.</summary>
+    public void Forward(
+        ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<float> output, Workspace? workspace = null) =>
+        Forward(new Call { Hidden = hidden, IsRouted = true, Ids = topkIds, Weights = topkWeights, OutputF32 = output }, workspace);
+
+    private void Forward(in Call call, Workspace? workspace)
+    {
+        int tokens = call.Check(HiddenSize, Router.TopK);
+        if (tokens == 0) return;
+        Workspace ws = workspace ?? Rent(tokens);
+        ws.Enter();
+        try
+        {
+            int chunk = ChunkTokens(tokens, Math.Min(ws.Bytes, _budget), ws.Plan);
+            if (chunk == 0)
+                throw new InvalidOperationException(
+                    $"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanBytes(1, ws.Plan):N0}; PlanBytes tells how much a call takes.");
+            for (int first = 0; first < tokens; first += chunk)
+                ForwardChunk(call.Slice(first, Math.Min(chunk, tokens - first), HiddenSize, Router.TopK), ws);
+        }
+        finally
+        {
+            ws.Leave();
+            if (workspace is null) Return(ws);
+        }
+    }
+
+    /// <summary>Route, routed experts, shared experts as one more slot of the same FP32 chain, one rounding.</summary>
+    private void ForwardChunk(Call call, Workspace ws)
+    {
+        int tokens = call.Hidden.Length / HiddenSize;
+        var own = new OwnRows(this, tokens, ws.Bytes);
+        if (!call.IsRouted)
+        {
+            Span<int> ids = ws.Span<int>(own.Ids, tokens * Router.TopK);
+            Span<float> weights = ws.Span<float>(own.Weights, tokens * Router.TopK);
+            Router.Route(call.Hidden, ids, weights);
+            call.Ids = ids;
+            call.Weights = weights;
+        }
+        var input = new ExpertsInput { Hidden = call.Hidden, TopkIds = call.Ids, TopkWeights = call.Weights, ExpertMap = _expertMap };
+        if (SharedExperts is null)
+        {
+            Experts.ForwardEntered(input, call.Output, call.OutputF32, ws);
+            return;
+        }
+        Span<float> sums = call.OutputF32.IsEmpty ? ws.Span<float>(own.Sums, call.Hidden.Length) : call.OutputF32;
+        Experts.ForwardEntered(input, default, sums, ws);
+        AddShared(call.Hidden, sums, own, ws);
+        for (int i = 0; i < call.Output.Length; i++) call.Output[i] = BFloat16.FromSingle(sums[i]);
+    }
+
+    private void AddShared(ReadOnlySpan<BFloat16> hidden, Span<float> sums, in OwnRows own, Workspace ws)
+    {
+        int tokens = hidden.Length / HiddenSize;
+        Span<int> zeros = ws.Span<int>(own.SharedIds, tokens);
+        Span<float> weights = ws.Span<float>(own.SharedWeights, tokens);
+        Span<BFloat16> rows = ws.Span<BFloat16>(own.SharedRows, hidden.Length);
+        zeros.Clear();
+        weights.Fill(1f);
+        SharedExperts!.ForwardEntered(new ExpertsInput { Hidden = hidden, TopkIds = zeros, TopkWeights = weights }, rows, default, ws);
+        if (_sharedGate is not null)
+        {
+            _sharedGate.Compute(hidden, 0, 1, weights);
+            foreach (ref float weight in weights) weight = ExpertSelector.Sigmoid(weight);
+        }
+        for (int t = 0; t < tokens; t++)
+        {
+            ReadOnlySpan<BFloat16> row = rows.Slice(t * HiddenSize, HiddenSize);
+            Span<float> sum = sums.Slice(t * HiddenSize, HiddenSize);
+            if (Vector512.IsHardwareAccelerated) RowDots.MultiplyAdd<Lanes512>(row, weights[t], sum);
+            else if (Vector256.IsHardwareAccelerated) RowDots.MultiplyAdd<Lanes256>(row, weights[t], sum);
+            else RowDots.MultiplyAdd<Lanes128>(row, weights[t], sum);
+        }
+    }
+
+    private long PlanBytes(int tokens, WorkspacePlan plan)
+    {
+        long experts = Experts.PlanWorkspace(tokens, plan).Bytes;
+        long shared = SharedExperts?.PlanWorkspace(tokens, plan).Bytes ?? 0;
+        return Math.Max(experts, shared) + new OwnRows(this, tokens, 0).Bytes;
+    }
+
+    /// <summary>The longest run of tokens that fits: all of them, or what bisection finds (plans grow with tokens).</summary>
+    private int ChunkTokens(int tokens, long budget, WorkspacePlan plan)
+    {
+        if (PlanBytes(tokens, plan) <= budget) return tokens;
+        int low = 0, high = tokens; // low fits, high does not
+        while (high - low > 1)
+        {
+            int middle = low + (high - low) / 2;
+            if (PlanBytes(middle, plan) <= budget) low = middle;
+            else high = middle;
+        }
+        return low;
+    }
+
+    private Workspace Rent(int tokens)
+    {
+        if (!_pool.TryDequeue(out Workspace? pooled)) return new Workspace(PlanBytes(tokens));
+        if (pooled.Bytes >= PlanBytes(ChunkTokens(tokens, _budget, pooled.Plan), pooled.Plan)) return pooled;
+        pooled.Dispose();
+        return new Workspace(PlanBytes(tokens));
+    }
+
+    private void Return(Workspace workspace)
+    {
+        if (_pool.Count < PooledWorkspaces) _pool.Enqueue(workspace);
+        else workspace.Dispose();
+    }
+
+    /// <summary>The layer's own buffers, at the end of the workspace; the experts' plans begin at its start.</summary>
+    private readonly struct OwnRows
+    {
+        public OwnRows(MoeLayer layer, int tokens, long end)
+        {
+            long at = end / WorkspacePlan.Alignment * WorkspacePlan.Alignment;
+            bool shared = layer.SharedExperts is not null;
+            Ids = at -= Padded((long)tokens * layer.Router.TopK * sizeof(int));
+            Weights = at -= Padded((long)tokens * layer.Router.TopK * sizeof(float));
+            if (shared)
+            {
+                SharedIds = at -= Padded((long)tokens * sizeof(int));
+                SharedWeights = at -= Padded((long)tokens * sizeof(float));
+                SharedRows = at -= Padded((long)tokens * layer.HiddenSize * sizeof(ushort));
+                Sums = at -= Padded((long)tokens * layer.HiddenSize * sizeof(float));
+            }
+            Bytes = end / WorkspacePlan.Alignment * WorkspacePlan.Alignment - at;
+        }
+
+        public long Ids { get; }
+        public long Weights { get; }
+        public long SharedIds { get; }
+        public long SharedWeights { get; }
+        public long SharedRows { get; }
+        public long Sums { get; }
+        public long Bytes { get; }
+
+        private static long Padded(long bytes) => (bytes + WorkspacePlan.Alignment - 1) / WorkspacePlan.Alignment * WorkspacePlan.Alignment;
+    }
+
+    /// <summary>One call, or a chunk of it; exactly one of the outputs is given.</summary>
+    private ref struct Call
+    {
+        public ReadOnlySpan<BFloat16> Hidden;
+        public bool IsRouted;
+        public ReadOnlySpan<int> Ids;
+        public ReadOnlySpan<float> Weights;
+        public Span<BFloat16> Output;
+        public Span<float> OutputF32;
+
+        /// <summary>Checks every length; returns T.</summary>
+        public readonly int Check(int hidden, int topK)
+        {
+            if (Hidden.Length % hidden != 0) throw new ArgumentException($"hidden_states has {Hidden.Length} elements, not a multiple of the hidden size {hidden}.");
+            int outputs = Output.Length + OutputF32.Length, tokens = Hidden.Length / hidden;
+            if (outputs != Hidden.Length) throw new ArgumentException($"output has {outputs} elements but hidden_states has {Hidden.Length}; both are [T, H].");
+            long routed = (long)tokens * topK;
+            if (IsRouted && Ids.Length != routed)
+                throw new ArgumentException($"topk_ids has {Ids.Length} elements but {tokens} tokens x top-k {topK} need {routed}.");
+            if (IsRouted && Weights.Length != routed)
+                throw new ArgumentException($"topk_weights has {Weights.Length} elements but {tokens} tokens x top-k {topK} need {routed}.");
+            return tokens;
+        }
+
+        public readonly Call Slice(int first, int count, int hidden, int topK) => new()
+        {
+            Hidden = Hidden.Slice(first * hidden, count * hidden),
+            IsRouted = IsRouted,
+            Ids = IsRouted ? Ids.Slice(first * topK, count * topK) : default,
+            Weights = IsRouted ? Weights.Slice(first * topK, count * topK) : default,
+            Output = Output.IsEmpty ? default : Output.Slice(first * hidden, count * hidden),
+            OutputF32 = OutputF32.IsEmpty ? default : OutputF32.Slice(first * hidden, count * hidden),
+        };
+    }
+}

@@ -1,0 +1,130 @@
+using System.Collections.Concurrent;
+
+namespace MoeSharp;
+
+/// <summary>
+/// One mixture-of-experts layer of a model: router, routed experts and shared experts. Immutable; several threads may call Forward at the same time,
+/// each with its own <see cref="Workspace"/> (or with none, then one is rented).
+/// </summary>
+public sealed partial class MoeLayer : IDisposable
+{
+    private const int PooledWorkspaces = 4;
+    private readonly ConcurrentQueue<Workspace> _pool = new();
+    private readonly ExpertWeights _weights;
+    private readonly ExpertWeights? _sharedWeights;
+    private readonly RowDots? _sharedGate;
+    private readonly int[]? _expertMap;
+    private readonly long _budget;
+
+    /// <summary>Builds the layer and takes over <paramref name="parts"/>: they are disposed with it (unless this throws).</summary>
+    /// <param name="parts">What reading a checkpoint returns.</param>
+    /// <param name="options">Null means all defaults.</param>
+    /// <exception cref="ArgumentException">Parts or options contradict.</exception>
+    /// <exception cref="CheckpointException">The router's numbers cannot be: a bias that is not finite, a top-k above the number of experts.</exception>
+    /// <exception cref="UnsupportedException">No backend, or not the chosen one, does this.</exception>
+    public MoeLayer(LayerParts parts, MoeLayerOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(parts);
+        options ??= new();
+        Layer = parts.Layer;
+        Router = BuildRouter(parts);
+        _budget = options.MaxWorkspaceBytes ?? long.MaxValue;
+        _weights = parts.Experts;
+        _sharedWeights = parts.SharedExperts;
+        _expertMap = parts.ExpertMap;
+        if (parts.SharedGate is { } gate) _sharedGate = new RowDots(gate, 1, gate.Length);
+        ExpertsOptions choices = parts.ExpertsOptions with
+        {
+            Activations = options.Activations ?? parts.ExpertsOptions.Activations,
+            MaxWorkspaceBytes = options.MaxWorkspaceBytes,
+            AllowNaNWeights = options.AllowNaNWeights,
+        };
+        CheckSizes(parts);
+        Experts = new FusedExperts(choices, _weights, options.Backend);
+        try
+        {
+            if (_sharedWeights is not null) SharedExperts = new FusedExperts(SharedOptions(parts, choices), _sharedWeights, options.Backend);
+            long needed = PlanBytes(1, new());
+            if (needed > _budget) throw new ArgumentException($"MaxWorkspaceBytes is {_budget:N0} but one token alone needs {needed:N0}; raise it.");
+        }
+        catch
+        {
+            Experts.Dispose();
+            SharedExperts?.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Index of the decoder layer.</summary>
+    public int Layer { get; }
+
+    /// <summary>H.</summary>
+    public int HiddenSize => Experts.HiddenSize;
+
+    /// <summary>Picks and weighs experts.</summary>
+    public Router Router { get; }
+
+    /// <summary>The routed experts: the way in for callers that bring their own routing and have no use for shared experts.</summary>
+    public FusedExperts Experts { get; }
+
+    /// <summary>The shared experts as one expert (E = 1, K = 1) that every token passes; null where the model has none.</summary>
+    public FusedExperts? SharedExperts { get; }
+
+    /// <summary>Exact bytes that a call with this many tokens takes of its workspace: never more than the layer's MaxWorkspaceBytes.</summary>
+    public long PlanBytes(int tokens)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(tokens);
+        var plan = new WorkspacePlan();
+        return PlanBytes(ChunkTokens(tokens, _budget, plan), plan);
+    }
+
+    /// <summary>Bytes of a workspace that serves every one of these layers, one call at a time.</summary>
+    public static long PlanBytes(IEnumerable<MoeLayer> layers, int tokens) => layers.Max(layer => layer.PlanBytes(tokens));
+
+    private static Router BuildRouter(LayerParts parts)
+    {
+        try
+        {
+            return new Router(parts.Router, parts.RouterWeight, parts.RouterLogitBias, parts.RouterCorrectionBias);
+        }
+        catch (ArgumentException e)
+        {
+            throw new CheckpointException($"Layer {parts.Layer}: {e.Message}", e);
+        }
+    }
+
+    /// <summary>Shared experts that are not quantized stay in BF16 whatever the routed ones do.</summary>
+    private static ExpertsOptions SharedOptions(LayerParts parts, ExpertsOptions routed) => new()
+    {
+        TopK = 1,
+        Activation = parts.SharedActivation,
+        Activations = parts.SharedExperts!.Format == WeightFormat.Bf16 ? ActivationFormat.Bf16 : routed.Activations,
+        Rounding = routed.Rounding,
+        MaxWorkspaceBytes = routed.MaxWorkspaceBytes,
+        AllowNaNWeights = routed.AllowNaNWeights,
+    };
+
+    private void CheckSizes(LayerParts parts)
+    {
+        int hidden = _weights.HiddenSize, experts = parts.ExpertsOptions.GlobalExperts == -1 ? _weights.Count : parts.ExpertsOptions.GlobalExperts;
+        string where = $"Layer {Layer}: ";
+        if (Router.HiddenSize != hidden) throw new ArgumentException($"{where}the router has hidden size {Router.HiddenSize} but the experts have {hidden}.");
+        if (Router.Experts != experts) throw new ArgumentException($"{where}the router knows {Router.Experts} experts but the layer has {experts}.");
+        if (Router.TopK != parts.ExpertsOptions.TopK)
+            throw new ArgumentException($"{where}the router picks {Router.TopK} experts but the options say top-k {parts.ExpertsOptions.TopK}.");
+        if (_sharedWeights is { } shared && (shared.HiddenSize != hidden || shared.Count != 1))
+            throw new ArgumentException($"{where}shared experts come as one with hidden size {hidden}, not {shared.Count} with {shared.HiddenSize}.");
+        if (_sharedGate is { } gate && (_sharedWeights is null || gate.Hidden != hidden))
+            throw new ArgumentException($"{where}a gate of {gate.Hidden} elements needs shared experts with as large a hidden size.");
+    }
+
+    /// <summary>Frees prepared weights, weights and pooled workspaces.</summary>
+    public void Dispose()
+    {
+        Experts.Dispose();
+        SharedExperts?.Dispose();
+        _weights.Dispose();
+        _sharedWeights?.Dispose();
+        while (_pool.TryDequeue(out Workspace? workspace)) workspace.Dispose();
+    }
+}
