@@ -24,12 +24,14 @@ public sealed partial class MoeLayer
     /// <param name="output">[T, H].</param>
     /// <param name="workspace">Null rents one.</param>
     public void Forward(
-        ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<BFloat16> output, Workspace? workspace = null) =>
+        ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<BFloat16> output,
+        Workspace? workspace = null) =>
         Forward(new Call { Hidden = hidden, IsRouted = true, Ids = topkIds, Weights = topkWeights, Output = output }, workspace);
 
     /// <summary>Same, with FP32 output.</summary>
     public void Forward(
-        ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<float> output, Workspace? workspace = null) =>
+        ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<float> output,
+        Workspace? workspace = null) =>
         Forward(new Call { Hidden = hidden, IsRouted = true, Ids = topkIds, Weights = topkWeights, OutputF32 = output }, workspace);
 
     private void Forward(in Call call, Workspace? workspace)
@@ -76,7 +78,7 @@ public sealed partial class MoeLayer
         Span<float> sums = call.OutputF32.IsEmpty ? ws.Span<float>(own.Sums, call.Hidden.Length) : call.OutputF32;
         Experts.ForwardEntered(input, default, sums, ws);
         AddShared(call.Hidden, sums, own, ws);
-        for (int i = 0; i < call.Output.Length; i++) call.Output[i] = BFloat16.FromSingle(sums[i]);
+        if (call.OutputF32.IsEmpty) Conversions.ToBFloat16(sums, call.Output);
     }
 
     private void AddShared(ReadOnlySpan<BFloat16> hidden, Span<float> sums, in OwnRows own, Workspace ws)
@@ -181,9 +183,11 @@ public sealed partial class MoeLayer
         /// <summary>Checks every length; returns T.</summary>
         public readonly int Check(int hidden, int topK)
         {
-            if (Hidden.Length % hidden != 0) throw new ArgumentException($"hidden_states has {Hidden.Length} elements, not a multiple of the hidden size {hidden}.");
+            if (Hidden.Length % hidden != 0)
+                throw new ArgumentException($"hidden_states has {Hidden.Length} elements, not a multiple of the hidden size {hidden}.");
             int outputs = Output.Length + OutputF32.Length, tokens = Hidden.Length / hidden;
-            if (outputs != Hidden.Length) throw new ArgumentException($"output has {outputs} elements but hidden_states has {Hidden.Length}; both are [T, H].");
+            if (outputs != Hidden.Length)
+                throw new ArgumentException($"output has {outputs} elements but hidden_states has {Hidden.Length}; both are [T, H].");
             long routed = (long)tokens * topK;
             if (IsRouted && Ids.Length != routed)
                 throw new ArgumentException($"topk_ids has {Ids.Length} elements but {tokens} tokens x top-k {topK} need {routed}.");

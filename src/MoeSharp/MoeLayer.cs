@@ -20,7 +20,7 @@ public sealed partial class MoeLayer : IDisposable
     /// <param name="parts">What reading a checkpoint returns.</param>
     /// <param name="options">Null means all defaults.</param>
     /// <exception cref="ArgumentException">Parts or options contradict.</exception>
-    /// <exception cref="CheckpointException">The router's numbers cannot be: a bias that is not finite, a top-k above the number of experts.</exception>
+    /// <exception cref="CheckpointException">The router cannot be: a bias that is not finite, a top-k above the number of experts.</exception>
     /// <exception cref="UnsupportedException">No backend, or not the chosen one, does this.</exception>
     public MoeLayer(LayerParts parts, MoeLayerOptions? options = null)
     {
@@ -108,7 +108,8 @@ public sealed partial class MoeLayer : IDisposable
     {
         int hidden = _weights.HiddenSize, experts = parts.ExpertsOptions.GlobalExperts == -1 ? _weights.Count : parts.ExpertsOptions.GlobalExperts;
         string where = $"Layer {Layer}: ";
-        if (Router.HiddenSize != hidden) throw new ArgumentException($"{where}the router has hidden size {Router.HiddenSize} but the experts have {hidden}.");
+        if (Router.HiddenSize != hidden)
+            throw new ArgumentException($"{where}the router has hidden size {Router.HiddenSize} but the experts have {hidden}.");
         if (Router.Experts != experts) throw new ArgumentException($"{where}the router knows {Router.Experts} experts but the layer has {experts}.");
         if (Router.TopK != parts.ExpertsOptions.TopK)
             throw new ArgumentException($"{where}the router picks {Router.TopK} experts but the options say top-k {parts.ExpertsOptions.TopK}.");

@@ -9,7 +9,7 @@ public sealed record MoeLayerOptions
     /// <summary>How activations enter the GEMMs, of shared experts too; null takes each weight format's default.</summary>
     public ActivationFormat? Activations { get; init; }
 
-    /// <summary>Upper bound of one call's workspace in bytes; longer calls run in chunks of tokens with bit-identical results. Null: no bound.</summary>
+    /// <summary>Upper bound of a call's workspace in bytes; longer calls run in chunks of tokens with bit-identical results. Null: none.</summary>
     public long? MaxWorkspaceBytes { get; init; }
 
     /// <summary>Which part of the layer to read.</summary>

@@ -164,11 +164,12 @@ public class MoeLayerTests
         using MoeLayer layer = Build(tiny, backend);
         int h = tiny.Hidden, k = tiny.TopK;
         layer.Forward([], new float[0]);
-        Assert.Contains("hidden_states", Assert.Throws<ArgumentException>(() => layer.Forward(new BFloat16[h + 1], new float[h + 1])).Message);
-        Assert.Contains("output", Assert.Throws<ArgumentException>(() => layer.Forward(new BFloat16[h], new float[2 * h])).Message);
-        Assert.Contains("topk_ids", Assert.Throws<ArgumentException>(() => layer.Forward(new BFloat16[h], new int[k + 1], new float[k], new float[h])).Message);
-        Assert.Contains("topk_weights", Assert.Throws<ArgumentException>(() => layer.Forward(new BFloat16[h], new int[k], new float[k - 1], new float[h])).Message);
-        Assert.Contains("6", Assert.Throws<ArgumentException>(() => layer.Forward(new BFloat16[h], [0, 6, 1], new float[k], new float[h])).Message);
+        string Refusal(Action forward) => Assert.Throws<ArgumentException>(forward).Message;
+        Assert.Contains("hidden_states", Refusal(() => layer.Forward(new BFloat16[h + 1], new float[h + 1])));
+        Assert.Contains("output", Refusal(() => layer.Forward(new BFloat16[h], new float[2 * h])));
+        Assert.Contains("topk_ids", Refusal(() => layer.Forward(new BFloat16[h], new int[k + 1], new float[k], new float[h])));
+        Assert.Contains("topk_weights", Refusal(() => layer.Forward(new BFloat16[h], new int[k], new float[k - 1], new float[h])));
+        Assert.Contains("6", Refusal(() => layer.Forward(new BFloat16[h], [0, 6, 1], new float[k], new float[h])));
     }
 
     [Fact]

@@ -4,8 +4,8 @@ using System.Runtime.Intrinsics;
 namespace MoeSharp;
 
 /// <summary>
-/// Sixteen FP32 lanes, whatever the machine's vector width: the same operations in the same order give the same bits everywhere. A sum folds the upper
-/// half onto the lower half: 16 to 8 to 4 to 2 to 1.
+/// Sixteen FP32 lanes, whatever the machine's vector width: the same operations in the same order give the same bits everywhere. A sum folds the
+/// upper half onto the lower half: 16 to 8 to 4 to 2 to 1.
 /// </summary>
 internal unsafe interface ILanes16<TSelf> where TSelf : unmanaged, ILanes16<TSelf>
 {
@@ -96,7 +96,8 @@ internal readonly unsafe struct Lanes128 : ILanes16<Lanes128>
     private Lanes128(Vector128<float> a, Vector128<float> b, Vector128<float> c, Vector128<float> d) => (_a, _b, _c, _d) = (a, b, c, d);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Lanes128 Load(float* from) => new(Vector128.Load(from), Vector128.Load(from + 4), Vector128.Load(from + 8), Vector128.Load(from + 12));
+    public static Lanes128 Load(float* from) =>
+        new(Vector128.Load(from), Vector128.Load(from + 4), Vector128.Load(from + 8), Vector128.Load(from + 12));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes128 Load(BFloat16* from)

@@ -3,8 +3,8 @@ using System.Buffers;
 namespace MoeSharp;
 
 /// <summary>
-/// Picks K of E experts for every token and weighs them. Immutable and shareable between threads. Everything is FP32; a token's result depends on that
-/// token alone, bit for bit. A NaN logit counts as -Inf, so ids are always valid and distinct.
+/// Picks K of E experts for every token and weighs them. Immutable and shareable between threads. Everything is FP32; a token's result depends on
+/// that token alone, bit for bit. A NaN logit counts as -Inf, so ids are always valid and distinct.
 /// </summary>
 public sealed class Router
 {
@@ -19,12 +19,13 @@ public sealed class Router
     /// <param name="logitBias">[E], added to logits; null without.</param>
     /// <param name="correctionBias">[E], added to scores for selection only; null without.</param>
     /// <exception cref="ArgumentException">A size does not fit, a value is not finite, or the options contradict; the message says which.</exception>
-    public Router(RouterOptions options, ReadOnlySpan<float> weight, ReadOnlySpan<float> logitBias = default, ReadOnlySpan<float> correctionBias = default)
+    public Router(
+        RouterOptions options, ReadOnlySpan<float> weight, ReadOnlySpan<float> logitBias = default, ReadOnlySpan<float> correctionBias = default)
     {
         ArgumentNullException.ThrowIfNull(options);
         options.Validate();
         if (weight.IsEmpty || weight.Length % options.Experts != 0)
-            throw new ArgumentException($"The router weight [E, H] has {weight.Length} elements, not a positive multiple of {options.Experts} experts.");
+            throw new ArgumentException($"The router weight [E, H] has {weight.Length} elements, not a multiple of its {options.Experts} experts.");
         Options = options;
         HiddenSize = weight.Length / options.Experts;
         RequireFinite(weight, HiddenSize, "weight");
@@ -56,7 +57,8 @@ public sealed class Router
             throw new ArgumentException($"hidden_states has {hidden.Length} elements, not a multiple of the hidden size {HiddenSize}.");
         int tokens = hidden.Length / HiddenSize, k = TopK;
         if (ids.Length != (long)tokens * k || weights.Length != ids.Length)
-            throw new ArgumentException($"{tokens} tokens x top-k {k} need {(long)tokens * k} ids and weights but got room for {ids.Length} and {weights.Length}.");
+            throw new ArgumentException(
+                $"{tokens} tokens x top-k {k} need {(long)tokens * k} ids and weights but there is room for {ids.Length} and {weights.Length}.");
         float[] scratch = ArrayPool<float>.Shared.Rent(Math.Min(tokens, TokensPerBlock) * Experts);
         for (int first = 0; first < tokens; first += TokensPerBlock)
         {
@@ -89,6 +91,7 @@ public sealed class Router
     {
         for (int i = 0; i < values.Length; i++)
             if (!float.IsFinite(values[i]))
-                throw new ArgumentException($"The router {what} of expert {i / width} is {values[i]}; it must be finite, so its source is damaged or misread.");
+                throw new ArgumentException(
+                    $"The router {what} of expert {i / width} is {values[i]}; it must be finite, so its source is damaged or misread.");
     }
 }

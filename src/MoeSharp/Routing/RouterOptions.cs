@@ -45,9 +45,12 @@ public sealed record RouterOptions
         if (TopkGroups < 1 || TopkGroups > Groups) throw new ArgumentException($"{TopkGroups} eligible router groups of {Groups} are impossible.");
         int eligible = Experts / Groups * TopkGroups;
         if (eligible < TopK)
-            throw new ArgumentException($"Router top-k is {TopK} but {TopkGroups} eligible groups of {Experts / Groups} experts hold only {eligible}.");
+            throw new ArgumentException(
+                $"Router top-k is {TopK} but {TopkGroups} eligible groups of {Experts / Groups} hold only {eligible} experts.");
         if (!float.IsFinite(ScalingFactor)) throw new ArgumentException($"The router scaling factor is {ScalingFactor}; it must be finite.");
-        if (!(RenormalizeEpsilon >= 0 && float.IsFinite(RenormalizeEpsilon)) || !(RenormalizeMinimum >= 0 && float.IsFinite(RenormalizeMinimum)))
-            throw new ArgumentException($"Router renormalisation epsilon {RenormalizeEpsilon} and minimum {RenormalizeMinimum} must be finite and not negative.");
+        if (!(RenormalizeEpsilon >= 0 && float.IsFinite(RenormalizeEpsilon)))
+            throw new ArgumentException($"The router renormalisation epsilon is {RenormalizeEpsilon}; it must be finite and not negative.");
+        if (!(RenormalizeMinimum >= 0 && float.IsFinite(RenormalizeMinimum)))
+            throw new ArgumentException($"The router renormalisation minimum is {RenormalizeMinimum}; it must be finite and not negative.");
     }
 }

@@ -4,9 +4,9 @@ using System.Runtime.Intrinsics;
 namespace MoeSharp;
 
 /// <summary>
-/// Dot products of BF16 hidden states with the rows of a small FP32 matrix [rows, H]: router logits, and the gate of a shared expert. Element i goes to
-/// lane i mod 16 by a fused multiply-add, in ascending order; then the sixteen lanes are folded. So the bits depend on the two operands alone: not on
-/// batch, thread or machine. Rows are zero-padded to whole lanes and kept in BF16 when that loses nothing.
+/// Dot products of BF16 hidden states with the rows of a small FP32 matrix [rows, H]: router logits, and the gate of a shared expert. Element i goes
+/// to lane i mod 16 by a fused multiply-add, in ascending order; then the sixteen lanes are folded. So the bits depend on the two operands alone: not
+/// on batch, thread or machine. Rows are zero-padded to whole lanes and kept in BF16 when that loses nothing.
 /// </summary>
 internal sealed unsafe class RowDots
 {
@@ -34,7 +34,7 @@ internal sealed unsafe class RowDots
 
     public int Hidden { get; }
 
-    /// <summary>Products of T hidden states [T, H] with rows first .. last-1: <paramref name="dots"/> [T, rows], of which only those columns are written.</summary>
+    /// <summary>Products of hidden states [T, H] with rows first .. last-1; of <paramref name="dots"/> [T, rows] only those columns are written.</summary>
     public void Compute(ReadOnlySpan<BFloat16> hidden, int first, int last, Span<float> dots)
     {
         if (Vector512.IsHardwareAccelerated) Compute<Lanes512>(hidden, first, last, dots);
@@ -43,23 +43,27 @@ internal sealed unsafe class RowDots
     }
 
     /// <summary>Same, with lanes of the caller's choice; all give the same bits.</summary>
-    internal void Compute<TLanes>(ReadOnlySpan<BFloat16> hidden, int first, int last, Span<float> dots) where TLanes : unmanaged, ILanes16<TLanes>
+    internal void Compute<TLanes>(ReadOnlySpan<BFloat16> hidden, int first, int last, Span<float> dots)
+        where TLanes : unmanaged, ILanes16<TLanes>
     {
         int tokens = hidden.Length / Hidden;
-        if (hidden.Length != tokens * Hidden || dots.Length < tokens * Rows) throw new ArgumentException("Hidden states and dots do not fit together.");
+        if (hidden.Length != tokens * Hidden || dots.Length < tokens * Rows)
+            throw new ArgumentException("Hidden states and dots do not fit together.");
         if (_bf16 is not null) Compute<TLanes, BFloat16>(hidden, tokens, _bf16, first, last, dots);
         else Compute<TLanes, float>(hidden, tokens, _fp32!, first, last, dots);
     }
 
     /// <summary>sums += row * weight by fused multiply-adds.</summary>
-    internal static void MultiplyAdd<TLanes>(ReadOnlySpan<BFloat16> row, float weight, Span<float> sums) where TLanes : unmanaged, ILanes16<TLanes>
+    internal static void MultiplyAdd<TLanes>(ReadOnlySpan<BFloat16> row, float weight, Span<float> sums)
+        where TLanes : unmanaged, ILanes16<TLanes>
     {
         TLanes w = TLanes.Broadcast(weight);
         int i = 0;
         fixed (BFloat16* r = row)
         fixed (float* s = sums)
         {
-            for (; i + Lanes <= row.Length; i += Lanes) TLanes.Store(TLanes.FusedMultiplyAdd(TLanes.Load(r + i), w, TLanes.Load(s + i)), s + i);
+            for (; i + Lanes <= row.Length; i += Lanes)
+                TLanes.Store(TLanes.FusedMultiplyAdd(TLanes.Load(r + i), w, TLanes.Load(s + i)), s + i);
         }
         for (; i < row.Length; i++) sums[i] = MathF.FusedMultiplyAdd(row[i], weight, sums[i]);
     }
@@ -96,7 +100,8 @@ internal sealed unsafe class RowDots
     }
 
     /// <summary>Two tokens by two rows; at an odd end both are the same one, computed twice with the same result.</summary>
-    private static void Dot2x2<TLanes, TWeight>(in Tile<TWeight> tile, int hidden) where TLanes : unmanaged, ILanes16<TLanes> where TWeight : unmanaged
+    private static void Dot2x2<TLanes, TWeight>(in Tile<TWeight> tile, int hidden)
+        where TLanes : unmanaged, ILanes16<TLanes> where TWeight : unmanaged
     {
         TLanes s00 = TLanes.Broadcast(0), s01 = s00, s10 = s00, s11 = s00;
         BFloat16* h0 = tile.Hidden0, h1 = tile.Hidden1;

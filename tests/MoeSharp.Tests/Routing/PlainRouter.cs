@@ -50,7 +50,9 @@ internal static class PlainRouter
         var eligible = Enumerable.Range(0, c.Options.Groups)
             .OrderByDescending(g => selection.Skip(g * size).Take(size).OrderDescending().Take(2).Sum())
             .Take(c.Options.TopkGroups).ToHashSet();
-        int[] ids = Enumerable.Range(0, c.E).OrderByDescending(e => eligible.Contains(e / size) ? selection[e] : double.NegativeInfinity).Take(c.K).ToArray();
+        int[] ids = Enumerable.Range(0, c.E)
+            .OrderByDescending(e => eligible.Contains(e / size) ? selection[e] : double.NegativeInfinity)
+            .Take(c.K).ToArray();
         double[] weights = ids.Select(e => scores[e]).ToArray();
         if (c.Options.Scoring == RouterScoring.TopkSoftmax) weights = Softmax(weights);
         double sum = Math.Max(weights.Sum() + c.Options.RenormalizeEpsilon, c.Options.RenormalizeMinimum);

@@ -29,9 +29,13 @@ public class RouterTests
         for (int t = 0; t < 3; t++)
         {
             (int[] wantIds, double[] wantWeights) = PlainRouter.Route(c, t);
-            Assert.True(wantIds.AsSpan().SequenceEqual(ids.AsSpan(t * c.K, c.K)), $"{c}: token {t} has [{string.Join(' ', ids.Skip(t * c.K).Take(c.K))}], want [{string.Join(' ', wantIds)}]");
+            int[] gotIds = ids[(t * c.K)..((t + 1) * c.K)];
+            Assert.True(wantIds.SequenceEqual(gotIds), $"{c}: token {t} has [{string.Join(' ', gotIds)}], want [{string.Join(' ', wantIds)}]");
             for (int i = 0; i < c.K; i++)
-                Assert.True(Math.Abs(weights[t * c.K + i] - wantWeights[i]) <= 2e-6 * c.Options.ScalingFactor, $"{c}: token {t} slot {i} weighs {weights[t * c.K + i]}, want {wantWeights[i]}");
+            {
+                float got = weights[t * c.K + i];
+                Assert.True(Math.Abs(got - wantWeights[i]) <= 2e-6 * c.Options.ScalingFactor, $"{c}, token {t} slot {i}: {got}, want {wantWeights[i]}");
+            }
         }
     }, iter: 400);
 
@@ -69,9 +73,9 @@ public class RouterTests
     public void RenormalizedWeightsSumToTheScalingFactor() => Cases.Sample(c =>
     {
         (_, float[] weights) = c.Route(1);
-        float want = c.Options.ScalingFactor;
-        if (c.Options.Renormalize || c.Options.Scoring == RouterScoring.TopkSoftmax) Assert.True(Math.Abs(weights.Sum() - want) < 1e-5 * want, $"{c}: {weights.Sum()}");
-        else if (c.Options.Scoring == RouterScoring.Softmax) Assert.True(weights.Sum() <= want * 1.00001, $"{c}: {weights.Sum()}");
+        float want = c.Options.ScalingFactor, sum = weights.Sum();
+        if (c.Options.Renormalize || c.Options.Scoring == RouterScoring.TopkSoftmax) Assert.True(Math.Abs(sum - want) < 1e-5 * want, $"{c}: {sum}");
+        else if (c.Options.Scoring == RouterScoring.Softmax) Assert.True(sum <= want * 1.00001, $"{c}: {sum}");
     }, iter: 200);
 
     [Fact]
@@ -212,7 +216,15 @@ public class RouterTests
     [InlineData(8, 2, 1, 1, float.NaN, "scaling factor is NaN")]
     public void ContradictionsAreRefused(int experts, int topk, int groups, int topkGroups, float scale, string because)
     {
-        var options = new RouterOptions { Experts = experts, TopK = topk, Scoring = RouterScoring.Softmax, Groups = groups, TopkGroups = topkGroups, ScalingFactor = scale };
+        var options = new RouterOptions
+        {
+            Experts = experts,
+            TopK = topk,
+            Scoring = RouterScoring.Softmax,
+            Groups = groups,
+            TopkGroups = topkGroups,
+            ScalingFactor = scale,
+        };
         Assert.Contains(because, Assert.Throws<ArgumentException>(() => new Router(options, new float[8 * 4])).Message);
     }
 
@@ -223,9 +235,10 @@ public class RouterTests
     {
         var options = new RouterOptions { Experts = 4, TopK = 2, Scoring = RouterScoring.Sigmoid };
         float[] weight = [1, 2, 3, 4], spoiled = [0, 0, bad, 0];
-        Assert.Contains($"correction bias of expert 2 is {bad}", Assert.Throws<ArgumentException>(() => new Router(options, weight, correctionBias: spoiled)).Message);
-        Assert.Contains($"logit bias of expert 2 is {bad}", Assert.Throws<ArgumentException>(() => new Router(options, weight, logitBias: spoiled)).Message);
-        Assert.Contains($"weight of expert 2 is {bad}", Assert.Throws<ArgumentException>(() => new Router(options, spoiled)).Message);
+        string Refusal(Func<Router> build) => Assert.Throws<ArgumentException>(build).Message;
+        Assert.Contains($"correction bias of expert 2 is {bad}", Refusal(() => new Router(options, weight, correctionBias: spoiled)));
+        Assert.Contains($"logit bias of expert 2 is {bad}", Refusal(() => new Router(options, weight, logitBias: spoiled)));
+        Assert.Contains($"weight of expert 2 is {bad}", Refusal(() => new Router(options, spoiled)));
     }
 
     [Fact]

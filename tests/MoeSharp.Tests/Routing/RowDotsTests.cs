@@ -23,7 +23,7 @@ public class RowDotsTests
                     float want = Scalar(states.AsSpan(t * hidden, hidden), weight.AsSpan(r * hidden, hidden));
                     int i = t * rows + r;
                     Assert.True(a[i] == want && b[i] == want && c[i] == want && d[i] == want,
-                        $"T {tokens}, rows {rows}, H {hidden}, bf16 {bf16}, seed {seed}: token {t} row {r}: {a[i]:R} {b[i]:R} {c[i]:R} {d[i]:R}, want {want:R}");
+                        $"T {tokens} rows {rows} H {hidden} bf16 {bf16} seed {seed}: token {t} row {r}: {a[i]} {b[i]} {c[i]} {d[i]}, want {want}");
                 }
         }, iter: 500);
 
