@@ -108,9 +108,9 @@ public sealed partial class MoeLayer : IDisposable
     {
         int hidden = _weights.HiddenSize, experts = parts.ExpertsOptions.GlobalExperts == -1 ? _weights.Count : parts.ExpertsOptions.GlobalExperts;
         string where = $"Layer {Layer}: ";
+        if (Router.Experts != experts) throw new ArgumentException($"{where}the router knows {Router.Experts} experts but the layer has {experts}.");
         if (Router.HiddenSize != hidden)
             throw new ArgumentException($"{where}the router has hidden size {Router.HiddenSize} but the experts have {hidden}.");
-        if (Router.Experts != experts) throw new ArgumentException($"{where}the router knows {Router.Experts} experts but the layer has {experts}.");
         if (Router.TopK != parts.ExpertsOptions.TopK)
             throw new ArgumentException($"{where}the router picks {Router.TopK} experts but the options say top-k {parts.ExpertsOptions.TopK}.");
         if (_sharedWeights is { } shared && (shared.HiddenSize != hidden || shared.Count != 1))
