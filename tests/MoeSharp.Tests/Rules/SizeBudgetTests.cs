@@ -5,7 +5,7 @@ namespace MoeSharp.Tests;
 /// <summary>Small on purpose: reports the sizes of the source and fails where a file has outgrown its reader.</summary>
 public partial class SizeBudgetTests(ITestOutputHelper report)
 {
-    private const int MedianFile = 150, LookAgain = 400, LargestFile = 800, MethodP90 = 40, LongLine = 150;
+    private const int MedianFile = 150, LookAgain = 400, LargestFile = 800, MethodP90 = 40, LongLine = 150, RecordedBytes = 20_000_000;
 
     private static string[] Sources => [.. Repository.Files(".cs").Where(f => f.StartsWith("src/", StringComparison.Ordinal))];
 
@@ -50,6 +50,15 @@ public partial class SizeBudgetTests(ITestOutputHelper report)
     {
         foreach (string file in Sources)
             Assert.True(file.Count(c => c == '/') <= 4, $"{file} lies deeper than two folders below its assembly.");
+    }
+
+    [Fact]
+    public void RecordedDataStaysSmall()
+    {
+        (string File, long Bytes)[] data = [.. Repository.Files(".safetensors").Select(f => (f, new FileInfo(Repository.PathOf(f)).Length))];
+        report.WriteLine($"recorded data: {data.Length} files, {data.Sum(d => d.Bytes):N0} bytes (limit {RecordedBytes:N0})");
+        Assert.NotEmpty(data);
+        Assert.True(data.Sum(d => d.Bytes) <= RecordedBytes, $"Checkpoints and vectors take {data.Sum(d => d.Bytes):N0} bytes; the limit is {RecordedBytes:N0}.");
     }
 
     private static string[] Lines(string file) => File.ReadAllLines(Repository.PathOf(file));
