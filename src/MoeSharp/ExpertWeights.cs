@@ -113,6 +113,7 @@ public sealed class ExpertWeights : IDisposable
         if (phase == 0)
             return BlockScaledMatrix.Create(format, rows, columns, values, scales[..(Formats.Blocks(rows, format.BlockRows()) * Formats.Blocks(columns, format.BlockColumns()))], name);
         BlockScaledMatrix matrix = BlockScaledMatrix.Allocate(name, format, ScaleType.F32, rows, columns, phase);
+        if (format == WeightFormat.Block128PowerOfTwo) BlockScaledMatrix.RequirePowersOfTwo(scales, format, name);
         MemoryMarshal.AsBytes(values).CopyTo(new Span<byte>(matrix.Storage.Values, values.Length));
         scales[..(matrix.ScaleRows * matrix.ScaleColumns)].CopyTo(new Span<float>(matrix.Storage.Scales, matrix.ScaleRows * matrix.ScaleColumns));
         return matrix;

@@ -64,20 +64,9 @@ public sealed unsafe class BlockScaledMatrix
         RequireLength(values.Length, (long)rows * columns, "values", name);
         RequireLength(scales.Length, (long)matrix.ScaleRows * matrix.ScaleColumns, "scales", name);
         MemoryMarshal.AsBytes(values).CopyTo(new Span<byte>(matrix.Storage.Values, values.Length));
-        if (!e8m0)
-        {
-            scales.CopyTo(new Span<float>(matrix.Storage.Scales, scales.Length));
-            return matrix;
-        }
-        for (int i = 0; i < scales.Length; i++)
-        {
-            ScaleE8M0 scale = ScaleE8M0.RoundUp(scales[i]);
-            if (scale.ToSingle() != scales[i] && !float.IsNaN(scales[i]))
-                throw new ArgumentException(
-                    $"Scale {i} of {name} is {scales[i]}, not a power of two, and MXFP8 scales are UE8M0; requantize the payload instead.",
-                    nameof(scales));
-            matrix.Storage.Scales[i] = scale.Bits;
-        }
+        if (format != WeightFormat.Block128) RequirePowersOfTwo(scales, format, name);
+        if (!e8m0) scales.CopyTo(new Span<float>(matrix.Storage.Scales, scales.Length));
+        else for (int i = 0; i < scales.Length; i++) matrix.Storage.Scales[i] = ScaleE8M0.RoundUp(scales[i]).Bits;
         return matrix;
     }
 
@@ -156,6 +145,14 @@ public sealed unsafe class BlockScaledMatrix
             float scale = ScaleAt(scaleRow, b);
             foreach (ref float value in values[(b * block)..Math.Min((b + 1) * block, Columns)]) value *= scale;
         }
+    }
+
+    internal static void RequirePowersOfTwo(ReadOnlySpan<float> scales, WeightFormat format, string name)
+    {
+        for (int i = 0; i < scales.Length; i++)
+            if (ScaleE8M0.RoundUp(scales[i]).ToSingle() != scales[i] && !float.IsNaN(scales[i]))
+                throw new ArgumentException(
+                    $"Scale {i} of {name} is {scales[i]} but scales of {format} are powers of two; requantize the weights instead.");
     }
 
     private static void RequireLength(int actual, long expected, string what, string name)
