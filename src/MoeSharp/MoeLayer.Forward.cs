@@ -1,9 +1,9 @@
-using System.Runtime.Intrinsics;
-
 namespace MoeSharp;
 
 public sealed partial class MoeLayer
 {
+    private const int WorthATeam = 1 << 16; // elements: some 20 microseconds of one thread
+
     /// <summary>Routes, runs the routed and the shared experts, and adds up; <paramref name="output"/> is written completely.</summary>
     /// <param name="hidden">[T, H].</param>
     /// <param name="output">[T, H].</param>
@@ -65,7 +65,7 @@ public sealed partial class MoeLayer
         {
             Span<int> ids = ws.Span<int>(own.Ids, tokens * Router.TopK);
             Span<float> weights = ws.Span<float>(own.Weights, tokens * Router.TopK);
-            Router.Route(call.Hidden, ids, weights);
+            Router.Route(call.Hidden, ids, weights, ws.Span<float>(own.Logits, Router.ScratchLength(tokens)), _team);
             call.Ids = ids;
             call.Weights = weights;
         }
@@ -77,31 +77,50 @@ public sealed partial class MoeLayer
         }
         Span<float> sums = call.OutputF32.IsEmpty ? ws.Span<float>(own.Sums, call.Hidden.Length) : call.OutputF32;
         Experts.ForwardEntered(input, default, sums, ws);
-        AddShared(call.Hidden, sums, own, ws);
-        if (call.OutputF32.IsEmpty) Conversions.ToBFloat16(sums, call.Output);
+        Span<BFloat16> rows = ws.Span<BFloat16>(own.SharedRows, call.Hidden.Length);
+        Span<float> ones = ws.Span<float>(own.SharedWeights, tokens);
+        ForwardShared(call.Hidden, rows, ones, ws.Span<int>(own.SharedIds, tokens), ws);
+        if (_sharedGate is not null) Gate(call.Hidden, weights: ones);
+        AddShared(rows, ones, sums, call.Output);
     }
 
-    private void AddShared(ReadOnlySpan<BFloat16> hidden, Span<float> sums, in OwnRows own, Workspace ws)
+    private void ForwardShared(ReadOnlySpan<BFloat16> hidden, Span<BFloat16> rows, Span<float> ones, Span<int> zeros, Workspace ws)
     {
-        int tokens = hidden.Length / HiddenSize;
-        Span<int> zeros = ws.Span<int>(own.SharedIds, tokens);
-        Span<float> weights = ws.Span<float>(own.SharedWeights, tokens);
-        Span<BFloat16> rows = ws.Span<BFloat16>(own.SharedRows, hidden.Length);
         zeros.Clear();
-        weights.Fill(1f);
-        SharedExperts!.ForwardEntered(new ExpertsInput { Hidden = hidden, TopkIds = zeros, TopkWeights = weights }, rows, default, ws);
-        if (_sharedGate is not null)
+        ones.Fill(1f);
+        SharedExperts!.ForwardEntered(new ExpertsInput { Hidden = hidden, TopkIds = zeros, TopkWeights = ones }, rows, default, ws);
+    }
+
+    private void Gate(ReadOnlySpan<BFloat16> hidden, Span<float> weights)
+    {
+        _sharedGate!.Compute(hidden, 0, 1, weights);
+        foreach (ref float weight in weights) weight = ExpertSelector.Sigmoid(weight);
+    }
+
+    private unsafe void AddShared(ReadOnlySpan<BFloat16> rows, ReadOnlySpan<float> weights, Span<float> sums, Span<BFloat16> output)
+    {
+        fixed (BFloat16* r = rows, o = output)
+        fixed (float* w = weights, s = sums)
         {
-            _sharedGate.Compute(hidden, 0, 1, weights);
-            foreach (ref float weight in weights) weight = ExpertSelector.Sigmoid(weight);
+            var job = new AddSharedJob { Hidden = HiddenSize, Rows = r, Weights = w, Sums = s, Output = o };
+            if (_team is not null && sums.Length >= WorthATeam) _team.Run(job, weights.Length);
+            else for (int t = 0; t < weights.Length; t++) job.Execute(t, 0);
         }
-        for (int t = 0; t < tokens; t++)
+    }
+
+    /// <summary>One task is one token: its shared row, times its weight, onto its sums, which are then rounded where BF16 is asked for.</summary>
+    private unsafe struct AddSharedJob : ITeamJob
+    {
+        public int Hidden;
+        public BFloat16* Rows, Output;
+        public float* Weights, Sums;
+
+        public readonly void Execute(int task, int thread)
         {
-            ReadOnlySpan<BFloat16> row = rows.Slice(t * HiddenSize, HiddenSize);
-            Span<float> sum = sums.Slice(t * HiddenSize, HiddenSize);
-            if (Vector512.IsHardwareAccelerated) RowDots.MultiplyAdd<Lanes512>(row, weights[t], sum);
-            else if (Vector256.IsHardwareAccelerated) RowDots.MultiplyAdd<Lanes256>(row, weights[t], sum);
-            else RowDots.MultiplyAdd<Lanes128>(row, weights[t], sum);
+            nint first = (nint)task * Hidden;
+            var sums = new Span<float>(Sums + first, Hidden);
+            RowDots.MultiplyAdd(new(Rows + first, Hidden), Weights[task], sums);
+            if (Output != null) Conversions.ToBFloat16(sums, new Span<BFloat16>(Output + first, Hidden));
         }
     }
 
@@ -149,6 +168,7 @@ public sealed partial class MoeLayer
             bool shared = layer.SharedExperts is not null;
             Ids = at -= Padded((long)tokens * layer.Router.TopK * sizeof(int));
             Weights = at -= Padded((long)tokens * layer.Router.TopK * sizeof(float));
+            Logits = at -= Padded((long)layer.Router.ScratchLength(tokens) * sizeof(float));
             if (shared)
             {
                 SharedIds = at -= Padded((long)tokens * sizeof(int));
@@ -161,6 +181,7 @@ public sealed partial class MoeLayer
 
         public long Ids { get; }
         public long Weights { get; }
+        public long Logits { get; }
         public long SharedIds { get; }
         public long SharedWeights { get; }
         public long SharedRows { get; }

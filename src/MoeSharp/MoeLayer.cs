@@ -15,6 +15,7 @@ public sealed partial class MoeLayer : IDisposable
     private readonly RowDots? _sharedGate;
     private readonly int[]? _expertMap;
     private readonly long _budget;
+    private readonly Team? _team;
 
     /// <summary>Builds the layer and takes over <paramref name="parts"/>: they are disposed with it (unless this throws).</summary>
     /// <param name="parts">What reading a checkpoint returns.</param>
@@ -41,6 +42,7 @@ public sealed partial class MoeLayer : IDisposable
         };
         CheckSizes(parts);
         Experts = new FusedExperts(choices, _weights, options.Backend);
+        _team = null;
         try
         {
             if (_sharedWeights is not null) SharedExperts = new FusedExperts(SharedOptions(parts, choices), _sharedWeights, options.Backend);

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Runtime.InteropServices;
 
 namespace MoeSharp;
 
@@ -8,7 +9,8 @@ namespace MoeSharp;
 /// </summary>
 public sealed class Router
 {
-    private const int TokensPerBlock = 16;
+    private const int BlockTokens = 256, TaskTokens = 16, TaskExperts = 16;
+    private const long WorthATeam = 1 << 20; // multiply-adds: some 20 microseconds of one thread
     private readonly RowDots _logits;
     private readonly float[]? _logitBias;
     private readonly ExpertSelector _selector;
@@ -59,25 +61,48 @@ public sealed class Router
         if (ids.Length != (long)tokens * k || weights.Length != ids.Length)
             throw new ArgumentException(
                 $"{tokens} tokens x top-k {k} need {(long)tokens * k} ids and weights but there is room for {ids.Length} and {weights.Length}.");
-        float[] scratch = ArrayPool<float>.Shared.Rent(Math.Min(tokens, TokensPerBlock) * Experts);
-        for (int first = 0; first < tokens; first += TokensPerBlock)
-        {
-            int count = Math.Min(TokensPerBlock, tokens - first);
-            Span<float> logits = scratch.AsSpan(0, count * Experts);
-            Logits(hidden.Slice(first * HiddenSize, count * HiddenSize), logits);
-            for (int t = 0; t < count; t++)
-                _selector.Select(logits.Slice(t * Experts, Experts), ids.Slice((first + t) * k, k), weights.Slice((first + t) * k, k));
-        }
+        float[] scratch = ArrayPool<float>.Shared.Rent(ScratchLength(tokens));
+        Route(hidden, ids, weights, scratch, team: null);
         ArrayPool<float>.Shared.Return(scratch);
     }
 
-    /// <summary>[T, E]: products with the weight's rows plus the logit bias.</summary>
-    internal void Logits(ReadOnlySpan<BFloat16> hidden, Span<float> logits)
+    /// <summary>Elements of scratch that so many tokens need.</summary>
+    internal int ScratchLength(int tokens) => Math.Min(tokens, BlockTokens) * Experts;
+
+    /// <summary>Same with checked lengths, scratch from outside, and a team to share the work of large calls.</summary>
+    internal unsafe void Route(ReadOnlySpan<BFloat16> hidden, Span<int> ids, Span<float> weights, Span<float> scratch, Team? team)
     {
-        _logits.Compute(hidden, 0, Experts, logits);
-        if (_logitBias is null) return;
-        for (int i = 0; i < logits.Length; i++) logits[i] += _logitBias[i % Experts];
+        int tokens = hidden.Length / HiddenSize;
+        if (hidden.Length * (long)Experts < WorthATeam) team = null;
+        using var self = new GCHandle<Router>(this);
+        fixed (BFloat16* h = hidden)
+        fixed (int* i = ids)
+        fixed (float* w = weights, s = scratch)
+        {
+            for (int first = 0; first < tokens; first += BlockTokens)
+            {
+                var job = new BlockJob
+                {
+                    Router = self,
+                    Tokens = Math.Min(BlockTokens, tokens - first),
+                    Hidden = h + (nint)first * HiddenSize,
+                    Logits = s,
+                    Ids = i + (nint)first * TopK,
+                    Weights = w + (nint)first * TopK,
+                };
+                Run(new LogitsJob { Block = job }, Blocks(job.Tokens, TaskTokens) * Blocks(Experts, TaskExperts), team);
+                Run(new SelectJob { Block = job }, Blocks(job.Tokens, TaskTokens), team);
+            }
+        }
     }
+
+    private static void Run<TJob>(TJob job, int tasks, Team? team) where TJob : unmanaged, ITeamJob
+    {
+        if (team is not null) team.Run(job, tasks);
+        else for (int task = 0; task < tasks; task++) job.Execute(task, 0);
+    }
+
+    private static int Blocks(int length, int block) => (length + block - 1) / block;
 
     private float[]? Bias(ReadOnlySpan<float> bias, string what)
     {
@@ -93,5 +118,53 @@ public sealed class Router
             if (!float.IsFinite(values[i]))
                 throw new ArgumentException(
                     $"The router {what} of expert {i / width} is {values[i]}; it must be finite, so its source is damaged or misread.");
+    }
+
+    /// <summary>Up to <see cref="BlockTokens"/> tokens and where their results go.</summary>
+    private unsafe struct BlockJob
+    {
+        public GCHandle<Router> Router;
+        public int Tokens;
+        public BFloat16* Hidden;
+        public float* Logits;
+        public int* Ids;
+        public float* Weights;
+    }
+
+    /// <summary>One task is some tokens by some experts.</summary>
+    private unsafe struct LogitsJob : ITeamJob
+    {
+        public BlockJob Block;
+
+        public readonly void Execute(int task, int thread)
+        {
+            Router router = Block.Router.Target;
+            int columns = Blocks(router.Experts, TaskExperts);
+            int token = task / columns * TaskTokens, first = task % columns * TaskExperts;
+            int tokens = Math.Min(TaskTokens, Block.Tokens - token), last = Math.Min(first + TaskExperts, router.Experts);
+            var hidden = new ReadOnlySpan<BFloat16>(Block.Hidden + (nint)token * router.HiddenSize, tokens * router.HiddenSize);
+            var logits = new Span<float>(Block.Logits + (nint)token * router.Experts, tokens * router.Experts);
+            router._logits.Compute(hidden, first, last, logits);
+            if (router._logitBias is not { } bias) return;
+            for (int t = 0; t < tokens; t++)
+                for (int e = first; e < last; e++) logits[t * router.Experts + e] += bias[e];
+        }
+    }
+
+    /// <summary>One task is some tokens.</summary>
+    private unsafe struct SelectJob : ITeamJob
+    {
+        public BlockJob Block;
+
+        public readonly void Execute(int task, int thread)
+        {
+            Router router = Block.Router.Target;
+            int k = router.TopK, experts = router.Experts;
+            for (int t = task * TaskTokens; t < Math.Min((task + 1) * TaskTokens, Block.Tokens); t++)
+            {
+                var logits = new Span<float>(Block.Logits + (nint)t * experts, experts);
+                router._selector.Select(logits, new Span<int>(Block.Ids + (nint)t * k, k), new Span<float>(Block.Weights + (nint)t * k, k));
+            }
+        }
     }
 }

@@ -54,7 +54,14 @@ internal sealed unsafe class RowDots
     }
 
     /// <summary>sums += row * weight by fused multiply-adds.</summary>
-    internal static void MultiplyAdd<TLanes>(ReadOnlySpan<BFloat16> row, float weight, Span<float> sums)
+    public static void MultiplyAdd(ReadOnlySpan<BFloat16> row, float weight, Span<float> sums)
+    {
+        if (Vector512.IsHardwareAccelerated) MultiplyAdd<Lanes512>(row, weight, sums);
+        else if (Vector256.IsHardwareAccelerated) MultiplyAdd<Lanes256>(row, weight, sums);
+        else MultiplyAdd<Lanes128>(row, weight, sums);
+    }
+
+    private static void MultiplyAdd<TLanes>(ReadOnlySpan<BFloat16> row, float weight, Span<float> sums)
         where TLanes : unmanaged, ILanes16<TLanes>
     {
         TLanes w = TLanes.Broadcast(weight);

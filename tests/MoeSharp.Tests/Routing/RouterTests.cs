@@ -53,6 +53,21 @@ public class RouterTests
     }, iter: 100);
 
     [Fact]
+    public void ATeamChangesNoBit()
+    {
+        var c = new RouterCase(new RouterOptions { Experts = 40, TopK = 5, Scoring = RouterScoring.Softmax, Groups = 4, TopkGroups = 3 }, 100, 11);
+        const int tokens = 600; // several blocks, the last one ragged
+        (int[] ids, float[] weights) = c.Route(tokens);
+        int[] teamIds = new int[ids.Length];
+        float[] teamWeights = new float[ids.Length];
+        Router router = c.Router();
+        using var team = new Team(3);
+        router.Route(c.HiddenStates(tokens), teamIds, teamWeights, new float[router.ScratchLength(tokens)], team);
+        Assert.Equal(ids, teamIds);
+        Assert.Equal(weights, teamWeights);
+    }
+
+    [Fact]
     public void PermutingExpertsPermutesIds() => Cases.Where(c => c.Options.Groups == 1).Sample(c =>
     {
         int[] order = Enumerable.Range(0, c.E).ToArray();
