@@ -34,7 +34,7 @@ internal sealed unsafe class RowDots
 
     public int Hidden { get; }
 
-    /// <summary>Products of hidden states [T, H] with rows first .. last-1; of <paramref name="dots"/> [T, rows] only those columns are written.</summary>
+    /// <summary>Products of hidden states [T, H] with rows first .. last-1; only those columns of <paramref name="dots"/> [T, rows] change.</summary>
     public void Compute(ReadOnlySpan<BFloat16> hidden, int first, int last, Span<float> dots)
     {
         if (Vector512.IsHardwareAccelerated) Compute<Lanes512>(hidden, first, last, dots);

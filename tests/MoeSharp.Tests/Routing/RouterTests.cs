@@ -34,7 +34,7 @@ public class RouterTests
             for (int i = 0; i < c.K; i++)
             {
                 float got = weights[t * c.K + i];
-                Assert.True(Math.Abs(got - wantWeights[i]) <= 2e-6 * c.Options.ScalingFactor, $"{c}, token {t} slot {i}: {got}, want {wantWeights[i]}");
+                Assert.True(Math.Abs(got - wantWeights[i]) <= 2e-6 * c.Options.ScalingFactor, $"{c}, token {t} slot {i} {got}, not {wantWeights[i]}");
             }
         }
     }, iter: 400);
