@@ -1,1 +1,1 @@
-return 0;
+return MoeSharp.Cli.Tool.Run(args, Console.Out, Console.Error);

@@ -1,0 +1,70 @@
+using System.CommandLine;
+
+namespace MoeSharp.Cli;
+
+/// <summary>Times the routed experts of a layer, beside what this machine could do at best.</summary>
+internal sealed class BenchVerb : Verb
+{
+    private readonly Argument<string?> _model = Inputs.OptionalModel("Folder of a checkpoint; or leave it out and give --shape");
+    private readonly Option<int?> _layer = Inputs.Number("--layer", "L", "Decoder layer of MODEL; without it the first one with experts", 0);
+    private readonly Option<BenchShape?> _shape = Inputs.Parsed<BenchShape?>("--shape", "NAME|E,K,H,I",
+        $"Random weights of these sizes; names: {string.Join(", ", BenchShape.Named.Select(shape => shape.Name))}", null, BenchShape.Parse);
+    private readonly Option<int[]?> _tokens = Inputs.Parsed<int[]?>("--tokens", "T,T,...", "Token counts, one row each; without it 1,8,64,512", null,
+        text => text.Split(',').Select(part => (int)Inputs.Whole("--tokens", part, 1, 1 << 20)).ToArray());
+    private readonly Option<string> _format = Inputs.OneOf("--format", "Format of random weights", "block128", "block128", "mxfp8", "bf16");
+    private readonly Option<string> _backend = Inputs.Backend();
+    private readonly Option<string> _activations = Inputs.Activations();
+    private readonly Option<int?> _threads = Inputs.Threads();
+    private readonly Option<string> _routing = Inputs.OneOf("--routing", "How popular experts are", "uniform", "uniform", "zipf");
+    private readonly Option<long?> _seed = Inputs.Seed("Seed of the first routing; without it 1000 + T (uniform) or 2000 + T (zipf)");
+
+    public BenchVerb() : base("bench", "Time the routed experts of a layer. Every repetition routes with a new seed, so that weights come from memory and not from a cache.",
+        "moesharp bench --shape qwen3-30b-a3b --tokens 1,8,64",
+        "moesharp bench --shape 32,4,1024,512 --tokens 1,16 --routing zipf --json")
+    {
+        Add(_model);
+        foreach (Option option in (Option[])[_layer, _shape, _tokens, _format, _backend, _activations, _threads, _routing, _seed]) Add(option);
+    }
+
+    protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
+    {
+        int[] tokens = arguments.GetValue(_tokens) ?? [1, 8, 64, 512];
+        var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
+        int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
+        using BenchLayer layer = Open(arguments, terminal, threads, cancel);
+        BenchCase[] cases = [.. tokens.Select(t => new BenchCase(layer, t, routing, arguments.GetValue(_seed)))];
+        using Team team = new Team(threads);
+        using var ceilings = new Ceilings(team);
+        var rounds = new BenchRounds(layer, cases, ceilings);
+        terminal.Track("Timing", rounds.Steps, step => rounds.Run(step, cancel));
+        var report = new BenchReport(layer, cases, ceilings, threads);
+        if (terminal.Json) terminal.WriteJson(report.WriteJson);
+        else report.WriteTable(terminal);
+        return ExitCode.Ok;
+    }
+
+    private BenchLayer Open(ParseResult arguments, Terminal terminal, int threads, CancellationToken cancel)
+    {
+        string? model = arguments.GetValue(_model);
+        BenchShape? shape = arguments.GetValue(_shape);
+        IExpertsBackend? backend = Backends.Open(arguments.GetValue(_backend)!, threads);
+        ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
+        if (model is null == shape is null) throw new ArgumentException("Give either MODEL or --shape, and not both.");
+        BenchLayer? layer = null;
+        terminal.Track(shape is null ? "Loading" : "Filling random weights", 1, step =>
+        {
+            step("experts");
+            layer = shape is null
+                ? throw new UnsupportedException("Checkpoints cannot be read yet; give --shape.")
+                : BenchLayer.Random(shape, Format(arguments), activations, backend, cancel);
+        });
+        return layer!;
+    }
+
+    private WeightFormat Format(ParseResult arguments) => arguments.GetValue(_format) switch
+    {
+        "mxfp8" => WeightFormat.MxFp8,
+        "bf16" => WeightFormat.Bf16,
+        _ => WeightFormat.Block128,
+    };
+}

@@ -1,0 +1,102 @@
+using System.Buffers;
+using System.Text;
+using System.Text.Json;
+using Spectre.Console;
+using Spectre.Console.Rendering;
+
+namespace MoeSharp.Cli;
+
+/// <summary>Where a verb writes: its answer to stdout, its progress to stderr. Escape codes only reach terminals.</summary>
+internal sealed class Terminal
+{
+    /// <summary>Columns assumed where there is no terminal.</summary>
+    public const int PlainWidth = 100;
+
+    private readonly TextWriter _output, _error;
+    private readonly IAnsiConsole? _answer; // null where stdout is not a terminal
+    private readonly IAnsiConsole _progress;
+    private readonly bool _isWatched;
+
+    public Terminal(TextWriter output, TextWriter error, bool json)
+    {
+        _output = output;
+        Json = json;
+        if (ReferenceEquals(output, Console.Out) && !Console.IsOutputRedirected) _answer = Open(output, isTerminal: true);
+        _isWatched = ReferenceEquals(error, Console.Error) && !Console.IsErrorRedirected;
+        _progress = Open(error, _isWatched);
+        _error = error;
+    }
+
+    /// <summary>The answer is one JSON object.</summary>
+    public bool Json { get; }
+
+    /// <summary>Part of the answer for a human reader.</summary>
+    public void Write(IRenderable part)
+    {
+        if (_answer is not null)
+        {
+            _answer.Write(part);
+            return;
+        }
+        var text = new StringWriter();
+        Open(text, isTerminal: false).Write(part);
+        foreach (string line in text.ToString().Split('\n')[..^1]) _output.WriteLine(line.TrimEnd());
+    }
+
+    /// <summary>A line of the answer; no markup.</summary>
+    public void WriteLine(string line = "") => _output.WriteLine(line);
+
+    /// <summary>The whole answer as one JSON object.</summary>
+    public void WriteJson(Action<Utf8JsonWriter> members)
+    {
+        var buffer = new ArrayBufferWriter<byte>();
+        using (var writer = new Utf8JsonWriter(buffer, new JsonWriterOptions { Indented = true }))
+        {
+            writer.WriteStartObject();
+            members(writer);
+            writer.WriteEndObject();
+        }
+        _output.WriteLine(Encoding.UTF8.GetString(buffer.WrittenSpan));
+    }
+
+    /// <summary>
+    /// Work in steps, shown as a bar where somebody watches and as one line elsewhere. <paramref name="work"/> names each step when it begins; the bar
+    /// is only drawn then, never by a timer, so that it takes no processor time from what is being measured.
+    /// </summary>
+    public void Track(string title, int steps, Action<Action<string>> work)
+    {
+        if (!_isWatched)
+        {
+            _error.WriteLine($"{title} ...");
+            work(_ => { });
+            return;
+        }
+        _progress.Progress().AutoRefresh(false).AutoClear(true).HideCompleted(true)
+            .Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn(), new PercentageColumn())
+            .Start(bar =>
+            {
+                ProgressTask task = bar.AddTask(Markup.Escape(title), maxValue: steps);
+                int begun = 0;
+                work(step =>
+                {
+                    task.Description = Markup.Escape($"{title}: {step}");
+                    task.Value = begun++;
+                    bar.Refresh();
+                });
+            });
+    }
+
+    private static IAnsiConsole Open(TextWriter writer, bool isTerminal)
+    {
+        IAnsiConsole console = AnsiConsole.Create(new AnsiConsoleSettings
+        {
+            Out = new AnsiConsoleOutput(writer),
+            Ansi = isTerminal ? AnsiSupport.Detect : AnsiSupport.No,
+            ColorSystem = isTerminal ? ColorSystemSupport.Detect : ColorSystemSupport.NoColors,
+            Interactive = isTerminal ? InteractionSupport.Detect : InteractionSupport.No,
+            Enrichment = new ProfileEnrichment { UseDefaultEnrichers = false },
+        });
+        if (!isTerminal) console.Profile.Width = PlainWidth;
+        return console;
+    }
+}

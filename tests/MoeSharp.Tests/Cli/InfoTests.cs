@@ -1,0 +1,20 @@
+using System.Text.Json;
+
+namespace MoeSharp.Tests;
+
+public class InfoTests
+{
+    [Fact]
+    public void JsonNamesMachineFeaturesCeilingsAndKernels()
+    {
+        JsonElement info = ToolRun.Of("info", "--json").Json();
+        Assert.Equal(["machine", "features", "ceilings", "kernels"], info.EnumerateObject().Select(member => member.Name));
+        Assert.NotEmpty(info.GetProperty("machine").GetProperty("processor").GetString()!);
+        Assert.Equal(5, info.GetProperty("kernels").GetArrayLength());
+        foreach (JsonElement kernel in info.GetProperty("kernels").EnumerateArray())
+        {
+            Assert.NotNull(ExpertsBackends.ByName(kernel.GetProperty("backend").GetString()!));
+            Assert.NotEmpty(kernel.GetProperty("kernel").GetString()!);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+namespace MoeSharp.Tests;
+
+public class UsageTests
+{
+    [Theory]
+    [InlineData("bench")]
+    [InlineData("info")]
+    public void EveryVerbExplainsItselfWithAnExample(string verb)
+    {
+        ToolRun run = ToolRun.Of(verb, "--help");
+        Assert.Equal(0, run.ExitCode);
+        Assert.Equal("", run.Error);
+        Assert.Matches(@"Description:\r?\n  \w{3}", run.Output);
+        Assert.Contains($"moesharp {verb}", run.Output);
+        Assert.Contains("--json", run.Output);
+        string[] examples = run.Output[run.Output.IndexOf("Example", StringComparison.Ordinal)..].Split('\n', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries)[1..];
+        Assert.NotEmpty(examples);
+        Assert.All(examples, example => Assert.StartsWith($"moesharp {verb}", example));
+        Assert.All(run.Output.Split('\n'), line => Assert.True(line.TrimEnd().Length <= 100, $"longer than 100 columns: {line}"));
+    }
+
+    [Fact]
+    public void TheToolListsItsVerbsAndExitCodes()
+    {
+        ToolRun run = ToolRun.Of("--help");
+        Assert.Equal(0, run.ExitCode);
+        foreach (string verb in (string[])["bench", "info", "Example:", "Exit codes:"]) Assert.Contains(verb, run.Output);
+    }
+
+    [Fact]
+    public void VersionIsANumber() => Assert.Matches(@"^\d+\.\d+\.\d+", ToolRun.Of("--version").Output);
+
+    [Theory]
+    [InlineData("", "A verb is needed: ")]
+    [InlineData("bogus", "There is no verb 'bogus'; use ")]
+    [InlineData("bench --nope", "There is no option '--nope'")]
+    [InlineData("bench --tokens -5", "--tokens is '-5'; it must be a whole number from 1")]
+    [InlineData("bench --tokens 1,x", "--tokens is 'x'")]
+    [InlineData("bench --tokens", "--tokens")]
+    [InlineData("bench --backend fpga", "There is no backend 'fpga'; use auto, ")]
+    [InlineData("bench --shape 8,2,64", "--shape is '8,2,64'; it must be four positive numbers E,K,H,I or one of qwen3-30b-a3b, ")]
+    [InlineData("bench --shape 8,9,64,32", "top-k 9 is above the number of experts 8")]
+    [InlineData("bench --shape 8,2,64,32 --format int4", "--format is 'int4'; use block128, mxfp8, bf16")]
+    [InlineData("bench --shape 8,2,64,32 --routing rare", "--routing is 'rare'; use uniform or zipf")]
+    [InlineData("bench --shape 8,2,64,32 --threads 0", "--threads is '0'")]
+    [InlineData("bench --shape 8,2,64,32 --activations int8", "--activations is 'int8'; use fp8 or bf16")]
+    [InlineData("bench --shape 8,2,64,32 --format bf16 --activations fp8", "FP8 activations need FP8 weights")]
+    [InlineData("bench", "Give either MODEL or --shape")]
+    [InlineData("bench folder --shape 8,2,64,32", "Give either MODEL or --shape")]
+    [InlineData("bench --shape 896,16,65536,65536", "memory are available; choose a smaller shape")]
+    [InlineData("info extra", "'extra'")]
+    public void BadUsageIsOneSentence(string line, string expected) =>
+        Assert.Contains(expected, ToolRun.Of(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)).Sentence());
+}
