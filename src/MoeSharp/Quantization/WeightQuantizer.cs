@@ -42,6 +42,19 @@ public static class WeightQuantizer
         return result;
     }
 
+    /// <summary>All matrices of all experts with power-of-two scales. The biases are shared; the result owns its matrices.</summary>
+    /// <exception cref="ArgumentException">The weights do not have 128 x 128 blocks, or have power-of-two scales already.</exception>
+    public static ExpertWeights RequantizePowerOfTwo(ExpertWeights weights)
+    {
+        ArgumentNullException.ThrowIfNull(weights);
+        if (weights.Format != WeightFormat.Block128)
+            throw new ArgumentException(
+                $"The weights are {weights.Format}; only {WeightFormat.Block128} can be requantized to power-of-two scales.", nameof(weights));
+        return new(All(weights.Gate), All(weights.Up), All(weights.Down), weights.Biases);
+
+        static BlockScaledMatrix[] All(BlockScaledMatrix[] matrices) => Array.ConvertAll(matrices, RequantizePowerOfTwo);
+    }
+
     private static BlockScaledMatrix Quantize<TRows>(WeightFormat format, int rows, int columns, int length, TRows source, string name)
         where TRows : IRows, allows ref struct
     {

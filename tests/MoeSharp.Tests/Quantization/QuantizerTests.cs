@@ -39,6 +39,48 @@ public class QuantizerTests
             }
     }
 
+    /// <summary>The shapes that published kernels are tested with: power-of-two scales with the floor, packed, in groups of 128 and of 32.</summary>
+    [Theory]
+    [InlineData(4, 7168)]
+    [InlineData(1, 7168)]
+    [InlineData(3, 640)]
+    [InlineData(4, 768)]
+    [InlineData(1, 384)]
+    [InlineData(127, 7168)]
+    [InlineData(253, 640)]
+    public void QuantizedRowsPackExactly(int rows, int hidden)
+    {
+        var random = new Random(rows + hidden);
+        BFloat16[] states = new BFloat16[rows * hidden];
+        for (int i = 0; i < states.Length; i++) states[i] = (BFloat16)(MathF.ScaleB(random.NextSingle() - 0.5f, i / 32 % 40 - 20));
+        states.AsSpan(0, 128).Clear();
+        states[hidden - 1] = (BFloat16)672f; // 1.5 * 448: the mantissa rounds the exponent up
+        foreach (int group in new[] { 32, 128 })
+        {
+            int groups = hidden / group, stride = (rows + 3) / 4 * 4;
+            var scales = new float[rows * groups];
+            for (int r = 0; r < rows; r++)
+                ActivationQuantizer.QuantizeRow(states.AsSpan(r * hidden, hidden), QuantizationRule.Input, true, group,
+                    new Float8E4M3[hidden], scales.AsSpan(r * groups, groups));
+            var words = new int[Quantizer.PackedWords(rows, groups)];
+            words.AsSpan().Fill(-1);
+            Quantizer.PackScales(scales, rows, groups, words);
+            Assert.Equal(0x5E, words[0] & 255);
+            Assert.Equal(128, (words[(groups - 1) / 4 * stride] >> ((groups - 1) % 4 * 8)) & 255);
+            for (int i = 0; i < words.Length * 4; i++)
+            {
+                int row = i / 4 % stride, g = i / 4 / stride * 4 + i % 4, expected = 0;
+                if (row < rows && g < groups)
+                {
+                    float absMax = states.AsSpan(row * hidden + g * group, group).ToArray().Max(x => Math.Abs(x.ToSingle()));
+                    expected = 127 + (int)Math.Ceiling(Math.Log2(Math.Max(absMax / 448.0, 1e-10)));
+                }
+                int actual = (words[i / 4] >> (i % 4 * 8)) & 255;
+                Assert.True(actual == expected, $"[{rows}, {hidden}] in groups of {group}, row {row}, group {g}: byte {actual}, expected {expected}");
+            }
+        }
+    }
+
     [Fact]
     public void SinglePrecisionExtremesPackAsTheirBytes()
     {

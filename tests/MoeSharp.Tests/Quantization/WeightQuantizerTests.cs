@@ -112,6 +112,26 @@ public class WeightQuantizerTests
     }
 
     [Fact]
+    public void RequantizingExpertsDoesItToEveryMatrix()
+    {
+        var biases = new ExpertBiases(new float[4], new float[4], new float[8]);
+        using var experts = new ExpertWeights([Matrix(4, 8)], [Matrix(4, 8)], [Matrix(8, 4)], biases);
+        using ExpertWeights result = WeightQuantizer.RequantizePowerOfTwo(experts);
+        Assert.Equal(WeightFormat.Block128PowerOfTwo, result.Format);
+        Assert.Same(biases, result.Biases);
+        BlockScaledMatrix[] from = [experts.Gate[0], experts.Up[0], experts.Down[0]], to = [result.Gate[0], result.Up[0], result.Down[0]];
+        for (int m = 0; m < 3; m++)
+        {
+            using var expected = new Owned(WeightQuantizer.RequantizePowerOfTwo(from[m]));
+            for (int r = 0; r < from[m].Rows; r++) Assert.Equal(Row(expected.Value, r, true), Row(to[m], r, true));
+        }
+        Assert.Throws<ArgumentException>(() => WeightQuantizer.RequantizePowerOfTwo(result));
+
+        static BlockScaledMatrix Matrix(int rows, int columns) =>
+            WeightQuantizer.Quantize(WeightFormat.Block128, rows, columns, Weights(rows, columns, rows));
+    }
+
+    [Fact]
     public void NaNAndInfinityFollowTheRule()
     {
         foreach (WeightFormat format in new[] { WeightFormat.Block128, WeightFormat.Block128PowerOfTwo, WeightFormat.MxFp8 })
