@@ -22,10 +22,12 @@ internal unsafe interface ISimd<TSelf> where TSelf : unmanaged, ISimd<TSelf>
     static abstract TSelf LoadBytes(sbyte* source);
     /// <summary>Count BF16 values.</summary>
     static abstract TSelf LoadBf16(ushort* source);
+    /// <summary>Count E8M0 scales.</summary>
+    static abstract TSelf LoadE8M0(sbyte* source);
     /// <summary>Bits shifted left, then masked.</summary>
     static abstract TSelf ShiftAnd(TSelf bits, int shift, uint mask);
-    /// <summary>NaN wherever the low seven bits are all ones, else the value.</summary>
-    static abstract TSelf NaNWhereCodeIsNaN(TSelf bits, TSelf value);
+    /// <summary><paramref name="other"/> where the bits under the mask equal <paramref name="code"/>, else the value.</summary>
+    static abstract TSelf SelectWhere(TSelf bits, uint mask, uint code, float other, TSelf value);
 }
 
 internal readonly unsafe struct Simd512(Vector512<float> v) : ISimd<Simd512>
@@ -52,10 +54,16 @@ internal readonly unsafe struct Simd512(Vector512<float> v) : ISimd<Simd512>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Simd512 ShiftAnd(Simd512 bits, int shift, uint mask) => new(((bits._v.AsUInt32() << shift) & Vector512.Create(mask)).AsSingle());
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Simd512 NaNWhereCodeIsNaN(Simd512 bits, Simd512 value)
+    public static Simd512 LoadE8M0(sbyte* source)
     {
-        Vector512<uint> low = Vector512.Create(0x7Fu);
-        return new(Vector512.ConditionalSelect(Vector512.Equals(bits._v.AsUInt32() & low, low).AsSingle(), Vector512.Create(float.NaN), value._v));
+        Simd512 codes = LoadBytes(source), powers = ShiftAnd(codes, 23, 0x7F800000);
+        return SelectWhere(codes, 0xFF, 0xFF, float.NaN, SelectWhere(codes, 0xFF, 0, 1 / 1.7014118346046923e38f, powers));
+    }
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd512 SelectWhere(Simd512 bits, uint mask, uint code, float other, Simd512 value)
+    {
+        Vector512<uint> hits = Vector512.Equals(bits._v.AsUInt32() & Vector512.Create(mask), Vector512.Create(code));
+        return new(Vector512.ConditionalSelect(hits.AsSingle(), Vector512.Create(other), value._v));
     }
 }
 
@@ -83,10 +91,16 @@ internal readonly unsafe struct Simd256(Vector256<float> v) : ISimd<Simd256>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Simd256 ShiftAnd(Simd256 bits, int shift, uint mask) => new(((bits._v.AsUInt32() << shift) & Vector256.Create(mask)).AsSingle());
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Simd256 NaNWhereCodeIsNaN(Simd256 bits, Simd256 value)
+    public static Simd256 LoadE8M0(sbyte* source)
     {
-        Vector256<uint> low = Vector256.Create(0x7Fu);
-        return new(Vector256.ConditionalSelect(Vector256.Equals(bits._v.AsUInt32() & low, low).AsSingle(), Vector256.Create(float.NaN), value._v));
+        Simd256 codes = LoadBytes(source), powers = ShiftAnd(codes, 23, 0x7F800000);
+        return SelectWhere(codes, 0xFF, 0xFF, float.NaN, SelectWhere(codes, 0xFF, 0, 1 / 1.7014118346046923e38f, powers));
+    }
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd256 SelectWhere(Simd256 bits, uint mask, uint code, float other, Simd256 value)
+    {
+        Vector256<uint> hits = Vector256.Equals(bits._v.AsUInt32() & Vector256.Create(mask), Vector256.Create(code));
+        return new(Vector256.ConditionalSelect(hits.AsSingle(), Vector256.Create(other), value._v));
     }
 }
 
@@ -114,9 +128,15 @@ internal readonly unsafe struct Simd128(Vector128<float> v) : ISimd<Simd128>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Simd128 ShiftAnd(Simd128 bits, int shift, uint mask) => new(((bits._v.AsUInt32() << shift) & Vector128.Create(mask)).AsSingle());
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Simd128 NaNWhereCodeIsNaN(Simd128 bits, Simd128 value)
+    public static Simd128 LoadE8M0(sbyte* source)
     {
-        Vector128<uint> low = Vector128.Create(0x7Fu);
-        return new(Vector128.ConditionalSelect(Vector128.Equals(bits._v.AsUInt32() & low, low).AsSingle(), Vector128.Create(float.NaN), value._v));
+        Simd128 codes = LoadBytes(source), powers = ShiftAnd(codes, 23, 0x7F800000);
+        return SelectWhere(codes, 0xFF, 0xFF, float.NaN, SelectWhere(codes, 0xFF, 0, 1 / 1.7014118346046923e38f, powers));
+    }
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Simd128 SelectWhere(Simd128 bits, uint mask, uint code, float other, Simd128 value)
+    {
+        Vector128<uint> hits = Vector128.Equals(bits._v.AsUInt32() & Vector128.Create(mask), Vector128.Create(code));
+        return new(Vector128.ConditionalSelect(hits.AsSingle(), Vector128.Create(other), value._v));
     }
 }

@@ -1,0 +1,113 @@
+using System.Runtime.CompilerServices;
+
+namespace MoeSharp;
+
+/// <summary>
+/// The seam behind which kernels of other making (generated at run time, say) take the managed ones' place: an entry per row count, all reading the
+/// same packed blocks. Chosen once per layer from the machine, never from the number of tokens, since another kernel may sum in another order.
+/// </summary>
+internal interface IGemmKernel
+{
+    /// <summary>Short name, as reports show it.</summary>
+    string Name { get; }
+    /// <summary>Why this machine would or would not use it, in one sentence.</summary>
+    string Reason { get; }
+    /// <summary>Whether this machine can run it.</summary>
+    bool IsSupported { get; }
+    /// <summary>Entries for a format.</summary>
+    /// <param name="withNaN">Whether NaN codes must decode to NaN.</param>
+    TileKernels For(WeightFormat format, bool withNaN);
+}
+
+/// <summary>Entry points for 1 to <see cref="MaxRows"/> rows; unmanaged, so that a job can carry it.</summary>
+internal unsafe struct TileKernels
+{
+    /// <summary>Most rows that one entry does.</summary>
+    public int MaxRows;
+    private EntryPoints _entries;
+
+    [InlineArray(13)]
+    private struct EntryPoints
+    {
+        private nint _first;
+    }
+
+    /// <summary>Sets the entry for this many rows.</summary>
+    public void Set(int rows, delegate*<TileBlock*, void> entry) => _entries[rows] = (nint)entry;
+
+    /// <summary>Does any number of rows, in even portions: 13 are 7 + 6.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public readonly void Multiply(TileBlock block, int rows)
+    {
+        for (int portions = (rows + MaxRows - 1) / MaxRows; portions > 0; portions--)
+        {
+            int portion = (rows + portions - 1) / portions;
+            ((delegate*<TileBlock*, void>)_entries[portion])(&block);
+            block.Rows += portion * TileBlock.MaxDepth;
+            block.Sums += portion * block.SumStride;
+            if (block.RowScales != null) block.RowScales += portion;
+            rows -= portion;
+        }
+    }
+}
+
+/// <summary>The kernels there are, best first.</summary>
+internal static class GemmKernels
+{
+    public static IReadOnlyList<IGemmKernel> All { get; } =
+    [
+        new ManagedKernel<Simd512>("managed-512", "512-bit vectors are fast here", "512-bit vectors are not fast on this processor"),
+        new ManagedKernel<Simd256>("managed-256", "256-bit vectors are the widest fast ones here", "256-bit vectors are not fast on this processor"),
+        new ManagedKernel<Simd128>("managed-128", "128-bit vectors work everywhere", ""),
+    ];
+
+    /// <summary>The first that this machine can run.</summary>
+    public static IGemmKernel Choose() => All.First(kernel => kernel.IsSupported);
+}
+
+internal sealed unsafe class ManagedKernel<T>(string name, string whySupported, string whyNot) : IGemmKernel where T : unmanaged, ISimd<T>
+{
+    public string Name => name;
+    public string Reason => IsSupported ? whySupported : whyNot;
+    public bool IsSupported => T.IsSupported;
+
+    public TileKernels For(WeightFormat format, bool withNaN) => (format, withNaN) switch
+    {
+        (WeightFormat.Bf16, _) => Entries<Bf16Weights>(),
+        (WeightFormat.MxFp8, false) => Entries<MxWeights>(),
+        (WeightFormat.MxFp8, true) => Entries<WithNaN<MxWeights>>(),
+        (_, false) => Entries<Block128Weights>(),
+        (_, true) => Entries<WithNaN<Block128Weights>>(),
+    };
+
+    private static TileKernels Entries<TWeights>() where TWeights : struct, IWeightDecoder
+    {
+        var kernels = new TileKernels { MaxRows = TileKernel.MaxRows };
+        kernels.Set(1, &TileKernel.Run<T, TWeights, Rows1>);
+        kernels.Set(2, &TileKernel.Run<T, TWeights, Rows2>);
+        kernels.Set(3, &TileKernel.Run<T, TWeights, Rows3>);
+        kernels.Set(4, &TileKernel.Run<T, TWeights, Rows4>);
+        kernels.Set(5, &TileKernel.Run<T, TWeights, Rows5>);
+        kernels.Set(6, &TileKernel.Run<T, TWeights, Rows6>);
+        kernels.Set(7, &TileKernel.Run<T, TWeights, Rows7>);
+        kernels.Set(8, &TileKernel.Run<T, TWeights, Rows8>);
+        kernels.Set(9, &TileKernel.Run<T, TWeights, Rows9>);
+        kernels.Set(10, &TileKernel.Run<T, TWeights, Rows10>);
+        kernels.Set(11, &TileKernel.Run<T, TWeights, Rows11>);
+        kernels.Set(12, &TileKernel.Run<T, TWeights, Rows12>);
+        return kernels;
+    }
+
+    private readonly struct Rows1 : IRowCount { public static int Count => 1; }
+    private readonly struct Rows2 : IRowCount { public static int Count => 2; }
+    private readonly struct Rows3 : IRowCount { public static int Count => 3; }
+    private readonly struct Rows4 : IRowCount { public static int Count => 4; }
+    private readonly struct Rows5 : IRowCount { public static int Count => 5; }
+    private readonly struct Rows6 : IRowCount { public static int Count => 6; }
+    private readonly struct Rows7 : IRowCount { public static int Count => 7; }
+    private readonly struct Rows8 : IRowCount { public static int Count => 8; }
+    private readonly struct Rows9 : IRowCount { public static int Count => 9; }
+    private readonly struct Rows10 : IRowCount { public static int Count => 10; }
+    private readonly struct Rows11 : IRowCount { public static int Count => 11; }
+    private readonly struct Rows12 : IRowCount { public static int Count => 12; }
+}

@@ -1,0 +1,110 @@
+using System.Runtime.CompilerServices;
+
+namespace MoeSharp;
+
+/// <summary>How many rows a kernel does at once; a type, so that the compiler drops the code of the others.</summary>
+internal interface IRowCount
+{
+    static abstract int Count { get; }
+}
+
+/// <summary>The microkernel in managed SIMD: up to 12 rows x 2 vectors of FP32 sums stay in registers over a block.</summary>
+internal static unsafe class TileKernel
+{
+    /// <summary>Rows in one pass: 24 sums, two operands, a broadcast and constants fit 32 registers; 16 registers hold half of that.</summary>
+    public static int MaxRows => System.Runtime.Intrinsics.Vector512.IsHardwareAccelerated || System.Runtime.Intrinsics.Arm.AdvSimd.Arm64.IsSupported ? 12 : 6;
+
+    // Optimized at once: the slow first tier would keep all sums in memory.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization), SkipLocalsInit]
+    public static void Run<T, TWeights, TRows>(TileBlock* block)
+        where T : unmanaged, ISimd<T> where TWeights : struct, IWeightDecoder where TRows : struct, IRowCount
+    {
+        const int Stride = TileBlock.MaxDepth;
+        int depth = block->Depth;
+        for (int column = 0; column < TileBlock.Columns; column += 2 * T.Count)
+        {
+            T zero = default;
+            T a0 = zero, b0 = zero, a1 = zero, b1 = zero, a2 = zero, b2 = zero, a3 = zero, b3 = zero, a4 = zero, b4 = zero, a5 = zero, b5 = zero, a6 = zero, b6 = zero, a7 = zero, b7 = zero, a8 = zero, b8 = zero, a9 = zero, b9 = zero, a10 = zero, b10 = zero, a11 = zero, b11 = zero;
+            float* sums = block->Sums + column;
+            if (!TWeights.Promotes)
+            {
+                nint next = block->SumStride;
+                float* s = sums;
+                { a0 = T.Load(s); b0 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 1) { a1 = T.Load(s); b1 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 2) { a2 = T.Load(s); b2 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 3) { a3 = T.Load(s); b3 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 4) { a4 = T.Load(s); b4 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 5) { a5 = T.Load(s); b5 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 6) { a6 = T.Load(s); b6 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 7) { a7 = T.Load(s); b7 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 8) { a8 = T.Load(s); b8 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 9) { a9 = T.Load(s); b9 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 10) { a10 = T.Load(s); b10 = T.Load(s + T.Count); s += next; }
+                if (TRows.Count > 11) { a11 = T.Load(s); b11 = T.Load(s + T.Count); s += next; }
+            }
+            byte* w = block->Weights + column * TWeights.ValueBytes;
+            byte* scales = block->Scales + column;
+            float* x = block->Rows;
+            int group = TWeights.HasColumnScales ? 32 : Stride;
+            for (int first = 0; first < depth; first += group, scales += TileBlock.Columns)
+            {
+                T scaleA = TWeights.HasColumnScales ? T.LoadE8M0((sbyte*)scales) : zero;
+                T scaleB = TWeights.HasColumnScales ? T.LoadE8M0((sbyte*)scales + T.Count) : zero;
+                float* end = block->Rows + Math.Min(depth, first + group);
+                for (; x < end; x++, w += TileBlock.Columns * TWeights.ValueBytes)
+                {
+                    T p = TWeights.Decode<T>(w), q = TWeights.Decode<T>(w + T.Count * TWeights.ValueBytes), v;
+                    if (TWeights.HasColumnScales) { p = T.Multiply(p, scaleA); q = T.Multiply(q, scaleB); }
+                    { v = T.Create(x[0]); a0 = T.MultiplyAdd(v, p, a0); b0 = T.MultiplyAdd(v, q, b0); }
+                    if (TRows.Count > 1) { v = T.Create(x[Stride]); a1 = T.MultiplyAdd(v, p, a1); b1 = T.MultiplyAdd(v, q, b1); }
+                    if (TRows.Count > 2) { v = T.Create(x[2 * Stride]); a2 = T.MultiplyAdd(v, p, a2); b2 = T.MultiplyAdd(v, q, b2); }
+                    if (TRows.Count > 3) { v = T.Create(x[3 * Stride]); a3 = T.MultiplyAdd(v, p, a3); b3 = T.MultiplyAdd(v, q, b3); }
+                    if (TRows.Count > 4) { v = T.Create(x[4 * Stride]); a4 = T.MultiplyAdd(v, p, a4); b4 = T.MultiplyAdd(v, q, b4); }
+                    if (TRows.Count > 5) { v = T.Create(x[5 * Stride]); a5 = T.MultiplyAdd(v, p, a5); b5 = T.MultiplyAdd(v, q, b5); }
+                    if (TRows.Count > 6) { v = T.Create(x[6 * Stride]); a6 = T.MultiplyAdd(v, p, a6); b6 = T.MultiplyAdd(v, q, b6); }
+                    if (TRows.Count > 7) { v = T.Create(x[7 * Stride]); a7 = T.MultiplyAdd(v, p, a7); b7 = T.MultiplyAdd(v, q, b7); }
+                    if (TRows.Count > 8) { v = T.Create(x[8 * Stride]); a8 = T.MultiplyAdd(v, p, a8); b8 = T.MultiplyAdd(v, q, b8); }
+                    if (TRows.Count > 9) { v = T.Create(x[9 * Stride]); a9 = T.MultiplyAdd(v, p, a9); b9 = T.MultiplyAdd(v, q, b9); }
+                    if (TRows.Count > 10) { v = T.Create(x[10 * Stride]); a10 = T.MultiplyAdd(v, p, a10); b10 = T.MultiplyAdd(v, q, b10); }
+                    if (TRows.Count > 11) { v = T.Create(x[11 * Stride]); a11 = T.MultiplyAdd(v, p, a11); b11 = T.MultiplyAdd(v, q, b11); }
+                }
+            }
+            T wa = TWeights.Promotes ? T.Load((float*)block->Scales + column) : zero;
+            T wb = TWeights.Promotes ? T.Load((float*)block->Scales + column + T.Count) : zero;
+            float* rowScales = block->RowScales;
+            nint stride = block->SumStride;
+            Finish<T, TWeights>(a0, b0, wa, wb, rowScales, 0, sums + 0 * stride);
+            if (TRows.Count > 1) Finish<T, TWeights>(a1, b1, wa, wb, rowScales, 1, sums + 1 * stride);
+            if (TRows.Count > 2) Finish<T, TWeights>(a2, b2, wa, wb, rowScales, 2, sums + 2 * stride);
+            if (TRows.Count > 3) Finish<T, TWeights>(a3, b3, wa, wb, rowScales, 3, sums + 3 * stride);
+            if (TRows.Count > 4) Finish<T, TWeights>(a4, b4, wa, wb, rowScales, 4, sums + 4 * stride);
+            if (TRows.Count > 5) Finish<T, TWeights>(a5, b5, wa, wb, rowScales, 5, sums + 5 * stride);
+            if (TRows.Count > 6) Finish<T, TWeights>(a6, b6, wa, wb, rowScales, 6, sums + 6 * stride);
+            if (TRows.Count > 7) Finish<T, TWeights>(a7, b7, wa, wb, rowScales, 7, sums + 7 * stride);
+            if (TRows.Count > 8) Finish<T, TWeights>(a8, b8, wa, wb, rowScales, 8, sums + 8 * stride);
+            if (TRows.Count > 9) Finish<T, TWeights>(a9, b9, wa, wb, rowScales, 9, sums + 9 * stride);
+            if (TRows.Count > 10) Finish<T, TWeights>(a10, b10, wa, wb, rowScales, 10, sums + 10 * stride);
+            if (TRows.Count > 11) Finish<T, TWeights>(a11, b11, wa, wb, rowScales, 11, sums + 11 * stride);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Finish<T, TWeights>(T a, T b, T scaleA, T scaleB, float* rowScales, int row, float* sums)
+        where T : unmanaged, ISimd<T> where TWeights : struct, IWeightDecoder
+    {
+        if (TWeights.Promotes)
+        {
+            if (rowScales != null)
+            {
+                T rowScale = T.Create(rowScales[row]);
+                scaleA = T.Multiply(rowScale, scaleA);
+                scaleB = T.Multiply(rowScale, scaleB);
+            }
+            a = T.MultiplyAdd(scaleA, a, T.Load(sums));
+            b = T.MultiplyAdd(scaleB, b, T.Load(sums + T.Count));
+        }
+        T.Store(a, sums);
+        T.Store(b, sums + T.Count);
+    }
+}
