@@ -6,8 +6,11 @@ public static class ExpertsBackends
     /// <summary>Scalar, readable, the specification in code.</summary>
     public static IExpertsBackend Reference { get; } = new ReferenceBackend();
 
+    /// <summary>Managed SIMD on all processors; its threads start with the first layer and live as long as the process.</summary>
+    public static IExpertsBackend Cpu { get; } = new CpuBackend();
+
     /// <summary>All that this assembly has, fastest first.</summary>
-    public static IReadOnlyList<IExpertsBackend> All { get; } = [Reference];
+    public static IReadOnlyList<IExpertsBackend> All { get; } = [Cpu, Reference];
 
     /// <summary>The backend with this name; "auto" is not one (pass null where a backend is optional).</summary>
     /// <exception cref="UnsupportedException">The name is unknown; the message lists those that exist.</exception>

@@ -1,23 +1,54 @@
 namespace MoeSharp;
 
 /// <summary>Managed SIMD on a team of threads. One instance's team serves all its layers and callers, one job at a time.</summary>
-public sealed class CpuBackend : IDisposable
+public sealed class CpuBackend : IExpertsBackend, IDisposable
 {
     private readonly Lock _start = new();
     private readonly int _threads;
+    private readonly IGemmKernel _kernel;
     private Team? _team;
     private bool _disposed;
 
     /// <summary>Threads start with the first layer.</summary>
     /// <param name="threads">At most this many work on a call, the caller's included; null takes one per processor.</param>
-    public CpuBackend(int? threads = null)
+    public CpuBackend(int? threads = null) : this(threads, GemmKernels.Choose())
     {
+    }
+
+    internal CpuBackend(int? threads, IGemmKernel kernel)
+    {
+        _kernel = kernel;
         if (threads is < 1) throw new ArgumentOutOfRangeException(nameof(threads), $"threads is {threads}; at least 1 is needed.");
         _threads = threads ?? Environment.ProcessorCount;
     }
 
     /// <summary>Threads that work on a call.</summary>
     public int Threads => _threads;
+
+    /// <inheritdoc/>
+    public string Name => "cpu";
+
+    /// <inheritdoc/>
+    public Support SupportsDevice() => Support.Yes;
+
+    /// <inheritdoc/>
+    public Support SupportsFormat(WeightFormat format, ActivationFormat activations) =>
+        format == WeightFormat.Bf16 && activations == ActivationFormat.Fp8
+            ? Support.No("BF16 weights take BF16 activations; FP8 activations need FP8 weights.")
+            : Support.Yes;
+
+    /// <inheritdoc/>
+    public Support SupportsActivation(Activation activation) => Support.Yes;
+
+    /// <summary>Copies the weights into the order in which the kernels read them; they are not used afterwards.</summary>
+    public IPreparedExperts Prepare(ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights)
+    {
+        ArgumentNullException.ThrowIfNull(shape);
+        ArgumentNullException.ThrowIfNull(weights);
+        bool withNaN = allowNaNWeights && weights.Gate.Concat(weights.Up).Concat(weights.Down).Any(matrix => NaNCodes.Find(matrix) is not null);
+        if (!allowNaNWeights) NaNCodes.Check(weights);
+        return new CpuExperts(shape, weights, Team, _kernel, withNaN);
+    }
 
     internal Team Team
     {

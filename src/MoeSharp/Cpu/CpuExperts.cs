@@ -1,0 +1,180 @@
+namespace MoeSharp;
+
+/// <summary>A layer prepared for the CPU. T tokens, H hidden, I intermediate, E experts, K top-k, S = T*K.</summary>
+internal sealed unsafe class CpuExperts : IPreparedExperts
+{
+    private readonly ExpertsShape _shape;
+    private readonly Team _team;
+    private readonly TileKernels _kernels;
+    private readonly PackedWeights _gateUp, _down;
+    private readonly NativeBuffer? _biases;
+    private readonly int _downThreads;
+
+    public CpuExperts(ExpertsShape shape, ExpertWeights weights, Team team, IGemmKernel kernel, bool withNaN)
+    {
+        _shape = shape;
+        _team = team;
+        _kernels = kernel.For(shape.Format, withNaN);
+        Description = $"{kernel.Name} on {team.Threads} threads: {kernel.Reason}";
+        _gateUp = PackedWeights.GateUp(weights);
+        _down = PackedWeights.Down(weights, DownTilesPerChunk(shape.Hidden, team.Threads));
+        _downThreads = Math.Min(team.Threads, _down.Chunks);
+        if (weights.Biases is { } biases) _biases = PackBiases(shape, biases, _gateUp.Chunks * TileBlock.MaxDepth);
+    }
+
+    public string Description { get; }
+
+    /// <summary>Bytes of packed weights.</summary>
+    public long Bytes => _gateUp.Bytes + _down.Bytes;
+
+    /// <summary>128 columns, or fewer where that would leave threads idle.</summary>
+    private static int DownTilesPerChunk(int hidden, int threads)
+    {
+        int tiles = 4;
+        while (tiles > 1 && Formats.Blocks(hidden, tiles * TileBlock.Columns) < 4 * threads) tiles /= 2;
+        return tiles;
+    }
+
+    /// <summary>[E, 2, padded I] gate and up, then [E, H] down.</summary>
+    private static NativeBuffer PackBiases(ExpertsShape shape, ExpertBiases biases, int padded)
+    {
+        int experts = shape.Experts, i = shape.Intermediate;
+        var buffer = new NativeBuffer(4L * experts * (2 * padded + shape.Hidden));
+        for (int e = 0; e < experts; e++)
+        {
+            biases.Gate.AsSpan(e * i, i).CopyTo(buffer.Span<float>(4L * (2 * e) * padded, i));
+            biases.Up.AsSpan(e * i, i).CopyTo(buffer.Span<float>(4L * (2 * e + 1) * padded, i));
+        }
+        biases.Down.CopyTo(buffer.Span<float>(4L * experts * 2 * padded, biases.Down.Length));
+        return buffer;
+    }
+
+    public void Plan(WorkspacePlan plan, int tokens)
+    {
+        long slots = (long)tokens * _shape.TopK;
+        int itemRows = (int)Math.Min(slots, WorkItem.MaxRows);
+        plan.Add("hidden", ElementType.F32, tokens, _shape.Hidden, Step.Quantize, Step.GateUp);
+        plan.Add("hidden_scales", ElementType.F32, tokens, _gateUp.Blocks, Step.Quantize, Step.GateUp);
+        plan.Add("counts", ElementType.I32, _shape.Experts, 1, Step.Permute, Step.Permute);
+        plan.Add("ends", ElementType.I32, _shape.Experts, 1, Step.Permute, Step.Permute);
+        plan.Add("row_of_slot", ElementType.I32, tokens, _shape.TopK, Step.Permute, Step.Combine);
+        plan.Add("slot_of_row", ElementType.I32, slots, 1, Step.Permute, Step.GateUp);
+        plan.Add("items", ElementType.I32, WorkItem.MaxCount(slots, _shape.Experts), 3, Step.Permute, Step.Down);
+        plan.Add("activated", ElementType.F32, _down.Blocks * slots, TileBlock.MaxDepth, Step.GateUp, Step.Down);
+        plan.Add("activated_scales", ElementType.F32, _down.Blocks, slots, Step.GateUp, Step.Down);
+        plan.Add("gate_up", ElementType.F32, _team.Threads, GateUpJob.ScratchFloats(itemRows), Step.GateUp, Step.Activate);
+        plan.Add("down", ElementType.F32, _downThreads * slots, _down.TilesPerChunk * TileBlock.Columns, Step.Down, Step.Combine);
+    }
+
+    public void Run(in ExpertsCall call, Workspace workspace)
+    {
+        var buffers = new Buffers(workspace, call.FirstRow);
+        Quantize(call, buffers);
+        int items = Permute(call, workspace, call.FirstRow);
+        GateUpAndActivate(call.Tokens, items, buffers);
+        DownAndCombine(call, items, buffers);
+    }
+
+    private void Quantize(in ExpertsCall call, in Buffers buffers)
+    {
+        fixed (BFloat16* hidden = call.Hidden)
+        fixed (Float8E4M3* codes = call.QuantizedHidden)
+        fixed (float* scales = call.HiddenScales, weights = call.Weights)
+        fixed (ScaleE8M0* mxScales = call.HiddenScalesE8M0)
+        {
+            _team.Run(new QuantizeJob
+            {
+                Quantizer = new(_shape),
+                Width = _shape.Hidden,
+                Blocks = _gateUp.Blocks,
+                Hidden = hidden,
+                Codes = codes,
+                Scales = scales,
+                MxScales = mxScales,
+                Weights = _shape.RouterWeightOnInput ? weights : null,
+                Operands = buffers.Hidden,
+                OperandScales = buffers.HiddenScales,
+            }, call.Tokens);
+        }
+    }
+
+    /// <summary>Rows stay where they are; only their order is worked out.</summary>
+    private static int Permute(in ExpertsCall call, Workspace workspace, int row)
+    {
+        Span<int> counts = workspace.Span<int>(row + 2), ends = workspace.Span<int>(row + 3);
+        Permutation.Count(call.LocalIds, counts);
+        Permutation.Starts(counts, 1, ends);
+        Permutation.Assign(call.LocalIds, ends, workspace.Span<int>(row + 4), workspace.Span<int>(row + 5));
+        return WorkItem.Split(counts, workspace.Span<WorkItem>(row + 6));
+    }
+
+    private void GateUpAndActivate(int tokens, int items, in Buffers buffers)
+    {
+        int rows = tokens * _shape.TopK;
+        _team.Run(new GateUpJob
+        {
+            Kernels = _kernels,
+            Weights = new(_gateUp),
+            Activation = new(_shape.Activation, _shape.Rounding),
+            Quantizer = new(_shape),
+            Rule = MoeSharp.Activate.RuleAfter(_shape.Activation),
+            Items = buffers.Items,
+            SlotOfRow = buffers.SlotOfRow,
+            TopK = _shape.TopK,
+            Intermediate = _shape.Intermediate,
+            Rows = rows,
+            Hidden = buffers.Hidden,
+            HiddenScales = buffers.HiddenScales,
+            Bias = _biases is null ? null : (float*)_biases.Pointer,
+            Scratch = buffers.GateUp,
+            ScratchRows = Math.Min(rows, WorkItem.MaxRows),
+            Activated = buffers.Activated,
+            ActivatedScales = buffers.ActivatedScales,
+        }, items * _gateUp.Chunks);
+    }
+
+    private void DownAndCombine(in ExpertsCall call, int items, in Buffers buffers)
+    {
+        fixed (float* weights = call.Weights, outputF32 = call.OutputF32)
+        fixed (BFloat16* output = call.Output)
+        {
+            _team.Run(new DownJob
+            {
+                Kernels = _kernels,
+                Weights = new(_down),
+                HasScales = new RowQuantizer(_shape).HasScales,
+                Items = buffers.Items,
+                ItemCount = items,
+                RowOfSlot = buffers.RowOfSlot,
+                Tokens = call.Tokens,
+                TopK = _shape.TopK,
+                Hidden = _shape.Hidden,
+                Rows = call.Tokens * _shape.TopK,
+                Activated = buffers.Activated,
+                ActivatedScales = buffers.ActivatedScales,
+                Bias = _biases is null ? null : (float*)_biases.Pointer + (nint)_shape.Experts * 2 * _gateUp.Chunks * TileBlock.MaxDepth,
+                RouterWeights = _shape.RouterWeightOnInput ? null : weights,
+                Scratch = buffers.Down,
+                Output = output,
+                OutputF32 = outputF32,
+            }, _down.Chunks, _downThreads);
+        }
+    }
+
+    /// <summary>The workspace's rows, in the order of <see cref="Plan"/>.</summary>
+    private readonly ref struct Buffers(Workspace workspace, int first)
+    {
+        public readonly float* Hidden = workspace.Pointer<float>(first), HiddenScales = workspace.Pointer<float>(first + 1);
+        public readonly int* RowOfSlot = workspace.Pointer<int>(first + 4), SlotOfRow = workspace.Pointer<int>(first + 5);
+        public readonly WorkItem* Items = workspace.Pointer<WorkItem>(first + 6);
+        public readonly float* Activated = workspace.Pointer<float>(first + 7), ActivatedScales = workspace.Pointer<float>(first + 8);
+        public readonly float* GateUp = workspace.Pointer<float>(first + 9), Down = workspace.Pointer<float>(first + 10);
+    }
+
+    public void Dispose()
+    {
+        _gateUp.Dispose();
+        _down.Dispose();
+        _biases?.Dispose();
+    }
+}
