@@ -82,6 +82,10 @@ public sealed record ExpertsShape
         if (options.Activation.Limit is { } limit && !(limit > 0 && float.IsFinite(limit)))
             throw new ArgumentException($"The activation limit is {limit}; it must be positive and finite, or null for none.");
         if (options.Activation is { Kind: ActivationKind.SwigluStep, Limit: null }) throw new ArgumentException("SWIGLUSTEP needs a limit (7 in published models).");
+        if (options.Activation is { Kind: ActivationKind.GeluTanh, Limit: not null }) throw new ArgumentException("GELU-tanh takes no limit; give null.");
+        if (options.Activation.Kind != ActivationKind.SwigluOai && options.Activation is not { Alpha: 1f, Beta: 0f })
+            throw new ArgumentException(
+                $"Only SWIGLUOAI has alpha and beta; {options.Activation.Kind} needs 1 and 0, not {options.Activation.Alpha} and {options.Activation.Beta}.");
         if (!float.IsFinite(options.Activation.Alpha) || !float.IsFinite(options.Activation.Beta))
             throw new ArgumentException($"Activation alpha {options.Activation.Alpha} and beta {options.Activation.Beta} must be finite.");
         ActivationFormat activations = options.Activations ?? weights.Format.DefaultActivations();

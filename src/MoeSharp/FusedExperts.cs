@@ -8,10 +8,11 @@ namespace MoeSharp;
 /// </summary>
 public sealed class FusedExperts : IDisposable
 {
-    private const int PooledWorkspaces = 4;
+    private const int PooledWorkspaces = 4, IdsRow = 0, CountsRow = 1, OwnRows = 2;
     private readonly IPreparedExperts _prepared;
     private readonly ConcurrentQueue<Workspace> _pool = new();
     private readonly long _budget;
+    private bool _disposed;
 
     /// <summary>Checks options against weights and backend, and lays the weights out.</summary>
     /// <param name="options">Top-k, activation and choices.</param>
@@ -66,7 +67,8 @@ public sealed class FusedExperts : IDisposable
         ArgumentOutOfRangeException.ThrowIfNegative(tokens);
         plan ??= new();
         plan.Clear();
-        plan.Add("local_ids", ElementType.I32, tokens, Shape.TopK, Step.Quantize, Step.Combine);
+        plan.Add("local_ids", ElementType.I32, tokens, Shape.TopK, Step.Quantize, Step.Combine); // row IdsRow
+        plan.Add("checked_counts", ElementType.I32, Shape.Experts, 1, Step.Quantize, Step.Quantize); // row CountsRow
         _prepared.Plan(plan, tokens);
         return plan;
     }
@@ -119,17 +121,19 @@ public sealed class FusedExperts : IDisposable
     {
         int chunk = ChunkTokens(tokens, Math.Min(ws.Bytes, _budget), ws.Plan);
         if (chunk == 0)
-            throw new InvalidOperationException($"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a call takes.");
+            throw new InvalidOperationException(
+                $"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a call takes.");
+        PlanWorkspace(chunk, ws.Plan);
+        CheckIds(input, ws.Span<int>(CountsRow));
         for (int first = 0; first < tokens; first += chunk)
             RunChunk(input, first, Math.Min(chunk, tokens - first), output, outputF32, ws);
-        if (!input.ExpertCounts.IsEmpty) CheckCounts(input);
     }
 
+    /// <summary>Runs some tokens in a workspace planned for at least as many.</summary>
     private void RunChunk(in ExpertsInput input, int first, int tokens, Span<BFloat16> output, Span<float> outputF32, Workspace ws)
     {
-        PlanWorkspace(tokens, ws.Plan);
         int h = Shape.Hidden, k = Shape.TopK, groups = Formats.Blocks(h, Shape.Group);
-        Span<int> localIds = ws.Span<int>(0);
+        Span<int> localIds = ws.Span<int>(IdsRow)[..(tokens * k)];
         if (input.TopkIds.IsEmpty) Permutation.MapIds(input.TopkIds64.Slice(first * k, tokens * k), input.ExpertMap, Shape.GlobalExperts, k, localIds);
         else Permutation.MapIds(input.TopkIds.Slice(first * k, tokens * k), input.ExpertMap, Shape.GlobalExperts, k, localIds);
         _prepared.Run(new ExpertsCall
@@ -143,7 +147,7 @@ public sealed class FusedExperts : IDisposable
             Weights = input.TopkWeights.Slice(first * k, tokens * k),
             Output = output.IsEmpty ? default : output.Slice(first * h, tokens * h),
             OutputF32 = outputF32.IsEmpty ? default : outputF32.Slice(first * h, tokens * h),
-            FirstRow = 1,
+            FirstRow = OwnRows,
         }, ws);
     }
 
@@ -153,6 +157,7 @@ public sealed class FusedExperts : IDisposable
     /// <summary>Checks every length before anything is computed; returns T.</summary>
     private int CheckInput(in ExpertsInput input, int outputLength)
     {
+        ObjectDisposedException.ThrowIf(_disposed, this);
         int h = Shape.Hidden, k = Shape.TopK;
         bool quantized = input.Hidden.IsEmpty && !input.QuantizedHidden.IsEmpty;
         int hiddenLength = quantized ? input.QuantizedHidden.Length : input.Hidden.Length;
@@ -195,20 +200,23 @@ public sealed class FusedExperts : IDisposable
             throw new ArgumentException($"Quantized hidden states of {tokens} tokens need {(long)tokens * groups} {(Shape.Format == WeightFormat.MxFp8 ? "E8M0" : "FP32")} scales ({groups} per token) but {given} were given.");
     }
 
-    private void CheckCounts(in ExpertsInput input)
+    /// <summary>All ids of the call, and the counts if they were given, before anything is computed.</summary>
+    /// <param name="counts">[E]; scratch.</param>
+    private void CheckIds(in ExpertsInput input, Span<int> counts)
     {
-        for (int e = 0; e < Shape.Experts; e++)
+        if (input.TopkIds.IsEmpty) Permutation.CheckIds(input.TopkIds64, Shape.GlobalExperts, Shape.TopK);
+        else Permutation.CheckIds(input.TopkIds, Shape.GlobalExperts, Shape.TopK);
+        if (input.ExpertCounts.IsEmpty) return;
+        counts.Clear();
+        for (int i = 0; i < input.TopkWeights.Length; i++)
         {
-            int count = 0;
-            for (int i = 0; i < input.TopkWeights.Length; i++)
-            {
-                long id = input.TopkIds.IsEmpty ? input.TopkIds64[i] : input.TopkIds[i];
-                int local = id < 0 ? -1 : input.ExpertMap.IsEmpty ? (int)id : input.ExpertMap[(int)id];
-                if (local == e) count++;
-            }
-            if (count != input.ExpertCounts[e])
-                throw new ArgumentException($"expert_counts[{e}] is {input.ExpertCounts[e]} but topk_ids send {count} rows to that expert.");
+            int id = input.TopkIds.IsEmpty ? (int)input.TopkIds64[i] : input.TopkIds[i];
+            int local = id < 0 || input.ExpertMap.IsEmpty ? id : input.ExpertMap[id];
+            if (local >= 0) counts[local]++;
         }
+        for (int e = 0; e < counts.Length; e++)
+            if (counts[e] != input.ExpertCounts[e])
+                throw new ArgumentException($"expert_counts[{e}] is {input.ExpertCounts[e]} but topk_ids send {counts[e]} rows to that expert.");
     }
 
     /// <summary>The longest run of tokens whose plan fits: all of them, or what bisection finds (plans grow with tokens).</summary>
@@ -228,7 +236,7 @@ public sealed class FusedExperts : IDisposable
     private Workspace Rent(int tokens)
     {
         if (!_pool.TryDequeue(out Workspace? pooled)) return new Workspace(WorkspaceBytes(tokens));
-        if (ChunkTokens(tokens, pooled.Bytes, pooled.Plan) == tokens || pooled.Bytes >= _budget) return pooled;
+        if (pooled.Bytes >= PlanWorkspace(ChunkTokens(tokens, _budget, pooled.Plan), pooled.Plan).Bytes) return pooled;
         pooled.Dispose();
         return new Workspace(WorkspaceBytes(tokens));
     }
@@ -242,6 +250,7 @@ public sealed class FusedExperts : IDisposable
     /// <summary>Frees the prepared weights and pooled workspaces.</summary>
     public void Dispose()
     {
+        _disposed = true;
         _prepared.Dispose();
         while (_pool.TryDequeue(out Workspace? workspace)) workspace.Dispose();
     }

@@ -29,8 +29,8 @@ public interface IPreparedExperts : IDisposable
     /// <summary>Adds the buffers that a call with this many tokens needs.</summary>
     void Plan(WorkspacePlan plan, int tokens);
 
-    /// <summary>Runs all steps after Route. Everything in the call has been checked; the workspace's plan is that of <see cref="Plan"/>, after one row of
-    /// the caller's own ("local_ids"); add <see cref="ExpertsCall.FirstRow"/> to the index of a row.</summary>
+    /// <summary>Runs all steps after Route. Everything in the call has been checked; the workspace's plan is that of <see cref="Plan"/> for at least as many
+    /// tokens, after rows of the caller's own; add <see cref="ExpertsCall.FirstRow"/> to the index of a row.</summary>
     void Run(in ExpertsCall call, Workspace workspace);
 }
 

@@ -34,12 +34,22 @@ public static class Permutation
     public static void MapIds<TId>(ReadOnlySpan<TId> ids, ReadOnlySpan<int> expertMap, int globalExperts, int topK, Span<int> localIds)
         where TId : unmanaged, System.Numerics.IBinaryInteger<TId>
     {
+        CheckIds(ids, globalExperts, topK);
+        for (int i = 0; i < ids.Length; i++)
+        {
+            int id = int.CreateTruncating(ids[i]);
+            localIds[i] = id < 0 || expertMap.IsEmpty ? id : expertMap[id];
+        }
+    }
+
+    /// <summary>Throws, as <see cref="MapIds"/> does, for the first id that is out of range.</summary>
+    internal static void CheckIds<TId>(ReadOnlySpan<TId> ids, int globalExperts, int topK) where TId : unmanaged, System.Numerics.IBinaryInteger<TId>
+    {
         for (int i = 0; i < ids.Length; i++)
         {
             long id = long.CreateSaturating(ids[i]);
             if (id < -1 || id >= globalExperts)
                 throw new ArgumentException($"topk_ids[{i / topK}, {i % topK}] is {id}; ids must lie in -1 .. {globalExperts - 1}.", nameof(ids));
-            localIds[i] = id < 0 ? -1 : expertMap.IsEmpty ? (int)id : expertMap[(int)id];
         }
     }
 

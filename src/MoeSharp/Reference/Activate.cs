@@ -1,22 +1,22 @@
 namespace MoeSharp;
 
-/// <summary>Step 5: act(gate) * up, then the second quantization (none for BF16 activations).</summary>
+/// <summary>Step 5: act(gate) * up, then the second quantization (none with BF16 activations).</summary>
 internal static class Activate
 {
     /// <summary>All rows but padding.</summary>
-    /// <param name="slotOfRow">[R]; -1 for padding.</param>
-    /// <param name="gate">[R, I].</param>
-    /// <param name="up">[R, I].</param>
-    /// <param name="scratch">[I].</param>
-    /// <param name="activated">[R, I].</param>
-    public static void Run(ExpertsShape shape, ReadOnlySpan<int> slotOfRow, ReadOnlySpan<BFloat16> gate, ReadOnlySpan<BFloat16> up, Span<BFloat16> scratch, Operand activated)
+    /// <param name="slotOfRow">[rows]; -1 for padding.</param>
+    /// <param name="gate">[rows, I].</param>
+    /// <param name="up">[rows, I].</param>
+    /// <param name="product">[I]; scratch.</param>
+    /// <param name="activated">[rows, I].</param>
+    public static void Run(ExpertsShape shape, ReadOnlySpan<int> slotOfRow, ReadOnlySpan<BFloat16> gate, ReadOnlySpan<BFloat16> up, Span<BFloat16> product, Rows activated)
     {
-        int i = shape.Intermediate;
+        int width = shape.Intermediate;
         for (int r = 0; r < slotOfRow.Length; r++)
         {
             if (slotOfRow[r] < 0) continue;
-            for (int c = 0; c < i; c++) scratch[c] = GatedActivation.Apply(shape.Activation, shape.Rounding, gate[r * i + c], up[r * i + c]);
-            Quantize.Row(shape, scratch[..i], RuleAfter(shape.Activation), activated.Row(r), activated.Scales(r));
+            for (int c = 0; c < width; c++) product[c] = GatedActivation.Apply(shape.Activation, shape.Rounding, gate[r * width + c], up[r * width + c]);
+            Quantize.Row(shape, product[..width], RuleAfter(shape.Activation), activated.Slice(r, 1));
         }
     }
 

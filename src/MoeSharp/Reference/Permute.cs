@@ -6,23 +6,31 @@ internal static class Permute
     /// <summary>Counts, places and copies.</summary>
     /// <param name="localIds">[T, K].</param>
     /// <param name="hidden">[T, H].</param>
-    /// <param name="counts">[E]: rows of each expert.</param>
-    /// <param name="ends">[E]: one past the last row of each expert.</param>
-    /// <param name="rowOfSlot">[T, K]; -1 where dropped.</param>
-    /// <param name="slotOfRow">[R]; -1 for padding.</param>
-    /// <param name="permuted">[R, H].</param>
-    public static void Run(ExpertsShape shape, ReadOnlySpan<int> localIds, Operand hidden, Span<int> counts, Span<int> ends, Span<int> rowOfSlot,
-        Span<int> slotOfRow, Operand permuted)
+    /// <param name="grouping">Filled.</param>
+    /// <param name="permuted">[rows, H].</param>
+    public static void Run(ExpertsShape shape, ReadOnlySpan<int> localIds, Rows hidden, Grouping grouping, Rows permuted)
     {
-        Permutation.Count(localIds, counts);
-        Permutation.Starts(counts, shape.RowAlignment, ends);
-        Permutation.Assign(localIds, ends, rowOfSlot, slotOfRow);
+        Permutation.Count(localIds, grouping.Counts);
+        Permutation.Starts(grouping.Counts, shape.RowAlignment, grouping.Ends);
+        Permutation.Assign(localIds, grouping.Ends, grouping.RowOfSlot, grouping.SlotOfRow);
         for (int slot = 0; slot < localIds.Length; slot++)
-        {
-            if (rowOfSlot[slot] < 0) continue;
-            int token = slot / shape.TopK, row = rowOfSlot[slot];
-            hidden.Row(token).CopyTo(permuted.Row(row));
-            hidden.Scales(token).CopyTo(permuted.Scales(row));
-        }
+            if (grouping.RowOfSlot[slot] >= 0)
+                hidden.Slice(slot / shape.TopK, 1).CopyTo(permuted.Slice(grouping.RowOfSlot[slot], 1));
     }
+}
+
+/// <summary>Where the rows of each expert and of each slot lie.</summary>
+internal readonly ref struct Grouping
+{
+    /// <summary>[E]: rows of each expert.</summary>
+    public required Span<int> Counts { get; init; }
+    /// <summary>[E]: one past the last row of each expert.</summary>
+    public required Span<int> Ends { get; init; }
+    /// <summary>[T, K]; -1 where dropped.</summary>
+    public required Span<int> RowOfSlot { get; init; }
+    /// <summary>[rows]; -1 for padding.</summary>
+    public required Span<int> SlotOfRow { get; init; }
+
+    /// <summary>The first row of an expert.</summary>
+    public int First(int expert) => Ends[expert] - Counts[expert];
 }
