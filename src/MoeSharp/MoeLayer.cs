@@ -42,7 +42,7 @@ public sealed partial class MoeLayer : IDisposable
         };
         CheckSizes(parts);
         Experts = new FusedExperts(choices, _weights, options.Backend);
-        _team = null;
+        _team = (Experts.Backend as CpuBackend)?.Team;
         try
         {
             if (_sharedWeights is not null) SharedExperts = new FusedExperts(SharedOptions(parts, choices), _sharedWeights, options.Backend);
