@@ -110,6 +110,55 @@ public class MoeLayerTests
     }
 
     [Theory, MemberData(nameof(Backends))]
+    public void ExpertParallelPartsAddUpToTheWhole(string backend)
+    {
+        var tiny = new TinyLayer();
+        using MoeLayer whole = Build(tiny, backend);
+        BFloat16[] hidden = tiny.HiddenStates(9);
+        float[] want = new float[hidden.Length], sum = new float[hidden.Length], got = new float[hidden.Length];
+        whole.Forward(hidden, want);
+        foreach ((int first, int count) in new[] { (0, 2), (2, 4) })
+        {
+            LayerParts all = tiny.Parts();
+            BlockScaledMatrix[] Slice(IReadOnlyList<BlockScaledMatrix> matrices) => [.. matrices.Skip(first).Take(count)];
+            using var rank = new MoeLayer(new LayerParts
+            {
+                Layer = 3,
+                Router = all.Router,
+                RouterWeight = all.RouterWeight,
+                RouterCorrectionBias = all.RouterCorrectionBias,
+                Experts = new ExpertWeights(Slice(all.Experts.GateMatrices), Slice(all.Experts.UpMatrices), Slice(all.Experts.DownMatrices)),
+                ExpertsOptions = all.ExpertsOptions with { GlobalExperts = tiny.Experts },
+                ExpertMap = [.. Enumerable.Range(0, tiny.Experts).Select(e => e >= first && e < first + count ? e - first : -1)],
+                SharedExperts = first == 0 ? all.SharedExperts : null,
+                SharedGate = first == 0 ? all.SharedGate : null,
+            }, new() { Backend = ExpertsBackends.ByName(backend) });
+            rank.Forward(hidden, got);
+            for (int i = 0; i < sum.Length; i++) sum[i] += got[i];
+        }
+        double bound = 1e-6 * want.Max(Math.Abs);
+        for (int i = 0; i < want.Length; i++) Assert.True(Math.Abs(sum[i] - want[i]) <= bound, $"{backend}: element {i} is {sum[i]}, not {want[i]}");
+    }
+
+    [Theory, MemberData(nameof(Backends))]
+    public void ANaNTokenSpoilsItselfAlone(string backend)
+    {
+        var tiny = new TinyLayer();
+        using MoeLayer layer = Build(tiny, backend);
+        BFloat16[] hidden = tiny.HiddenStates(3);
+        float[] clean = new float[hidden.Length], spoiled = new float[hidden.Length];
+        layer.Forward(hidden, clean);
+        hidden[tiny.Hidden + 5] = BFloat16.FromSingle(float.NaN);
+        layer.Forward(hidden, spoiled);
+        for (int t = 0; t < 3; t++)
+        {
+            float[] row = spoiled[(t * tiny.Hidden)..((t + 1) * tiny.Hidden)];
+            if (t == 1) Assert.All(row, v => Assert.True(float.IsNaN(v), $"{backend}: {v}"));
+            else Assert.Equal(clean[(t * tiny.Hidden)..((t + 1) * tiny.Hidden)], row);
+        }
+    }
+
+    [Theory, MemberData(nameof(Backends))]
     public void SharedExpertsMayKeepAFormatOfTheirOwn(string backend)
     {
         var tiny = new TinyLayer { SharedFormat = WeightFormat.Bf16 };
