@@ -8,7 +8,7 @@ public sealed partial class MoeLayer
     /// <param name="hidden">[T, H].</param>
     /// <param name="output">[T, H].</param>
     /// <param name="workspace">Null rents one.</param>
-    /// <exception cref="ArgumentException">A length is wrong.</exception>
+    /// <exception cref="ArgumentException">A length is wrong; nothing was computed.</exception>
     /// <exception cref="InvalidOperationException">The workspace is too small for one token, or in use.</exception>
     public void Forward(ReadOnlySpan<BFloat16> hidden, Span<BFloat16> output, Workspace? workspace = null) =>
         Forward(new Call { Hidden = hidden, Output = output }, workspace);
@@ -23,6 +23,8 @@ public sealed partial class MoeLayer
     /// <param name="topkWeights">[T, K].</param>
     /// <param name="output">[T, H].</param>
     /// <param name="workspace">Null rents one.</param>
+    /// <exception cref="ArgumentException">A length is wrong or an id is out of range; nothing was computed.</exception>
+    /// <exception cref="InvalidOperationException">The workspace is too small for one token, or in use.</exception>
     public void Forward(
         ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<BFloat16> output,
         Workspace? workspace = null) =>
@@ -37,6 +39,7 @@ public sealed partial class MoeLayer
     private void Forward(in Call call, Workspace? workspace)
     {
         int tokens = call.Check(HiddenSize, Router.TopK);
+        if (call.IsRouted) Permutation.CheckIds(call.Ids, Router.Experts, Router.TopK);
         if (tokens == 0) return;
         Workspace ws = workspace ?? Rent(tokens);
         ws.Enter();

@@ -218,7 +218,10 @@ public class MoeLayerTests
         Assert.Contains("output", Refusal(() => layer.Forward(new BFloat16[h], new float[2 * h])));
         Assert.Contains("topk_ids", Refusal(() => layer.Forward(new BFloat16[h], new int[k + 1], new float[k], new float[h])));
         Assert.Contains("topk_weights", Refusal(() => layer.Forward(new BFloat16[h], new int[k], new float[k - 1], new float[h])));
-        Assert.Contains("6", Refusal(() => layer.Forward(new BFloat16[h], [0, 6, 1], new float[k], new float[h])));
+        float[] untouched = Enumerable.Repeat(42f, 2 * h).ToArray();
+        using var forOneToken = new Workspace(layer.PlanBytes(1));
+        Assert.Contains("6", Refusal(() => layer.Forward(new BFloat16[2 * h], [0, 1, 2, 0, 6, 1], new float[2 * k], untouched, forOneToken)));
+        Assert.All(untouched, v => Assert.Equal(42f, v));
     }
 
     [Fact]
