@@ -57,6 +57,27 @@ public sealed partial class MoeLayer : IDisposable
         }
     }
 
+    /// <summary>Reads a layer of a checkpoint and builds it.</summary>
+    /// <param name="model">Must stay open only during this call: the layer keeps what it maps.</param>
+    /// <param name="layer">Index of the decoder layer.</param>
+    /// <param name="options">Null means all defaults.</param>
+    /// <exception cref="CheckpointException">A tensor is missing, superfluous, or not of the expected shape or type.</exception>
+    /// <exception cref="UnsupportedException">No backend, or not the chosen one, does this.</exception>
+    public static MoeLayer Load(Checkpoint model, int layer, MoeLayerOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        LayerParts parts = model.ReadLayer(layer, options?.Selection);
+        try
+        {
+            return new(parts, options);
+        }
+        catch
+        {
+            parts.Dispose();
+            throw;
+        }
+    }
+
     /// <summary>Index of the decoder layer.</summary>
     public int Layer { get; }
 

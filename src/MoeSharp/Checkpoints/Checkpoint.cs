@@ -1,0 +1,106 @@
+namespace MoeSharp;
+
+/// <summary>A Hugging Face folder: config.json and safetensors files. Opening reads names and sizes; weights are touched when a layer is read.</summary>
+public sealed class Checkpoint : IDisposable
+{
+    private static readonly string[] Prefixes = ["model.", "model.language_model.", "language_model.model.", "language_model.", ""];
+    private readonly string _prefix;
+
+    private Checkpoint(string path, ModelConfig config, TensorIndex index)
+    {
+        Path = path;
+        Config = config;
+        Index = index;
+        Family = Families.Of(config);
+        Quantization = QuantizationConfig.Read(config);
+        HiddenSize = config.RequiredInt("hidden_size");
+        LayerCount = config.RequiredInt("num_hidden_layers");
+        MoeLayers = [.. Enumerable.Range(0, LayerCount).Where(l => Family.IsMoe(config, l))];
+        _prefix = Prefixes.FirstOrDefault(p => MoeLayers.Count > 0 && index.Has($"{p}layers.{MoeLayers[0]}.{Family.Block}.{Family.RouterWeight}")) ?? Prefixes[0];
+    }
+
+    /// <summary>The folder.</summary>
+    public string Path { get; }
+
+    /// <summary>Family as this library calls it.</summary>
+    public string FamilyName => Family.Name;
+
+    /// <summary>H.</summary>
+    public int HiddenSize { get; }
+
+    /// <summary>Decoder layers, with and without experts.</summary>
+    public int LayerCount { get; }
+
+    /// <summary>Indices of the layers that have a MoE block.</summary>
+    public IReadOnlyList<int> MoeLayers { get; }
+
+    /// <summary>What the config declares for weights; null when nothing is quantized.</summary>
+    public WeightFormat? QuantizedFormat => Quantization?.Format;
+
+    internal ModelConfig Config { get; }
+    internal TensorIndex Index { get; }
+    internal Family Family { get; }
+    internal QuantizationConfig? Quantization { get; }
+
+    /// <summary>Opens a folder.</summary>
+    /// <exception cref="CheckpointException">Something is missing, malformed or not supported; the message says what and where.</exception>
+    public static Checkpoint Open(string path)
+    {
+        if (!Directory.Exists(path))
+            throw new CheckpointException(File.Exists(path) ? $"{path} is a file; give the folder that holds config.json and the safetensors files." : $"{path} does not exist.");
+        ModelConfig config = ModelConfig.Read(System.IO.Path.Combine(path, "config.json"));
+        TensorIndex index = TensorIndex.Open(path);
+        try
+        {
+            return new(path, config, index);
+        }
+        catch
+        {
+            index.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Reads a layer's MoE block, mapping only what the selection needs.</summary>
+    /// <exception cref="ArgumentException">The layer or the selection does not exist.</exception>
+    /// <exception cref="CheckpointException">A tensor is missing, superfluous, or not of the expected shape or type.</exception>
+    public LayerParts ReadLayer(int layer, LayerSelection? selection = null)
+    {
+        CheckLayer(layer);
+        return new LayerReader(this, layer).Read(selection ?? LayerSelection.All);
+    }
+
+    /// <summary>The router of every MoE layer.</summary>
+    public RouterOptions Router => Family.Router(Config);
+
+    /// <summary>I of the routed experts.</summary>
+    public int IntermediateSize => Family.Intermediate(Config);
+
+    /// <summary>I of the shared experts; 0 without.</summary>
+    public int SharedIntermediateSize => Family.Shared is null ? 0 : Family.SharedIntermediate(Config);
+
+    /// <summary>The activation of a layer's routed experts.</summary>
+    public Activation ActivationOf(int layer)
+    {
+        CheckLayer(layer);
+        return Family.Activation(Config, layer);
+    }
+
+    internal string BlockPrefix(int layer) => $"{_prefix}layers.{layer}.{Family.Block}.";
+
+    internal string SharedPrefix(int layer) => Family.Shared!.StartsWith("../", StringComparison.Ordinal)
+        ? $"{_prefix}layers.{layer}.{Family.Shared[3..]}."
+        : $"{BlockPrefix(layer)}{Family.Shared}.";
+
+    private void CheckLayer(int layer)
+    {
+        if (layer < 0 || layer >= LayerCount) throw new ArgumentException($"Layer {layer} does not exist: {Path} has layers 0 .. {LayerCount - 1}.");
+        if (!MoeLayers.Contains(layer))
+            throw new ArgumentException($"Layer {layer} of {Path} has no experts; the layers that have are {Span(MoeLayers)}.");
+    }
+
+    private static string Span(IReadOnlyList<int> layers) => layers.Count == 0 ? "none" : layers.Count <= 8 ? string.Join(", ", layers) : $"{layers[0]} .. {layers[^1]}";
+
+    /// <summary>Unmaps the files, once the layers read from them are disposed too.</summary>
+    public void Dispose() => Index.Dispose();
+}

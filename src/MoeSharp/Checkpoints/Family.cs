@@ -1,0 +1,98 @@
+namespace MoeSharp;
+
+/// <summary>How one model family names and configures its MoE layers: a table, one per file under Families. Names are relative to the block.</summary>
+internal sealed record Family
+{
+    /// <summary>What the tool prints.</summary>
+    public required string Name { get; init; }
+    /// <summary>model_type values in config.json.</summary>
+    public required string[] ModelTypes { get; init; }
+    /// <summary>The MoE block inside a decoder layer: layers.L.{Block}.</summary>
+    public string Block { get; init; } = "mlp";
+    /// <summary>The three projections of an expert: gate, up, down.</summary>
+    public (string Gate, string Up, string Down) Projections { get; init; } = ("gate_proj", "up_proj", "down_proj");
+    /// <summary>Fused gate_up tensors are [E, H, 2I] and down tensors [E, I, H].</summary>
+    public bool Transposed { get; init; }
+    /// <summary>Router weight [E, H].</summary>
+    public string RouterWeight { get; init; } = "gate.weight";
+    /// <summary>Added to logits; null without.</summary>
+    public string? RouterLogitBias { get; init; }
+    /// <summary>Added for selection only; null without.</summary>
+    public string? RouterCorrectionBias { get; init; }
+    /// <summary>Shared experts, as one wide expert; null without.</summary>
+    public string? Shared { get; init; }
+    /// <summary>Gate of the shared expert [1, H]; null without.</summary>
+    public string? SharedGate { get; init; }
+    /// <summary>I of the shared experts; 0 without.</summary>
+    public Func<ModelConfig, int> SharedIntermediate { get; init; } = static c => (c.Int("n_shared_experts", "num_shared_experts") ?? 0) * Intermediate(c);
+    /// <summary>Whether a decoder layer has a MoE block.</summary>
+    public Func<ModelConfig, int, bool> IsMoe { get; init; } = static (_, _) => true;
+    /// <summary>The activation of a layer's routed experts.</summary>
+    public Func<ModelConfig, int, Activation> Activation { get; init; } = static (c, _) => HiddenAct(c);
+    /// <summary>The activation of a layer's shared experts.</summary>
+    public Func<ModelConfig, int, Activation> SharedActivation { get; init; } = static (c, _) => HiddenAct(c);
+    /// <summary>How the router works.</summary>
+    public required Func<ModelConfig, RouterOptions> Router { get; init; }
+    /// <summary>Tensors of the block that are known and not needed.</summary>
+    public string[] Ignored { get; init; } = [];
+
+    public static int Experts(ModelConfig c) => c.RequiredInt("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts");
+
+    public static int TopK(ModelConfig c) => c.RequiredInt("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "moe_topk", "num_experts_per_topk");
+
+    public static int Intermediate(ModelConfig c) => c.RequiredInt("moe_intermediate_size", "expert_hidden_dim", "intermediate_size");
+
+    /// <summary>SILU, with a clamp where swiglu_limit says so.</summary>
+    public static Activation HiddenAct(ModelConfig c)
+    {
+        string act = c.Text("hidden_act", "hidden_activation") ?? "silu";
+        float? limit = c.Float("swiglu_limit") is float l and > 0 ? l : null;
+        return act switch
+        {
+            "silu" or "swish" => MoeSharp.Activation.Silu(limit),
+            "gelu_pytorch_tanh" or "gelu_tanh" when limit is null => MoeSharp.Activation.GeluTanh(),
+            _ => throw new CheckpointException($"{c.Path}: the activation '{act}'{(limit is null ? "" : " with swiglu_limit")} is not supported; known are silu (with or without swiglu_limit) and gelu_pytorch_tanh."),
+        };
+    }
+
+    /// <summary>Softmax, then top-k (Qwen, Mixtral).</summary>
+    public static RouterOptions Softmax(ModelConfig c, bool renormalize) => new()
+    {
+        Experts = Experts(c),
+        TopK = TopK(c),
+        Scoring = RouterScoring.Softmax,
+        Renormalize = renormalize,
+        ScalingFactor = c.Float("routed_scaling_factor") ?? 1f,
+    };
+
+    /// <summary>Sigmoid with correction bias and groups (DeepSeek-V3 and its descendants).</summary>
+    public static RouterOptions GroupedSigmoid(ModelConfig c)
+    {
+        if (c.Text("scoring_func") is { } scoring and not "sigmoid")
+            throw new CheckpointException($"{c.Path}: scoring_func is '{scoring}' but this family is supported with sigmoid only.");
+        if (c.Text("topk_method") is { } method and not "noaux_tc")
+            throw new CheckpointException($"{c.Path}: topk_method is '{method}' but this family is supported with noaux_tc only.");
+        return new()
+        {
+            Experts = Experts(c),
+            TopK = TopK(c),
+            Scoring = RouterScoring.Sigmoid,
+            Groups = c.Int("n_group") ?? 1,
+            TopkGroups = c.Int("topk_group") ?? 1,
+            Renormalize = c.Bool("norm_topk_prob") ?? true,
+            RenormalizeEpsilon = 1e-20f,
+            ScalingFactor = c.Float("routed_scaling_factor") ?? 1f,
+        };
+    }
+
+    /// <summary>Dense layers first, then every moe_layer_freq-th (a number or a list of 0 and 1).</summary>
+    public static bool AfterDense(ModelConfig c, int layer)
+    {
+        if (c.Find("moe_layer_freq") is { ValueKind: System.Text.Json.JsonValueKind.Array }) return c.PerLayer("moe_layer_freq", layer) is > 0;
+        return layer >= (c.Int("first_k_dense_replace") ?? 0) && layer % Math.Max(c.Int("moe_layer_freq") ?? 1, 1) == 0;
+    }
+
+    /// <summary>Every decoder_sparse_step-th layer but those of mlp_only_layers (Qwen).</summary>
+    public static bool SparseStep(ModelConfig c, int layer) =>
+        (layer + 1) % Math.Max(c.Int("decoder_sparse_step") ?? 1, 1) == 0 && !(c.Ints("mlp_only_layers") ?? []).Contains(layer);
+}

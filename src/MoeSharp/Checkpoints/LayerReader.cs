@@ -1,0 +1,142 @@
+namespace MoeSharp;
+
+/// <summary>Reads one MoE layer by its family's table and accounts for every tensor of the block.</summary>
+internal sealed class LayerReader
+{
+    private readonly Checkpoint _model;
+    private readonly int _layer;
+    private readonly Family _family;
+    private readonly ModelConfig _config;
+    private readonly string _block;
+    private readonly HashSet<string> _used = [];
+    private readonly MatrixReader _matrices;
+
+    public LayerReader(Checkpoint model, int layer)
+    {
+        _model = model;
+        _layer = layer;
+        _family = model.Family;
+        _config = model.Config;
+        _block = model.BlockPrefix(layer);
+        _matrices = new(model.Index, _config, model.Quantization, _used);
+    }
+
+    public LayerParts Read(LayerSelection selection)
+    {
+        RouterOptions router = _family.Router(_config);
+        int hidden = _model.HiddenSize, intermediate = Family.Intermediate(_config), experts = router.Experts;
+        (int firstExpert, int count) = CheckSlice(selection.Experts, experts, "experts");
+        (int firstRow, int rows) = CheckSlice(selection.Intermediate, intermediate, "intermediate rows");
+        Activation activation = _family.Activation(_config, _layer);
+        var layout = new ExpertLayout(_model.Index, _family, _block, experts, activation.Interleaved);
+        ExpertWeights? weights = null, shared = null;
+        try
+        {
+            weights = ReadExperts(layout, firstExpert, count, hidden, intermediate, firstRow, rows);
+            shared = firstRow == 0 ? ReadShared(hidden) : null;
+            var parts = new LayerParts
+            {
+                Layer = _layer,
+                Router = router,
+                RouterWeight = _matrices.ReadTable(_block + _family.RouterWeight, experts, hidden, finite: true),
+                RouterLogitBias = Bias(_family.RouterLogitBias, experts),
+                RouterCorrectionBias = Bias(_family.RouterCorrectionBias, experts),
+                Experts = weights,
+                ExpertsOptions = new() { TopK = router.TopK, Activation = activation, GlobalExperts = experts },
+                ExpertMap = count == experts ? null : [.. Enumerable.Range(0, experts).Select(g => g >= firstExpert && g < firstExpert + count ? g - firstExpert : -1)],
+                SharedExperts = shared,
+                SharedActivation = _family.SharedActivation(_config, _layer),
+                SharedGate = shared is not null && _family.SharedGate is { } gate ? _matrices.ReadTable(_block + gate, 1, hidden, finite: true) : null,
+            };
+            Account(layout, firstRow);
+            return parts;
+        }
+        catch
+        {
+            weights?.Dispose();
+            shared?.Dispose();
+            throw;
+        }
+    }
+
+    private ExpertWeights ReadExperts(ExpertLayout layout, int first, int count, int hidden, int intermediate, int firstRow, int rows)
+    {
+        var gate = new BlockScaledMatrix[count];
+        var up = new BlockScaledMatrix[count];
+        var down = new BlockScaledMatrix[count];
+        int leading = firstRow % LeadingBlock(layout, first);
+        for (int e = 0; e < count; e++)
+        {
+            gate[e] = _matrices.Read(layout.Gate(first + e), intermediate, hidden, new(firstRow, rows, 0, hidden), leading, 0);
+            up[e] = _matrices.Read(layout.Up(first + e), intermediate, hidden, new(firstRow, rows, 0, hidden), leading, 0);
+            down[e] = _matrices.Read(layout.Down(first + e), hidden, intermediate, new(0, hidden, firstRow, rows), 0, leading);
+        }
+        return new(gate, up, down, ReadBiases(layout, first, count, hidden, intermediate, firstRow, rows));
+    }
+
+    /// <summary>Slices of I start at multiples of the scale block that down's columns have.</summary>
+    private int LeadingBlock(ExpertLayout layout, int expert)
+    {
+        (_, TensorEntry entry) = _model.Index.Find(layout.Down(expert).Values);
+        return entry.Type == "BF16" || _model.Quantization is null ? 1 : _model.Quantization.Format.BlockColumns();
+    }
+
+    private ExpertBiases? ReadBiases(ExpertLayout layout, int first, int count, int hidden, int intermediate, int firstRow, int rows)
+    {
+        if (layout.GateUpBias is null) return null;
+        float[] gateUp = _matrices.ReadTable(layout.GateUpBias, layout.Experts, 2L * intermediate, finite: true);
+        float[] downAll = _matrices.ReadTable(layout.DownBias!, layout.Experts, hidden, finite: true);
+        var gate = new float[count * rows];
+        var up = new float[count * rows];
+        for (int e = 0; e < count; e++)
+        {
+            for (int i = 0; i < rows; i++)
+            {
+                int row = (first + e) * 2 * intermediate, g = layout.Interleaved ? 2 * (firstRow + i) : firstRow + i;
+                gate[e * rows + i] = gateUp[row + g];
+                up[e * rows + i] = gateUp[row + (layout.Interleaved ? g + 1 : g + intermediate)];
+            }
+        }
+        float[] down = firstRow == 0 ? downAll[(first * hidden)..((first + count) * hidden)] : new float[count * hidden];
+        return new(gate, up, down);
+    }
+
+    private ExpertWeights? ReadShared(int hidden)
+    {
+        int intermediate = _family.SharedIntermediate(_config);
+        if (_family.Shared is null || intermediate == 0) return null;
+        string at = _model.SharedPrefix(_layer);
+        BlockScaledMatrix Read(string projection, int rows, int columns)
+        {
+            string name = $"{at}{projection}.weight";
+            return _matrices.Read(new(name, ExpertLayout.ScaleOf(_model.Index, name)), rows, columns, new(0, rows, 0, columns), 0, 0);
+        }
+        (string gate, string up, string down) = _model.Index.Has($"{at}gate_proj.weight") ? ("gate_proj", "up_proj", "down_proj") : _family.Projections;
+        return new([Read(gate, intermediate, hidden)], [Read(up, intermediate, hidden)], [Read(down, hidden, intermediate)]);
+    }
+
+    private float[]? Bias(string? name, int experts) =>
+        name is null || !_model.Index.Has(_block + name) ? null : _matrices.ReadVector(_block + name, experts, finite: true);
+
+    /// <summary>Every tensor of the block is used, belongs to an expert or rows that were not asked for, is ignored by rule, or is an error.</summary>
+    private void Account(ExpertLayout layout, int firstRow)
+    {
+        string shared = _family.Shared is null ? "" : _model.SharedPrefix(_layer);
+        foreach (string name in _model.Index.Names)
+        {
+            bool inShared = shared.Length > 0 && name.StartsWith(shared, StringComparison.Ordinal);
+            if (!inShared && !name.StartsWith(_block, StringComparison.Ordinal)) continue;
+            if (_used.Contains(name) || layout.Owns(name) || (inShared && firstRow != 0)) continue;
+            if (_family.SharedGate is { } gate && firstRow != 0 && name == _block + gate) continue;
+            if (_family.Ignored.Any(i => name == _block + i)) continue;
+            throw new CheckpointException($"{name} belongs to the MoE block of layer {_layer} but {_family.Name} has no such tensor; the checkpoint may be of another kind.");
+        }
+    }
+
+    private static (int First, int Count) CheckSlice((int First, int Count)? slice, int all, string what)
+    {
+        if (slice is not (int first, int count)) return (0, all);
+        if (first < 0 || count < 1 || first > all - count) throw new ArgumentException($"The slice {first} .. {(long)first + count - 1} of {what} does not lie in 0 .. {all - 1}.");
+        return (first, count);
+    }
+}

@@ -1,0 +1,182 @@
+namespace MoeSharp;
+
+/// <summary>Where a matrix [rows, columns] of one expert lies: a tensor of its own, a slice of a stacked one, or half of a fused gate_up.</summary>
+/// <param name="Values">Tensor name.</param>
+/// <param name="Scales">Its scales, if the checkpoint has them.</param>
+/// <param name="Stacked">Slice of a 3-D tensor; -1 for a 2-D tensor.</param>
+/// <param name="StackedCount">Slices of the 3-D tensor.</param>
+/// <param name="Half">0 or 1: gate or up of a fused tensor; -1 when not fused.</param>
+/// <param name="Interleaved">Fused rows alternate.</param>
+/// <param name="Transposed">Stored as [columns, rows].</param>
+internal readonly record struct MatrixSource(string Values, string? Scales, int Stacked = -1, int StackedCount = 0, int Half = -1, bool Interleaved = false,
+    bool Transposed = false);
+
+/// <summary>The part of a matrix to read.</summary>
+internal readonly record struct Range2(int FirstRow, int Rows, int FirstColumn, int Columns);
+
+/// <summary>Turns tensors into matrices: views into the mapping where the layout allows, copies where it does not.</summary>
+internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config, QuantizationConfig? quantization, HashSet<string> used)
+{
+    /// <summary>Reads part of a matrix whose full size is [rows, columns]. A part that starts inside a scale block is widened to the block's start with zeros:
+    /// rows by <paramref name="leadingRows"/>, columns by <paramref name="leadingColumns"/>.</summary>
+    public BlockScaledMatrix Read(MatrixSource source, int rows, int columns, Range2 part, int leadingRows, int leadingColumns)
+    {
+        (SafetensorsFile file, TensorEntry entry) = index.Find(source.Values);
+        used.Add(source.Values);
+        int fileRows = source.Half >= 0 ? checked(2 * rows) : rows;
+        CheckShape(file, entry, Expected(source, source.Transposed ? columns : fileRows, source.Transposed ? fileRows : columns));
+        WeightFormat format = FormatOf(file, entry, source);
+        int valueBytes = format.ValueBytes();
+        nint lineBytes = (nint)(source.Transposed ? fileRows : columns) * valueBytes;
+        byte* start = file.Pointer(entry) + Math.Max(source.Stacked, 0) * (long)fileRows * columns * valueBytes;
+        int step = source.Interleaved ? 2 : 1, offset = source.Half < 1 ? 0 : source.Interleaved ? 1 : rows;
+        var values = source.Transposed
+            ? new Strided(start + ((long)offset + (long)part.FirstRow * step) * valueBytes + part.FirstColumn * lineBytes, step * valueBytes, lineBytes)
+            : new Strided(start + ((long)offset + (long)part.FirstRow * step) * lineBytes + (long)part.FirstColumn * valueBytes, step * lineBytes, valueBytes);
+        Scales scales = format == WeightFormat.Bf16 ? default : ReadScales(source, format, rows, columns, part with { FirstRow = part.FirstRow - leadingRows }, part.FirstColumn - leadingColumns);
+        bool view = values.ColumnBytes == valueBytes && leadingRows == 0 && leadingColumns == 0 && !scales.MustCopy;
+        return view
+            ? new(source.Values, format, part.Rows, part.Columns, new MatrixStorage
+            {
+                Values = values.Start,
+                RowBytes = values.RowBytes,
+                ValuesOwner = file.Mapping,
+                Scales = scales.Start,
+                ScaleRowBytes = scales.RowBytes,
+                ScalesOwner = scales.File?.Mapping,
+                ScaleType = scales.Type,
+                RowPhase = scales.Phase,
+            })
+            : Copy(source.Values, format, values, part, leadingRows, leadingColumns, scales);
+    }
+
+    /// <summary>A 1-D (or leading-1) tensor of a known length, widened to FP32.</summary>
+    public float[] ReadVector(string name, long length, bool finite)
+    {
+        (SafetensorsFile file, TensorEntry entry) = index.Find(name);
+        used.Add(name);
+        if (entry.Elements != length || entry.Shape.Count(d => d != 1) > 1)
+            throw new CheckpointException($"{name} in {file.Path} has shape {entry.ShapeText} but [{length}] is needed.");
+        return Widen(file, entry, finite);
+    }
+
+    /// <summary>A [rows, columns] tensor (or a slice [expert] of stacked rows), widened to FP32.</summary>
+    public float[] ReadTable(string name, long rows, long columns, bool finite)
+    {
+        (SafetensorsFile file, TensorEntry entry) = index.Find(name);
+        used.Add(name);
+        CheckShape(file, entry, [rows, columns]);
+        return Widen(file, entry, finite);
+    }
+
+    private static float[] Widen(SafetensorsFile file, TensorEntry entry, bool finite)
+    {
+        ReadOnlySpan<byte> data = file.Data(entry.Name);
+        var values = new float[entry.Elements];
+        for (int i = 0; i < values.Length; i++)
+        {
+            values[i] = entry.Type switch
+            {
+                "F32" => BitConverter.ToSingle(data[(4 * i)..]),
+                "BF16" => BFloat16.FromBits(BitConverter.ToUInt16(data[(2 * i)..])).ToSingle(),
+                "F16" => (float)BitConverter.ToHalf(data[(2 * i)..]),
+                _ => throw new CheckpointException($"{entry.Name} in {file.Path} is {entry.Type} but F32, BF16 or F16 is needed."),
+            };
+            if (finite && !float.IsFinite(values[i]))
+                throw new CheckpointException($"{entry.Name} in {file.Path} holds {values[i]} at element {i}; a router must be finite.");
+        }
+        return values;
+    }
+
+    private WeightFormat FormatOf(SafetensorsFile file, TensorEntry entry, MatrixSource source)
+    {
+        string module = source.Values.EndsWith(".weight", StringComparison.Ordinal) ? source.Values[..^7] : source.Values;
+        if (entry.Type == "BF16")
+        {
+            if (quantization is not null && !quantization.Ignores(module))
+                throw new CheckpointException($"{source.Values} in {file.Path} is BF16 but {config.Path} declares {quantization.Format} weights and does not leave this module out.");
+            return WeightFormat.Bf16;
+        }
+        if (entry.Type != "F8_E4M3") throw new CheckpointException($"{source.Values} in {file.Path} is {entry.Type} but F8_E4M3 or BF16 is needed.");
+        if (quantization is null) throw new CheckpointException($"{source.Values} in {file.Path} is F8_E4M3 but {config.Path} has no quantization_config.");
+        if (source.Scales is null) throw new CheckpointException($"{source.Values} in {file.Path} is F8_E4M3 but its scales (..._scale_inv or ..._scale) are missing.");
+        return quantization.Format;
+    }
+
+    private readonly record struct Strided(nint Address, nint RowBytes, nint ColumnBytes)
+    {
+        public Strided(byte* start, nint rowBytes, nint columnBytes) : this((nint)start, rowBytes, columnBytes) { }
+        public byte* Start => (byte*)Address;
+    }
+
+    private readonly record struct Scales(nint Address, nint RowBytes, ScaleType Type, int Phase, SafetensorsFile? File, bool MustCopy)
+    {
+        public byte* Start => (byte*)Address;
+    }
+
+    private Scales ReadScales(MatrixSource source, WeightFormat format, int rows, int columns, Range2 part, int firstColumn)
+    {
+        (SafetensorsFile file, TensorEntry entry) = index.Find(source.Scales!);
+        used.Add(source.Scales!);
+        int blockRows = format.BlockRows(), scaleColumns = Formats.Blocks(columns, format.BlockColumns()), scaleRows = Formats.Blocks(rows, blockRows);
+        if (source.Interleaved && blockRows != 1) throw new CheckpointException($"{source.Values} in {file.Path} interleaves gate and up rows under 128-row scales, which is not supported.");
+        int half = Math.Max(source.Half, 0), fused = Formats.Blocks(checked(2 * rows), blockRows);
+        // A fused tensor has scale rows per half, or (where they differ) one row per 128 fused rows: the file's shape tells.
+        bool straddles = source.Half >= 0 && fused != 2 * scaleRows && entry.Shape is [.., var stored, _] && stored == fused;
+        int fileRows = source.Half < 0 ? scaleRows : straddles ? fused : 2 * scaleRows;
+        CheckShape(file, entry, Expected(source, fileRows, scaleColumns));
+        ScaleType type = ScaleTypeOf(file, entry, format);
+        int firstRow = (straddles ? half * rows : 0) + part.FirstRow, step = source.Interleaved ? 2 : 1;
+        long row = source.Interleaved ? half + 2L * firstRow : (straddles ? 0 : half * scaleRows) + firstRow / blockRows;
+        nint lineBytes = (nint)scaleColumns * type.Bytes();
+        byte* start = file.Pointer(entry) + (Math.Max(source.Stacked, 0) * (long)fileRows + row) * lineBytes + (long)(firstColumn / format.BlockColumns()) * type.Bytes();
+        bool unaligned = (nint)start % type.Bytes() != 0;
+        var scales = new Scales((nint)start, step * lineBytes, type, firstRow % blockRows, file, unaligned);
+        if (format == WeightFormat.Block128PowerOfTwo) CheckPowersOfTwo(file, entry);
+        return scales;
+    }
+
+    private ScaleType ScaleTypeOf(SafetensorsFile file, TensorEntry entry, WeightFormat format) => entry.Type switch
+    {
+        "U8" or "F8_E8M0" => ScaleType.E8M0,
+        "F32" when format != WeightFormat.MxFp8 => ScaleType.F32,
+        "BF16" when format != WeightFormat.MxFp8 => ScaleType.BF16,
+        "F16" when format != WeightFormat.MxFp8 => ScaleType.F16,
+        _ => throw new CheckpointException($"{entry.Name} in {file.Path} is {entry.Type}, which {format} scales cannot be ({(format == WeightFormat.MxFp8 ? "U8 or F8_E8M0" : "F32, BF16, F16, U8 or F8_E8M0")} can)."),
+    };
+
+    private readonly HashSet<string> _checked = [];
+
+    private void CheckPowersOfTwo(SafetensorsFile file, TensorEntry entry)
+    {
+        if (entry.Type is "U8" or "F8_E8M0" || !_checked.Add(entry.Name)) return;
+        float[] scales = Widen(file, entry, finite: false);
+        for (int i = 0; i < scales.Length; i++)
+            if (!float.IsPow2(scales[i]) && !float.IsNaN(scales[i]))
+                throw new CheckpointException($"{entry.Name} in {file.Path} holds {scales[i]} at element {i}, but {config.Path} promises powers of two (scale_fmt ue8m0).");
+    }
+
+    private static BlockScaledMatrix Copy(string name, WeightFormat format, Strided values, Range2 part, int leadingRows, int leadingColumns, Scales scales)
+    {
+        int rows = leadingRows + part.Rows, columns = leadingColumns + part.Columns, bytes = format.ValueBytes();
+        BlockScaledMatrix matrix = BlockScaledMatrix.Allocate(name, format, scales.Type, rows, columns, scales.Phase);
+        for (int r = 0; r < part.Rows; r++)
+        {
+            byte* from = values.Start + r * values.RowBytes, to = matrix.Storage.Values + (leadingRows + r) * matrix.Storage.RowBytes + (nint)leadingColumns * bytes;
+            if (values.ColumnBytes == bytes) Buffer.MemoryCopy(from, to, (long)part.Columns * bytes, (long)part.Columns * bytes);
+            else for (int c = 0; c < part.Columns; c++) ((ushort*)to)[c] = *(ushort*)(from + c * values.ColumnBytes);
+        }
+        long line = (long)matrix.ScaleColumns * scales.Type.Bytes();
+        for (int r = 0; r < matrix.ScaleRows; r++)
+            Buffer.MemoryCopy(scales.Start + r * scales.RowBytes, matrix.Storage.Scales + r * matrix.Storage.ScaleRowBytes, line, line);
+        return matrix;
+    }
+
+    private static long[] Expected(MatrixSource source, long rows, long columns) => source.Stacked < 0 ? [rows, columns] : [source.StackedCount, rows, columns];
+
+    private static void CheckShape(SafetensorsFile file, TensorEntry entry, long[] expected)
+    {
+        if (!entry.Shape.AsSpan().SequenceEqual(expected))
+            throw new CheckpointException($"{entry.Name} in {file.Path} has shape {entry.ShapeText} but [{string.Join(", ", expected)}] is needed.");
+    }
+}
