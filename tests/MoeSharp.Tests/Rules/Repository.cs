@@ -6,6 +6,9 @@ namespace MoeSharp.Tests;
 /// <summary>The files of the checkout that the tests were built from.</summary>
 internal static partial class Repository
 {
+    /// <summary>How documents start the tool.</summary>
+    public const string Tool = "dotnet run -c Release --project src/MoeSharp.Cli -- ";
+
     private static readonly string[] BuildOutputs = ["bin", "obj", "artifacts", ".git", "TestResults", ".vs", ".carry"];
 
     /// <summary>The folder that holds the solution.</summary>
