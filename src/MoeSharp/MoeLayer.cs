@@ -18,7 +18,7 @@ public sealed partial class MoeLayer : IDisposable
     private readonly Team? _team;
 
     /// <summary>Builds the layer and takes over <paramref name="parts"/>: they are disposed with it (unless this throws).</summary>
-    /// <param name="parts">What reading a checkpoint returns.</param>
+    /// <param name="parts">What <see cref="Checkpoint.ReadLayer"/> returns.</param>
     /// <param name="options">Null means all defaults.</param>
     /// <exception cref="ArgumentException">Parts or options contradict.</exception>
     /// <exception cref="CheckpointException">The router cannot be: a bias that is not finite, a top-k above the number of experts.</exception>

@@ -22,9 +22,11 @@ public class CheckpointLayerTests
     public void RouterPicksTheSameExpertsWithTheSameWeights(string folder)
     {
         var sample = new SampleCheckpoint(folder);
-        foreach (int layer in sample.Layers)
+        using Checkpoint model = Checkpoint.Open(folder);
+        Assert.Equal(sample.Layers, model.MoeLayers);
+        foreach (int layer in model.MoeLayers)
         {
-            using LayerParts parts = sample.Parts(layer);
+            using LayerParts parts = model.ReadLayer(layer);
             var router = new Router(parts.Router, parts.RouterWeight, parts.RouterLogitBias, parts.RouterCorrectionBias);
             foreach (int tokens in TokenCounts)
             {
@@ -59,12 +61,37 @@ public class CheckpointLayerTests
             Assert.True(accuracy.CalcDiff <= bound, $"{what}: calc_diff {accuracy.CalcDiff}");
         });
 
+    [Theory, MemberData(nameof(FoldersAndBackends))]
+    public void SlicesOfExpertsOrOfIntermediateRowsAddUpToTheWhole(string folder, string backend)
+    {
+        var sample = new SampleCheckpoint(folder);
+        using Checkpoint model = Checkpoint.Open(folder);
+        int index = model.MoeLayers[0], experts = model.Router.Experts, rows = model.IntermediateSize, odd = rows / 2 + 3;
+        var expected = sample.Expected(index, 5);
+        LayerSelection[] halves = [new() { Experts = (0, 3) }, new() { Experts = (3, experts - 3) }];
+        LayerSelection[] bands = [new() { Intermediate = (0, odd) }, new() { Intermediate = (odd, rows - odd) }];
+        foreach (LayerSelection[] ranks in new[] { halves, bands })
+        {
+            float[] sum = new float[expected.Output.Length], part = new float[sum.Length];
+            foreach (LayerSelection selection in ranks)
+            {
+                var options = new MoeLayerOptions { Backend = ExpertsBackends.ByName(backend), Activations = ActivationFormat.Bf16, Selection = selection };
+                using MoeLayer layer = MoeLayer.Load(model, index, options);
+                layer.Forward(expected.Hidden, part);
+                for (int i = 0; i < sum.Length; i++) sum[i] += part[i];
+            }
+            double error = Accuracy.Of(sum, expected.Output).RelativeL2;
+            Assert.True(error <= 6e-3, $"{folder} layer {index} on {backend}, {ranks[0]} and {ranks[1]}: relative L2 {error}");
+        }
+    }
+
     private static void Run(string folder, string backend, ActivationFormat activations, Action<string, Accuracy> check)
     {
         var sample = new SampleCheckpoint(folder);
-        foreach (int index in sample.Layers)
+        using Checkpoint model = Checkpoint.Open(folder);
+        foreach (int index in model.MoeLayers)
         {
-            using var layer = new MoeLayer(sample.Parts(index), new() { Backend = ExpertsBackends.ByName(backend), Activations = activations });
+            using MoeLayer layer = MoeLayer.Load(model, index, new() { Backend = ExpertsBackends.ByName(backend), Activations = activations });
             foreach (int tokens in TokenCounts)
             {
                 var expected = sample.Expected(index, tokens);

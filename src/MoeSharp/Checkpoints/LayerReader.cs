@@ -27,13 +27,14 @@ internal sealed class LayerReader
         int hidden = _model.HiddenSize, intermediate = Family.Intermediate(_config), experts = router.Experts;
         (int firstExpert, int count) = CheckSlice(selection.Experts, experts, "experts");
         (int firstRow, int rows) = CheckSlice(selection.Intermediate, intermediate, "intermediate rows");
+        bool withShared = firstExpert == 0 && firstRow == 0; // one rank of all that callers sum over
         Activation activation = _family.Activation(_config, _layer);
         var layout = new ExpertLayout(_model.Index, _family, _block, experts, activation.Interleaved);
         ExpertWeights? weights = null, shared = null;
         try
         {
             weights = ReadExperts(layout, firstExpert, count, hidden, intermediate, firstRow, rows);
-            shared = firstRow == 0 ? ReadShared(hidden) : null;
+            shared = withShared ? ReadShared(hidden) : null;
             var parts = new LayerParts
             {
                 Layer = _layer,
@@ -48,7 +49,7 @@ internal sealed class LayerReader
                 SharedActivation = _family.SharedActivation(_config, _layer),
                 SharedGate = shared is not null && _family.SharedGate is { } gate ? _matrices.ReadTable(_block + gate, 1, hidden, finite: true) : null,
             };
-            Account(layout, firstRow);
+            Account(layout, withShared);
             return parts;
         }
         catch
@@ -119,15 +120,15 @@ internal sealed class LayerReader
         name is null || !_model.Index.Has(_block + name) ? null : _matrices.ReadVector(_block + name, experts, finite: true);
 
     /// <summary>Every tensor of the block is used, belongs to an expert or rows that were not asked for, is ignored by rule, or is an error.</summary>
-    private void Account(ExpertLayout layout, int firstRow)
+    private void Account(ExpertLayout layout, bool withShared)
     {
         string shared = _family.Shared is null ? "" : _model.SharedPrefix(_layer);
         foreach (string name in _model.Index.Names)
         {
             bool inShared = shared.Length > 0 && name.StartsWith(shared, StringComparison.Ordinal);
             if (!inShared && !name.StartsWith(_block, StringComparison.Ordinal)) continue;
-            if (_used.Contains(name) || layout.Owns(name) || (inShared && firstRow != 0)) continue;
-            if (_family.SharedGate is { } gate && firstRow != 0 && name == _block + gate) continue;
+            if (_used.Contains(name) || layout.Owns(name) || (inShared && !withShared)) continue;
+            if (_family.SharedGate is { } gate && !withShared && name == _block + gate) continue;
             if (_family.Ignored.Any(i => name == _block + i)) continue;
             throw new CheckpointException($"{name} belongs to the MoE block of layer {_layer} but {_family.Name} has no such tensor; the checkpoint may be of another kind.");
         }
