@@ -73,6 +73,7 @@ internal unsafe struct GateUpJob : ITeamJob
         {
             int token = SlotOfRow[item.FirstRow + r] / TopK;
             new ReadOnlySpan<float>(Hidden + (nint)token * Weights.Depth + k * Depth, depth).CopyTo(new Span<float>(rows, depth));
+            if (depth % 2 != 0) rows[depth] = 0;
             if (Quantizer.HasScales) scales[r] = HiddenScales[(nint)token * Weights.Blocks + k];
         }
     }
@@ -98,6 +99,7 @@ internal unsafe struct GateUpJob : ITeamJob
             }
             nint row = (nint)chunk * Rows + item.FirstRow + r;
             Quantizer.Quantize(new ReadOnlySpan<float>(values, count), Rule, new Span<float>(Activated + row * Depth, count), new Span<float>(ActivatedScales + row, 1));
+            if (count % 2 != 0) Activated[row * Depth + count] = 0;
         }
     }
 }

@@ -24,6 +24,8 @@ internal unsafe struct TileKernels
 {
     /// <summary>Most rows that one entry does.</summary>
     public int MaxRows;
+    /// <summary>What the codec looks codes up in; null where it does not.</summary>
+    public byte* Tables;
     private EntryPoints _entries;
 
     [InlineArray(13)]
@@ -39,6 +41,7 @@ internal unsafe struct TileKernels
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Multiply(TileBlock block, int rows)
     {
+        block.Tables = Tables;
         for (int portions = (rows + MaxRows - 1) / MaxRows; portions > 0; portions--)
         {
             int portion = (rows + portions - 1) / portions;
@@ -56,45 +59,56 @@ internal static class GemmKernels
 {
     public static IReadOnlyList<IGemmKernel> All { get; } =
     [
-        new ManagedKernel<Simd512>("managed-512", "512-bit vectors are fast here", "512-bit vectors are not fast on this processor"),
-        new ManagedKernel<Simd256>("managed-256", "256-bit vectors are the widest fast ones here", "256-bit vectors are not fast on this processor"),
-        new ManagedKernel<Simd128>("managed-128", "128-bit vectors work everywhere", ""),
+        new ManagedKernel<Simd512, E4M3TableWeights>("managed-512-vbmi", E4M3TableWeights.IsSupported, "512-bit vectors, and AVX512-VBMI to decode FP8 by table"),
+        new ManagedKernel<Simd512, E4M3Weights>("managed-512", Simd512.IsSupported, "512-bit vectors"),
+        new ManagedKernel<Simd256, E4M3Weights>("managed-256", Simd256.IsSupported, "256-bit vectors"),
+        new ManagedKernel<Simd128, E4M3Weights>("managed-128", Simd128.IsSupported, "128-bit vectors"),
     ];
 
     /// <summary>The first that this machine can run.</summary>
     public static IGemmKernel Choose() => All.First(kernel => kernel.IsSupported);
 }
 
-internal sealed unsafe class ManagedKernel<T>(string name, string whySupported, string whyNot) : IGemmKernel where T : unmanaged, ISimd<T>
+internal sealed unsafe class ManagedKernel<T, TE4M3>(string name, bool isSupported, string needs) : IGemmKernel
+    where T : unmanaged, ISimd<T> where TE4M3 : struct, IWeightCodec
 {
+    private readonly NativeBuffer _tables = Tables();
+
     public string Name => name;
-    public string Reason => IsSupported ? whySupported : whyNot;
-    public bool IsSupported => T.IsSupported;
+    public string Reason => isSupported ? $"this machine has {needs}" : $"this machine lacks {needs}";
+    public bool IsSupported => isSupported;
 
     public TileKernels For(WeightFormat format, bool withNaN) => (format, withNaN) switch
     {
-        (WeightFormat.Bf16, _) => Entries<Bf16Weights>(),
-        (WeightFormat.MxFp8, false) => Entries<MxWeights>(),
-        (WeightFormat.MxFp8, true) => Entries<WithNaN<MxWeights>>(),
-        (_, false) => Entries<Block128Weights>(),
-        (_, true) => Entries<WithNaN<Block128Weights>>(),
+        (WeightFormat.Bf16, _) => Entries<Bf16Weights, NoScaling>(),
+        (WeightFormat.MxFp8, false) => Entries<TE4M3, MxScaling>(),
+        (WeightFormat.MxFp8, true) => Entries<E4M3NaNWeights, MxScaling>(),
+        (_, false) => Entries<TE4M3, BlockScaling>(),
+        (_, true) => Entries<E4M3NaNWeights, BlockScaling>(),
     };
 
-    private static TileKernels Entries<TWeights>() where TWeights : struct, IWeightDecoder
+    private static NativeBuffer Tables()
     {
-        var kernels = new TileKernels { MaxRows = TileKernel.MaxRows };
-        kernels.Set(1, &TileKernel.Run<T, TWeights, Rows1>);
-        kernels.Set(2, &TileKernel.Run<T, TWeights, Rows2>);
-        kernels.Set(3, &TileKernel.Run<T, TWeights, Rows3>);
-        kernels.Set(4, &TileKernel.Run<T, TWeights, Rows4>);
-        kernels.Set(5, &TileKernel.Run<T, TWeights, Rows5>);
-        kernels.Set(6, &TileKernel.Run<T, TWeights, Rows6>);
-        kernels.Set(7, &TileKernel.Run<T, TWeights, Rows7>);
-        kernels.Set(8, &TileKernel.Run<T, TWeights, Rows8>);
-        kernels.Set(9, &TileKernel.Run<T, TWeights, Rows9>);
-        kernels.Set(10, &TileKernel.Run<T, TWeights, Rows10>);
-        kernels.Set(11, &TileKernel.Run<T, TWeights, Rows11>);
-        kernels.Set(12, &TileKernel.Run<T, TWeights, Rows12>);
+        var tables = new NativeBuffer(256);
+        E4M3TableWeights.FillTables(tables.Span<byte>(0, 256));
+        return tables;
+    }
+
+    private TileKernels Entries<TCodec, TScaling>() where TCodec : struct, IWeightCodec where TScaling : struct, IWeightScaling
+    {
+        var kernels = new TileKernels { MaxRows = TileKernel.MaxRows, Tables = _tables.Pointer };
+        kernels.Set(1, &TileKernel.Run<T, TCodec, TScaling, Rows1>);
+        kernels.Set(2, &TileKernel.Run<T, TCodec, TScaling, Rows2>);
+        kernels.Set(3, &TileKernel.Run<T, TCodec, TScaling, Rows3>);
+        kernels.Set(4, &TileKernel.Run<T, TCodec, TScaling, Rows4>);
+        kernels.Set(5, &TileKernel.Run<T, TCodec, TScaling, Rows5>);
+        kernels.Set(6, &TileKernel.Run<T, TCodec, TScaling, Rows6>);
+        kernels.Set(7, &TileKernel.Run<T, TCodec, TScaling, Rows7>);
+        kernels.Set(8, &TileKernel.Run<T, TCodec, TScaling, Rows8>);
+        kernels.Set(9, &TileKernel.Run<T, TCodec, TScaling, Rows9>);
+        kernels.Set(10, &TileKernel.Run<T, TCodec, TScaling, Rows10>);
+        kernels.Set(11, &TileKernel.Run<T, TCodec, TScaling, Rows11>);
+        kernels.Set(12, &TileKernel.Run<T, TCodec, TScaling, Rows12>);
         return kernels;
     }
 

@@ -16,17 +16,17 @@ internal static unsafe class TileKernel
 
     // Optimized at once: the slow first tier would keep all sums in memory.
     [MethodImpl(MethodImplOptions.AggressiveOptimization), SkipLocalsInit]
-    public static void Run<T, TWeights, TRows>(TileBlock* block)
-        where T : unmanaged, ISimd<T> where TWeights : struct, IWeightDecoder where TRows : struct, IRowCount
+    public static void Run<T, TCodec, TScaling, TRows>(TileBlock* block)
+        where T : unmanaged, ISimd<T> where TCodec : struct, IWeightCodec where TScaling : struct, IWeightScaling where TRows : struct, IRowCount
     {
         const int Stride = TileBlock.MaxDepth;
-        int depth = block->Depth;
+        int depth = (block->Depth + 1) & -2;
         for (int column = 0; column < TileBlock.Columns; column += 2 * T.Count)
         {
             T zero = default;
             T a0 = zero, b0 = zero, a1 = zero, b1 = zero, a2 = zero, b2 = zero, a3 = zero, b3 = zero, a4 = zero, b4 = zero, a5 = zero, b5 = zero, a6 = zero, b6 = zero, a7 = zero, b7 = zero, a8 = zero, b8 = zero, a9 = zero, b9 = zero, a10 = zero, b10 = zero, a11 = zero, b11 = zero;
             float* sums = block->Sums + column;
-            if (!TWeights.Promotes)
+            if (!TScaling.Promotes)
             {
                 nint next = block->SumStride;
                 float* s = sums;
@@ -43,21 +43,23 @@ internal static unsafe class TileKernel
                 if (TRows.Count > 10) { a10 = T.Load(s); b10 = T.Load(s + T.Count); s += next; }
                 if (TRows.Count > 11) { a11 = T.Load(s); b11 = T.Load(s + T.Count); s += next; }
             }
-            byte* w = block->Weights + column * TWeights.ValueBytes;
+            byte* w = block->Weights + column * TCodec.ValueBytes;
             byte* scales = block->Scales + column;
             float* x = block->Rows;
-            int group = TWeights.HasColumnScales ? 32 : Stride;
+            byte* tables = block->Tables;
+            int group = TScaling.HasColumnScales ? 32 : Stride;
             for (int first = 0; first < depth; first += group, scales += TileBlock.Columns)
             {
-                T scaleA = TWeights.HasColumnScales ? T.LoadE8M0((sbyte*)scales) : zero;
-                T scaleB = TWeights.HasColumnScales ? T.LoadE8M0((sbyte*)scales + T.Count) : zero;
+                T scaleA = TScaling.HasColumnScales ? T.LoadE8M0((sbyte*)scales) : zero;
+                T scaleB = TScaling.HasColumnScales ? T.LoadE8M0((sbyte*)scales + T.Count) : zero;
                 float* end = block->Rows + Math.Min(depth, first + group);
-                for (; x < end; x++, w += TileBlock.Columns * TWeights.ValueBytes)
+                for (; x < end; x += 2, w += 2 * TileBlock.Columns * TCodec.ValueBytes)
                 {
-                    T p = TWeights.Decode<T>(w), q = TWeights.Decode<T>(w + T.Count * TWeights.ValueBytes), v;
-                    if (TWeights.HasColumnScales) { p = T.Multiply(p, scaleA); q = T.Multiply(q, scaleB); }
+                    T p, q, v;
+                    T rest = TCodec.First(w, tables, out p, out q);
+                    if (TScaling.HasColumnScales) { p = T.Multiply(p, scaleA); q = T.Multiply(q, scaleB); }
                     { v = T.Create(x[0]); a0 = T.MultiplyAdd(v, p, a0); b0 = T.MultiplyAdd(v, q, b0); }
-                    if (TRows.Count > 1) { v = T.Create(x[Stride]); a1 = T.MultiplyAdd(v, p, a1); b1 = T.MultiplyAdd(v, q, b1); }
+                    if (TRows.Count > 1) { v = T.Create(x[1 * Stride]); a1 = T.MultiplyAdd(v, p, a1); b1 = T.MultiplyAdd(v, q, b1); }
                     if (TRows.Count > 2) { v = T.Create(x[2 * Stride]); a2 = T.MultiplyAdd(v, p, a2); b2 = T.MultiplyAdd(v, q, b2); }
                     if (TRows.Count > 3) { v = T.Create(x[3 * Stride]); a3 = T.MultiplyAdd(v, p, a3); b3 = T.MultiplyAdd(v, q, b3); }
                     if (TRows.Count > 4) { v = T.Create(x[4 * Stride]); a4 = T.MultiplyAdd(v, p, a4); b4 = T.MultiplyAdd(v, q, b4); }
@@ -68,32 +70,46 @@ internal static unsafe class TileKernel
                     if (TRows.Count > 9) { v = T.Create(x[9 * Stride]); a9 = T.MultiplyAdd(v, p, a9); b9 = T.MultiplyAdd(v, q, b9); }
                     if (TRows.Count > 10) { v = T.Create(x[10 * Stride]); a10 = T.MultiplyAdd(v, p, a10); b10 = T.MultiplyAdd(v, q, b10); }
                     if (TRows.Count > 11) { v = T.Create(x[11 * Stride]); a11 = T.MultiplyAdd(v, p, a11); b11 = T.MultiplyAdd(v, q, b11); }
+                    TCodec.Second(w, rest, out p, out q);
+                    if (TScaling.HasColumnScales) { p = T.Multiply(p, scaleA); q = T.Multiply(q, scaleB); }
+                    { v = T.Create(x[1]); a0 = T.MultiplyAdd(v, p, a0); b0 = T.MultiplyAdd(v, q, b0); }
+                    if (TRows.Count > 1) { v = T.Create(x[1 * Stride + 1]); a1 = T.MultiplyAdd(v, p, a1); b1 = T.MultiplyAdd(v, q, b1); }
+                    if (TRows.Count > 2) { v = T.Create(x[2 * Stride + 1]); a2 = T.MultiplyAdd(v, p, a2); b2 = T.MultiplyAdd(v, q, b2); }
+                    if (TRows.Count > 3) { v = T.Create(x[3 * Stride + 1]); a3 = T.MultiplyAdd(v, p, a3); b3 = T.MultiplyAdd(v, q, b3); }
+                    if (TRows.Count > 4) { v = T.Create(x[4 * Stride + 1]); a4 = T.MultiplyAdd(v, p, a4); b4 = T.MultiplyAdd(v, q, b4); }
+                    if (TRows.Count > 5) { v = T.Create(x[5 * Stride + 1]); a5 = T.MultiplyAdd(v, p, a5); b5 = T.MultiplyAdd(v, q, b5); }
+                    if (TRows.Count > 6) { v = T.Create(x[6 * Stride + 1]); a6 = T.MultiplyAdd(v, p, a6); b6 = T.MultiplyAdd(v, q, b6); }
+                    if (TRows.Count > 7) { v = T.Create(x[7 * Stride + 1]); a7 = T.MultiplyAdd(v, p, a7); b7 = T.MultiplyAdd(v, q, b7); }
+                    if (TRows.Count > 8) { v = T.Create(x[8 * Stride + 1]); a8 = T.MultiplyAdd(v, p, a8); b8 = T.MultiplyAdd(v, q, b8); }
+                    if (TRows.Count > 9) { v = T.Create(x[9 * Stride + 1]); a9 = T.MultiplyAdd(v, p, a9); b9 = T.MultiplyAdd(v, q, b9); }
+                    if (TRows.Count > 10) { v = T.Create(x[10 * Stride + 1]); a10 = T.MultiplyAdd(v, p, a10); b10 = T.MultiplyAdd(v, q, b10); }
+                    if (TRows.Count > 11) { v = T.Create(x[11 * Stride + 1]); a11 = T.MultiplyAdd(v, p, a11); b11 = T.MultiplyAdd(v, q, b11); }
                 }
             }
-            T wa = TWeights.Promotes ? T.Load((float*)block->Scales + column) : zero;
-            T wb = TWeights.Promotes ? T.Load((float*)block->Scales + column + T.Count) : zero;
+            T wa = TScaling.Promotes ? T.Load((float*)block->Scales + column) : zero;
+            T wb = TScaling.Promotes ? T.Load((float*)block->Scales + column + T.Count) : zero;
             float* rowScales = block->RowScales;
             nint stride = block->SumStride;
-            Finish<T, TWeights>(a0, b0, wa, wb, rowScales, 0, sums + 0 * stride);
-            if (TRows.Count > 1) Finish<T, TWeights>(a1, b1, wa, wb, rowScales, 1, sums + 1 * stride);
-            if (TRows.Count > 2) Finish<T, TWeights>(a2, b2, wa, wb, rowScales, 2, sums + 2 * stride);
-            if (TRows.Count > 3) Finish<T, TWeights>(a3, b3, wa, wb, rowScales, 3, sums + 3 * stride);
-            if (TRows.Count > 4) Finish<T, TWeights>(a4, b4, wa, wb, rowScales, 4, sums + 4 * stride);
-            if (TRows.Count > 5) Finish<T, TWeights>(a5, b5, wa, wb, rowScales, 5, sums + 5 * stride);
-            if (TRows.Count > 6) Finish<T, TWeights>(a6, b6, wa, wb, rowScales, 6, sums + 6 * stride);
-            if (TRows.Count > 7) Finish<T, TWeights>(a7, b7, wa, wb, rowScales, 7, sums + 7 * stride);
-            if (TRows.Count > 8) Finish<T, TWeights>(a8, b8, wa, wb, rowScales, 8, sums + 8 * stride);
-            if (TRows.Count > 9) Finish<T, TWeights>(a9, b9, wa, wb, rowScales, 9, sums + 9 * stride);
-            if (TRows.Count > 10) Finish<T, TWeights>(a10, b10, wa, wb, rowScales, 10, sums + 10 * stride);
-            if (TRows.Count > 11) Finish<T, TWeights>(a11, b11, wa, wb, rowScales, 11, sums + 11 * stride);
+            Finish<T, TScaling>(a0, b0, wa, wb, rowScales, 0, sums + 0 * stride);
+            if (TRows.Count > 1) Finish<T, TScaling>(a1, b1, wa, wb, rowScales, 1, sums + 1 * stride);
+            if (TRows.Count > 2) Finish<T, TScaling>(a2, b2, wa, wb, rowScales, 2, sums + 2 * stride);
+            if (TRows.Count > 3) Finish<T, TScaling>(a3, b3, wa, wb, rowScales, 3, sums + 3 * stride);
+            if (TRows.Count > 4) Finish<T, TScaling>(a4, b4, wa, wb, rowScales, 4, sums + 4 * stride);
+            if (TRows.Count > 5) Finish<T, TScaling>(a5, b5, wa, wb, rowScales, 5, sums + 5 * stride);
+            if (TRows.Count > 6) Finish<T, TScaling>(a6, b6, wa, wb, rowScales, 6, sums + 6 * stride);
+            if (TRows.Count > 7) Finish<T, TScaling>(a7, b7, wa, wb, rowScales, 7, sums + 7 * stride);
+            if (TRows.Count > 8) Finish<T, TScaling>(a8, b8, wa, wb, rowScales, 8, sums + 8 * stride);
+            if (TRows.Count > 9) Finish<T, TScaling>(a9, b9, wa, wb, rowScales, 9, sums + 9 * stride);
+            if (TRows.Count > 10) Finish<T, TScaling>(a10, b10, wa, wb, rowScales, 10, sums + 10 * stride);
+            if (TRows.Count > 11) Finish<T, TScaling>(a11, b11, wa, wb, rowScales, 11, sums + 11 * stride);
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Finish<T, TWeights>(T a, T b, T scaleA, T scaleB, float* rowScales, int row, float* sums)
-        where T : unmanaged, ISimd<T> where TWeights : struct, IWeightDecoder
+    private static void Finish<T, TScaling>(T a, T b, T scaleA, T scaleB, float* rowScales, int row, float* sums)
+        where T : unmanaged, ISimd<T> where TScaling : struct, IWeightScaling
     {
-        if (TWeights.Promotes)
+        if (TScaling.Promotes)
         {
             if (rowScales != null)
             {

@@ -13,7 +13,7 @@ public class CpuBackendTests
         { WeightFormat.Bf16, ActivationFormat.Bf16 },
     };
 
-    private static readonly (int Hidden, int Intermediate)[] s_shapes = [(128, 128), (192, 96), (256, 640), (64, 1408), (416, 208), (40, 24)];
+    private static readonly (int Hidden, int Intermediate)[] s_shapes = [(128, 128), (192, 96), (256, 640), (64, 1408), (416, 208), (40, 24), (161, 33)];
 
     private static readonly Activation[] s_activations =
     [
