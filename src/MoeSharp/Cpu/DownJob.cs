@@ -57,7 +57,7 @@ internal unsafe struct DownJob : ITeamJob
     private readonly void Multiply(WorkItem item, int chunk, float* sums)
     {
         new Span<float>(sums, item.Rows * ChunkColumns).Clear();
-        var block = new TileBlock { SumStride = ChunkColumns };
+        var block = new TileBlock { SumStride = ChunkColumns, Ahead = Weights.BlockBytes };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
         for (int k = 0; k < Weights.Blocks; k++)
         {

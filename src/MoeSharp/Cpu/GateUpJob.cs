@@ -49,7 +49,7 @@ internal unsafe struct GateUpJob : ITeamJob
         WorkItem item = Items[task / Weights.Chunks];
         float* rows = Scratch + (nint)thread * ScratchFloats(ScratchRows), sums = rows + ScratchRows * Depth, scales = sums + ScratchRows * 2 * Depth;
         new Span<float>(sums, item.Rows * 2 * Depth).Clear();
-        var block = new TileBlock { Rows = rows, RowScales = Quantizer.HasScales ? scales : null, SumStride = 2 * Depth };
+        var block = new TileBlock { Rows = rows, RowScales = Quantizer.HasScales ? scales : null, SumStride = 2 * Depth, Ahead = Weights.BlockBytes };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
         for (int k = 0; k < Weights.Blocks; k++)
         {

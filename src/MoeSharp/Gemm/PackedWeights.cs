@@ -20,7 +20,7 @@ internal sealed unsafe class PackedWeights : IDisposable
         Blocks = Formats.Blocks(depth, TileBlock.MaxDepth);
         ScaleBytes = format == WeightFormat.Bf16 ? 0 : TileBlock.ScaleBytes;
         BlockBytes = ScaleBytes + TileBlock.Columns * TileBlock.MaxDepth * format.ValueBytes();
-        _buffer = new NativeBuffer(checked((long)experts * tiles * Blocks * BlockBytes));
+        _buffer = new NativeBuffer(checked((long)experts * tiles * Blocks * BlockBytes), hugePages: true);
     }
 
     /// <summary>Tiles of an expert.</summary>

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
 
 namespace MoeSharp;
 
@@ -47,6 +48,7 @@ internal static unsafe class TileKernel
             byte* scales = block->Scales + column;
             float* x = block->Rows;
             byte* tables = block->Tables;
+            nint ahead = block->Ahead;
             int group = TScaling.HasColumnScales ? 32 : Stride;
             for (int first = 0; first < depth; first += group, scales += TileBlock.Columns)
             {
@@ -56,6 +58,11 @@ internal static unsafe class TileKernel
                 for (; x < end; x += 2, w += 2 * TileBlock.Columns * TCodec.ValueBytes)
                 {
                     T p, q, v;
+                    if (Sse.IsSupported && column == 0)
+                    {
+                        Sse.Prefetch0(w + ahead);
+                        if (TCodec.ValueBytes == 2) Sse.Prefetch0(w + ahead + 64);
+                    }
                     T rest = TCodec.First(w, tables, out p, out q);
                     if (TScaling.HasColumnScales) { p = T.Multiply(p, scaleA); q = T.Multiply(q, scaleB); }
                     { v = T.Create(x[0]); a0 = T.MultiplyAdd(v, p, a0); b0 = T.MultiplyAdd(v, q, b0); }
