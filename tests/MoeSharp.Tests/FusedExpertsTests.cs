@@ -192,8 +192,9 @@ public class FusedExpertsTests
         using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, E, H, I, 1), damaged = RandomLayer.Weights(WeightFormat.Block128, E, H, I, 1);
         unsafe
         {
-            byte* code = damaged.Up[3].Storage.Values + 17 * H + 40;
-            *code ^= 0x40; // one bit: the exponent's highest
+            byte* code = damaged.Up[3].Storage.Values + 17 * H;
+            while ((*code & 0x40) != 0 || (*code & 0x3F) < 0x20) code++;
+            *code |= 0x40; // one bit, the exponent's highest: 256 times the value
         }
         BFloat16[] hidden = RandomLayer.Hidden(tokens, H, 2);
         foreach ((ExpertWeights stored, int broken) in new[] { (weights, -1), (damaged, 3) })
