@@ -28,13 +28,15 @@ internal sealed class BenchVerb : Verb
 
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
+        CheckSource(arguments);
         int[] tokens = arguments.GetValue(_tokens) ?? [1, 8, 64, 512];
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
-        using BenchLayer layer = Open(arguments, terminal, threads, cancel);
+        using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads));
+        using BenchLayer layer = Open(arguments, backend.Backend, terminal, cancel);
         BenchCase[] cases = [.. tokens.Select(t => new BenchCase(layer, t, routing, arguments.GetValue(_seed)))];
-        using Team team = new Team(threads);
-        using var ceilings = new Ceilings(team);
+        using Team? ownTeam = layer.Experts.Backend is CpuBackend ? null : new Team(threads);
+        using var ceilings = new Ceilings(ownTeam ?? ((CpuBackend)layer.Experts.Backend).Team);
         var rounds = new BenchRounds(layer, cases, ceilings);
         terminal.Track("Timing", rounds.Steps, step => rounds.Run(step, cancel));
         var report = new BenchReport(layer, cases, ceilings, threads);
@@ -43,22 +45,21 @@ internal sealed class BenchVerb : Verb
         return ExitCode.Ok;
     }
 
-    private BenchLayer Open(ParseResult arguments, Terminal terminal, int threads, CancellationToken cancel)
+    private BenchLayer Open(ParseResult arguments, IExpertsBackend? backend, Terminal terminal, CancellationToken cancel)
     {
-        string? model = arguments.GetValue(_model);
-        BenchShape? shape = arguments.GetValue(_shape);
-        IExpertsBackend? backend = Backends.Open(arguments.GetValue(_backend)!, threads);
         ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
-        if (model is null == shape is null) throw new ArgumentException("Give either MODEL or --shape, and not both.");
+        if (arguments.GetValue(_model) is { } model) return BenchLayer.FromCheckpoint(model, arguments.GetValue(_layer), activations, backend);
         BenchLayer? layer = null;
-        terminal.Track(shape is null ? "Loading" : "Filling random weights", 1, step =>
-        {
-            step("experts");
-            layer = shape is null
-                ? throw new UnsupportedException("Checkpoints cannot be read yet; give --shape.")
-                : BenchLayer.Random(shape, Format(arguments), activations, backend, cancel);
-        });
+        terminal.Track("Filling random weights", 1, _ => layer = BenchLayer.Random(arguments.GetValue(_shape)!, Format(arguments), activations, backend, cancel));
         return layer!;
+    }
+
+    private void CheckSource(ParseResult arguments)
+    {
+        bool isModel = arguments.GetValue(_model) is not null, isShape = arguments.GetValue(_shape) is not null;
+        if (isModel == isShape) throw new ArgumentException("Give either MODEL or --shape, and not both.");
+        if (isModel && arguments.GetResult(_format) is { Implicit: false }) throw new ArgumentException("--format is for random weights; MODEL has a format of its own.");
+        if (isShape && arguments.GetValue(_layer) is not null) throw new ArgumentException("--layer chooses a layer of MODEL; with --shape there is only one.");
     }
 
     private WeightFormat Format(ParseResult arguments) => arguments.GetValue(_format) switch

@@ -24,7 +24,7 @@ internal sealed class InfoVerb : Verb
             for (int round = 1; round <= Rounds; round++)
             {
                 cancel.ThrowIfCancellationRequested();
-                step($"round {round} of {Rounds}");
+                step($"round {round} of {Rounds}", round - 1);
                 ceilings.Round();
             }
         });
@@ -35,17 +35,14 @@ internal sealed class InfoVerb : Verb
 
     private static void WriteTables(Terminal terminal, int threads, Ceilings ceilings, KernelChoice[] choices)
     {
-        var facts = new Grid().AddColumn(new GridColumn().NoWrap().PadRight(3)).AddColumn();
-        void Add(string name, string value) => facts.AddRow(new Text(name), new Text(value));
-        Add("processor", $"{Machine.ProcessorName()}, {Environment.ProcessorCount} threads, {Machine.VectorBits}-bit vectors");
-        Add("features", string.Join(", ", Machine.Features().Where(feature => feature.Present).Select(feature => feature.Name)));
         string absent = string.Join(", ", Machine.Features().Where(feature => !feature.Present).Select(feature => feature.Name));
-        if (absent.Length > 0) Add("not here", absent);
-        Add("memory", $"{Units.Bytes(Machine.AvailableMemory())} available");
-        Add("system", $"{RuntimeInformation.OSDescription}, {RuntimeInformation.ProcessArchitecture}, {RuntimeInformation.FrameworkDescription}");
-        Add("ceilings", $"{ceilings.InWords()} on {threads} threads");
-        terminal.Write(facts);
-        terminal.WriteLine();
+        terminal.WriteFacts(
+            ("processor", $"{Machine.ProcessorName()}, {Environment.ProcessorCount} threads, {Machine.VectorBits}-bit vectors"),
+            ("features", string.Join(", ", Machine.Features().Where(feature => feature.Present).Select(feature => feature.Name))),
+            ("not usable", absent.Length == 0 ? "-" : absent),
+            ("memory", $"{Units.Bytes(Machine.AvailableMemory())} available"),
+            ("system", $"{RuntimeInformation.OSDescription}, {RuntimeInformation.ProcessArchitecture}, {RuntimeInformation.FrameworkDescription}"),
+            ("ceilings", $"{ceilings.InWords()} on {threads} threads"));
         var table = new Table().Border(TableBorder.Simple).AddColumns("weights", "activations", "backend", "kernel and why");
         foreach (KernelChoice choice in choices)
             table.AddRow(new Text(Names.Of(choice.Format)), new Text(Names.Of(choice.Activations)), new Text(choice.Backend), new Text(choice.InWords()));

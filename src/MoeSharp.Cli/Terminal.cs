@@ -46,6 +46,14 @@ internal sealed class Terminal
     /// <summary>A line of the answer; no markup.</summary>
     public void WriteLine(string line = "") => _output.WriteLine(line);
 
+    /// <summary>Names and values in two columns.</summary>
+    public void WriteFacts(params IEnumerable<(string Name, string Value)> facts)
+    {
+        Grid grid = new Grid().AddColumn(new GridColumn().NoWrap().PadRight(3)).AddColumn();
+        foreach ((string name, string value) in facts) grid.AddRow(new Text(name), new Text(value));
+        Write(grid);
+    }
+
     /// <summary>The whole answer as one JSON object.</summary>
     public void WriteJson(Action<Utf8JsonWriter> members)
     {
@@ -60,15 +68,15 @@ internal sealed class Terminal
     }
 
     /// <summary>
-    /// Work in steps, shown as a bar where somebody watches and as one line elsewhere. <paramref name="work"/> names each step when it begins; the bar
-    /// is only drawn then, never by a timer, so that it takes no processor time from what is being measured.
+    /// Work in steps, shown as a bar where somebody watches and as one line elsewhere. <paramref name="work"/> says what begins and how many steps lie
+    /// behind; the bar is only drawn then, never by a timer, so that it takes no processor time from what is being measured.
     /// </summary>
-    public void Track(string title, int steps, Action<Action<string>> work)
+    public void Track(string title, int steps, Action<Action<string, double>> work)
     {
         if (!_isWatched)
         {
             _error.WriteLine($"{title} ...");
-            work(_ => { });
+            work((_, _) => { });
             return;
         }
         _progress.Progress().AutoRefresh(false).AutoClear(true).HideCompleted(true)
@@ -76,12 +84,14 @@ internal sealed class Terminal
             .Start(bar =>
             {
                 ProgressTask task = bar.AddTask(Markup.Escape(title), maxValue: steps);
-                int begun = 0;
-                work(step =>
+                work((what, done) =>
                 {
-                    task.Description = Markup.Escape($"{title}: {step}");
-                    task.Value = begun++;
-                    bar.Refresh();
+                    lock (task)
+                    {
+                        task.Description = Markup.Escape($"{title}: {what}");
+                        task.Value = done;
+                        bar.Refresh();
+                    }
                 });
             });
     }

@@ -29,6 +29,9 @@ internal static class Tool
         {
             HelpName = "moesharp",
         };
+        root.Add(new InspectVerb());
+        root.Add(new RunVerb());
+        root.Add(new VerifyVerb());
         root.Add(new BenchVerb());
         root.Add(new InfoVerb());
         root.Options.OfType<HelpOption>().Single().Action = new HelpWithExamples();

@@ -13,7 +13,7 @@ internal sealed class BenchCase
     private readonly int[] _ids;
     private readonly float[] _weights;
     private readonly List<double> _milliseconds = [];
-    private readonly List<long> _bytes = [], _slots = [];
+    private readonly List<long> _bytes = [], _flops = [];
     private int _warmUps;
 
     public BenchCase(BenchLayer layer, int tokens, RoutingKind routing, long? seed)
@@ -43,11 +43,11 @@ internal sealed class BenchCase
 
     public double MedianMilliseconds => Median(_milliseconds);
 
-    /// <summary>What one repetition must move: touched experts' values and scales once, hidden states in and out.</summary>
+    /// <summary>Median over the repetitions of <see cref="LayerWork.Bytes"/>.</summary>
     public long Bytes => (long)Median(_bytes);
 
-    /// <summary>6 * slots * H * I, over the slots whose expert is local (all T * K of them when all experts are).</summary>
-    public long Flops => (long)Median(_slots) * 6 * _layer.Shape.Hidden * _layer.Shape.Intermediate;
+    /// <summary>Median over the repetitions of <see cref="LayerWork.Flops"/>.</summary>
+    public long Flops => (long)Median(_flops);
 
     public double GigabytesPerSecond => Bytes / MedianMilliseconds / 1e6;
 
@@ -64,25 +64,9 @@ internal sealed class BenchCase
         double elapsed = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
         if (!record) return;
         _milliseconds.Add(elapsed);
-        (long slots, long bytes) = Work();
-        _slots.Add(slots);
-        _bytes.Add(bytes);
-    }
-
-    private (long Slots, long Bytes) Work()
-    {
-        Span<bool> touched = new bool[_layer.ExpertBytes.Length];
-        long slots = 0, bytes = 2L * 2 * _hidden.Length;
-        foreach (int id in _ids)
-        {
-            int local = _layer.ExpertMap.Length == 0 ? id : _layer.ExpertMap[id];
-            if (local < 0) continue;
-            slots++;
-            if (touched[local]) continue;
-            touched[local] = true;
-            bytes += _layer.ExpertBytes[local];
-        }
-        return (slots, bytes);
+        LayerWork work = LayerWork.Routed(_layer.Shape, _layer.Weights, _ids, _layer.ExpertMap);
+        _bytes.Add(work.Bytes);
+        _flops.Add(work.Flops);
     }
 
     private int Length(int hidden) =>

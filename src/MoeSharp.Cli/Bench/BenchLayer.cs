@@ -1,17 +1,31 @@
 namespace MoeSharp.Cli;
 
-/// <summary>A layer's routed experts and what timing them needs to know: which experts are here, and how many bytes each costs to read.</summary>
+/// <summary>A layer's routed experts and what timing them needs to know: which experts are here, and their weights.</summary>
 internal sealed class BenchLayer : IDisposable
 {
-    private readonly ExpertWeights _weights;
+    private readonly IDisposable[] _held;
 
-    public BenchLayer(string name, ExpertsOptions options, ExpertWeights weights, int[] expertMap, IExpertsBackend? backend)
+    /// <param name="name">As reports call it.</param>
+    /// <param name="options">Of the experts.</param>
+    /// <param name="weights">Of the experts.</param>
+    /// <param name="expertMap">[global experts], empty when all are local.</param>
+    /// <param name="backend">Null: the library chooses.</param>
+    /// <param name="held">Disposed with this, also when construction fails.</param>
+    private BenchLayer(string name, ExpertsOptions options, ExpertWeights weights, int[] expertMap, IExpertsBackend? backend, params IDisposable[] held)
     {
         Name = name;
+        _held = held;
         ExpertMap = expertMap;
-        _weights = weights;
-        ExpertBytes = [.. Enumerable.Range(0, weights.Count).Select(e => weights.Gate[e].Bytes + weights.Up[e].Bytes + weights.Down[e].Bytes)];
-        Experts = new FusedExperts(options, weights, backend);
+        Weights = weights;
+        try
+        {
+            Experts = new FusedExperts(options, weights, backend);
+        }
+        catch
+        {
+            foreach (IDisposable owned in held) owned.Dispose();
+            throw;
+        }
     }
 
     /// <summary>As reports call it.</summary>
@@ -22,8 +36,10 @@ internal sealed class BenchLayer : IDisposable
     /// <summary>[global experts], empty when all are local.</summary>
     public int[] ExpertMap { get; }
 
-    /// <summary>[E] bytes of values and scales.</summary>
-    public long[] ExpertBytes { get; }
+    public ExpertWeights Weights { get; }
+
+    /// <summary>Of all experts' values and scales.</summary>
+    public long Bytes => Weights.Gate.Concat(Weights.Up).Concat(Weights.Down).Sum(matrix => matrix.Bytes);
 
     public ExpertsShape Shape => Experts.Shape;
 
@@ -31,9 +47,7 @@ internal sealed class BenchLayer : IDisposable
     /// <exception cref="ArgumentException">They would not fit into memory.</exception>
     public static BenchLayer Random(BenchShape shape, WeightFormat format, ActivationFormat? activations, IExpertsBackend? backend, CancellationToken cancel)
     {
-        long bytes = SyntheticWeights.Bytes(shape, format), available = Machine.AvailableMemory();
-        if (bytes > 0.9 * available)
-            throw new ArgumentException($"The experts of {shape.Name} in {format} take {Units.Bytes(bytes)} but {Units.Bytes(available)} of memory are available; choose a smaller shape.");
+        CheckMemory(shape, format, copies: ReferenceEquals(backend, ExpertsBackends.Reference) ? 1 : 2);
         var options = new ExpertsOptions
         {
             TopK = shape.TopK,
@@ -42,20 +56,36 @@ internal sealed class BenchLayer : IDisposable
             GlobalExperts = shape.Experts,
         };
         ExpertWeights weights = SyntheticWeights.Create(shape, format, cancel);
-        try
-        {
-            return new(shape.Name, options, weights, shape.ExpertMap(), backend);
-        }
-        catch
-        {
-            weights.Dispose();
-            throw;
-        }
+        return new(shape.Name, options, weights, shape.ExpertMap(), backend, weights);
+    }
+
+    /// <summary>A layer of a checkpoint.</summary>
+    /// <param name="path">The checkpoint's folder.</param>
+    /// <param name="layer">Null: the first one with experts.</param>
+    /// <param name="activations">Null: what suits the weights.</param>
+    /// <param name="backend">Null: the library chooses.</param>
+    public static BenchLayer FromCheckpoint(string path, int? layer, ActivationFormat? activations, IExpertsBackend? backend)
+    {
+        using Checkpoint model = Checkpoint.Open(path); // closed at the end: the parts keep what they map
+        LayerParts parts = model.ReadLayer(layer ?? model.MoeLayers.FirstOrDefault());
+        string name = $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)))} layer {parts.Layer}";
+        return new(name, parts.ExpertsOptions with { Activations = activations ?? parts.ExpertsOptions.Activations }, parts.Experts, [], backend, parts);
+    }
+
+    /// <summary>A backend that lays weights out in an order of its own holds them a second time.</summary>
+    private static void CheckMemory(BenchShape shape, WeightFormat format, int copies)
+    {
+        const long ceilings = 1L << 30;
+        long bytes = SyntheticWeights.Bytes(shape, format), available = Machine.AvailableMemory();
+        if (bytes > (0.95 * available - ceilings) / copies)
+            throw new ArgumentException(
+                $"The experts of {shape.Name} in {Names.Of(format)} are {Units.Bytes(bytes)}, held {(copies == 2 ? "twice while they are laid out" : "once")}, "
+                + $"but {Units.Bytes(available)} of memory are available; choose a smaller shape.");
     }
 
     public void Dispose()
     {
         Experts.Dispose();
-        _weights.Dispose();
+        foreach (IDisposable owned in _held) owned.Dispose();
     }
 }

@@ -6,12 +6,13 @@ namespace MoeSharp.Cli;
 /// <summary>What a bench found out, as a table and as JSON.</summary>
 internal sealed class BenchReport(BenchLayer layer, IReadOnlyList<BenchCase> cases, Ceilings ceilings, int threads)
 {
+    private const long CacheBytes = 256 << 20; // more than most last-level caches
+
     public void WriteTable(Terminal terminal)
     {
         ExpertsShape shape = layer.Shape;
         terminal.WriteLine($"{layer.Name}: {Names.Of(shape)}");
         terminal.WriteLine($"{layer.Experts.Backend.Name}: {layer.Experts.Description}");
-        terminal.WriteLine();
         var table = new Table().Border(TableBorder.Simple);
         foreach (string column in (string[])["tokens", "ms", "bytes", "GB/s", "of read", "GFLOP/s", "of peak", "repetitions"])
             table.AddColumn(new TableColumn(column).RightAligned());
@@ -21,6 +22,8 @@ internal sealed class BenchReport(BenchLayer layer, IReadOnlyList<BenchCase> cas
                 Units.Number(row.GigaflopPerSecond), Units.Percent(row.GigaflopPerSecond / ceilings.PeakGFlopPerS()), Units.Count(row.Repetitions));
         terminal.Write(table);
         terminal.WriteLine($"Ceilings, measured between the rounds on {threads} threads: {ceilings.InWords()}.");
+        if (layer.Bytes < CacheBytes)
+            terminal.WriteLine($"All experts together are {Units.Bytes(layer.Bytes)}: they may stay in caches, so that GB/s can pass what memory gives.");
         if (shape.Experts != shape.GlobalExperts)
             terminal.WriteLine($"FLOP and bytes count only the slots that go to the {shape.Experts} local experts.");
     }

@@ -11,13 +11,14 @@ internal sealed class BenchRounds(BenchLayer layer, IReadOnlyList<BenchCase> cas
     /// <summary>Steps that <see cref="Run"/> reports.</summary>
     public int Steps => (Rounds + 1) * cases.Count + Rounds;
 
-    /// <summary>Fills the cases and the ceilings; calls <paramref name="step"/> with what comes next.</summary>
-    public void Run(Action<string> step, CancellationToken cancel)
+    /// <summary>Fills the cases and the ceilings; calls <paramref name="step"/> with what comes next and how many steps are done.</summary>
+    public void Run(Action<string, double> step, CancellationToken cancel)
     {
+        int done = 0;
         using var workspace = new Workspace(layer.Experts.WorkspaceBytes(cases.Max(c => c.Tokens)));
         foreach (BenchCase row in cases)
         {
-            step($"warm-up, {row.Tokens} tokens");
+            step($"warm-up, {row.Tokens} tokens", done++);
             cancel.ThrowIfCancellationRequested();
             WarmUp(row, workspace);
         }
@@ -25,10 +26,10 @@ internal sealed class BenchRounds(BenchLayer layer, IReadOnlyList<BenchCase> cas
         {
             foreach (BenchCase row in cases)
             {
-                step($"round {round} of {Rounds}, {row.Tokens} tokens");
+                step($"round {round} of {Rounds}, {row.Tokens} tokens", done++);
                 Repeat(row, workspace, cancel);
             }
-            step($"round {round} of {Rounds}, ceilings");
+            step($"round {round} of {Rounds}, ceilings", done++);
             cancel.ThrowIfCancellationRequested();
             ceilings.Round();
         }

@@ -25,18 +25,19 @@ internal sealed class LayerVerification
         _sampledHidden = Sampled<BFloat16>(hidden, layer.HiddenSize);
     }
 
-    /// <summary>Runs everything; <paramref name="advance"/> is called after each of E + 1 steps, from any thread.</summary>
-    public LayerCheck Run(Action advance, CancellationToken cancel)
+    /// <summary>Runs everything; <paramref name="advance"/> hears how many of the E experts are done, from any thread.</summary>
+    public LayerCheck Run(Action<int> advance, CancellationToken cancel)
     {
         (bool idsEqual, Accuracy whole) = CheckWhole();
-        advance();
+        int done = 0;
+        advance(done);
         var experts = new ExpertCheck[_layer.Experts.Shape.Experts];
         double tolerance = Verdict.Tolerance(_layer.Experts.Shape);
         Parallel.For(0, experts.Length, new ParallelOptions { CancellationToken = cancel }, e =>
         {
             Accuracy error = CheckExpert(e);
             experts[e] = new(e, error, error.IsWithin(tolerance));
-            advance();
+            advance(Interlocked.Increment(ref done));
         });
         return new(_layer.Layer, _layer.Experts.Shape, idsEqual, whole, experts);
     }

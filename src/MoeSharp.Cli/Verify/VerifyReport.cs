@@ -13,15 +13,15 @@ internal sealed class VerifyReport(string model, string backend, int tokens, int
     public void WriteTable(Terminal terminal)
     {
         string sampled = rows < tokens ? $", {rows} sampled rows" : "";
-        terminal.WriteLine($"{model}: {backend} against reference, {tokens} tokens{sampled}");
-        var table = new Table().Border(TableBorder.Simple).AddColumns("layer", "formats", "compared");
-        foreach (string column in (string[])["max error", "relative", "calc_diff", "tolerance"]) table.AddColumn(new TableColumn(column).RightAligned());
+        string formats = string.Join("; ", layers.Select(layer => $"{Names.Of(layer.Shape.Format)} weights, {Names.Of(layer.Shape.Activations)} activations").Distinct());
+        terminal.WriteLine($"{model}: {backend} against reference, {tokens} tokens{sampled}, {formats}");
+        var table = new Table().Border(TableBorder.Simple).AddColumns("layer", "compared");
+        foreach (string column in (string[])["max error", "relative", "calc_diff", "allowed"]) table.AddColumn(new TableColumn(column).RightAligned());
         table.AddColumn("verdict");
         foreach (LayerCheck layer in layers)
         {
-            string formats = $"{Names.Of(layer.Shape.Format)}, {Names.Of(layer.Shape.Activations)}";
-            AddRow(table, $"{layer.Layer}", formats, layer.IdsEqual ? "whole layer" : "whole layer, ids differ", layer.Whole, layer.Tolerance, layer.WholePassed);
-            AddRow(table, "", "", $"worst of {layer.Experts.Count} experts: {layer.Worst.Expert}", layer.Worst.Error, layer.Tolerance, layer.Worst.Passed);
+            AddRow(table, $"{layer.Layer}", layer.IdsEqual ? "whole layer" : "whole layer, ids differ", layer.Whole, layer.Tolerance, layer.WholePassed);
+            AddRow(table, "", $"worst of {layer.Experts.Count} experts: {layer.Worst.Expert}", layer.Worst.Error, layer.Tolerance, layer.Worst.Passed);
         }
         terminal.Write(table);
         WriteFailures(terminal);
@@ -48,13 +48,13 @@ internal sealed class VerifyReport(string model, string backend, int tokens, int
         {
             ExpertCheck[] failed = [.. layer.Experts.Where(expert => !expert.Passed)];
             foreach (ExpertCheck expert in failed.Take(MostFailuresShown))
-                terminal.WriteLine($"layer {layer.Layer}, expert {expert.Expert}: {expert.Error}, tolerance {Units.Error(layer.Tolerance)}");
+                terminal.WriteLine($"layer {layer.Layer}, expert {expert.Expert}: {expert.Error}, allowed {Units.Error(layer.Tolerance)}");
             if (failed.Length > MostFailuresShown) terminal.WriteLine($"layer {layer.Layer}: {failed.Length - MostFailuresShown} more experts failed; --json lists them all");
         }
     }
 
-    private static void AddRow(Table table, string layer, string formats, string compared, Accuracy accuracy, double tolerance, bool passed) => table.AddRow(
-        new Text(layer), new Text(formats), new Text(compared), Figure(accuracy.MaxAbsolute), Figure(accuracy.RelativeL2), Figure(accuracy.CalcDiff),
+    private static void AddRow(Table table, string layer, string compared, Accuracy accuracy, double tolerance, bool passed) => table.AddRow(
+        new Text(layer), new Text(compared), Figure(accuracy.MaxAbsolute), Figure(accuracy.RelativeL2), Figure(accuracy.CalcDiff),
         Figure(tolerance), new Text(passed ? "ok" : "FAILED", passed ? new Style(Color.Green) : new Style(Color.Red)));
 
     private static Text Figure(double value) => new Text(Units.Error(value)).RightJustified();

@@ -14,7 +14,7 @@ public class LayerVerificationTests
         using var reference = new MoeLayer(tiny.Parts(), new MoeLayerOptions { Backend = ExpertsBackends.Reference });
         int steps = 0;
         LayerCheck check = new LayerVerification(layer, reference, tiny.HiddenStates(Tokens), rows)
-            .Run(() => Interlocked.Increment(ref steps), TestContext.Current.CancellationToken);
+            .Run(_ => Interlocked.Increment(ref steps), TestContext.Current.CancellationToken);
         Assert.Equal(tiny.Experts + 1, steps);
         return check;
     }

@@ -3,6 +3,9 @@ namespace MoeSharp.Tests;
 public class UsageTests
 {
     [Theory]
+    [InlineData("inspect")]
+    [InlineData("run")]
+    [InlineData("verify")]
     [InlineData("bench")]
     [InlineData("info")]
     public void EveryVerbExplainsItselfWithAnExample(string verb)
@@ -24,15 +27,15 @@ public class UsageTests
     {
         ToolRun run = ToolRun.Of("--help");
         Assert.Equal(0, run.ExitCode);
-        foreach (string verb in (string[])["bench", "info", "Example:", "Exit codes:"]) Assert.Contains(verb, run.Output);
+        foreach (string verb in (string[])["inspect", "run", "verify", "bench", "info", "Example:", "Exit codes:"]) Assert.Contains(verb, run.Output);
     }
 
     [Fact]
     public void VersionIsANumber() => Assert.Matches(@"^\d+\.\d+\.\d+", ToolRun.Of("--version").Output);
 
     [Theory]
-    [InlineData("", "A verb is needed: ")]
-    [InlineData("bogus", "There is no verb 'bogus'; use ")]
+    [InlineData("", "A verb is needed: inspect, run, verify, bench, info")]
+    [InlineData("bogus", "There is no verb 'bogus'; use inspect, run, verify, bench, info")]
     [InlineData("bench --nope", "There is no option '--nope'")]
     [InlineData("bench --tokens -5", "--tokens is '-5'; it must be a whole number from 1")]
     [InlineData("bench --tokens 1,x", "--tokens is 'x'")]
@@ -47,7 +50,20 @@ public class UsageTests
     [InlineData("bench --shape 8,2,64,32 --format bf16 --activations fp8", "FP8 activations need FP8 weights")]
     [InlineData("bench", "Give either MODEL or --shape")]
     [InlineData("bench folder --shape 8,2,64,32", "Give either MODEL or --shape")]
-    [InlineData("bench --shape 896,16,65536,65536", "memory are available; choose a smaller shape")]
+    [InlineData("bench --shape 896,16,65536,65536", "of memory are available; choose a smaller shape")]
+    [InlineData("bench folder --format mxfp8", "--format is for random weights")]
+    [InlineData("bench --shape 8,2,64,32 --layer 1", "--layer chooses a layer of MODEL")]
+    [InlineData("inspect", "MODEL")]
+    [InlineData("inspect a b", "'b'")]
+    [InlineData("run folder", "--layer")]
+    [InlineData("run folder --layer -1", "--layer is '-1'; it must be a whole number from 0")]
+    [InlineData("run folder --layer 0 --tokens -3", "--tokens is '-3'; it must be a whole number from 0")]
+    [InlineData("run folder --layer 0 --output-dtype f16", "--output-dtype is 'f16'; use bf16 or f32")]
+    [InlineData("run folder --layer 0 --input x.safetensors --tokens 3", "--input and --tokens exclude each other")]
+    [InlineData("run folder --layer 0 --backend gpu9", "There is no backend 'gpu9'; use auto, ")]
+    [InlineData("verify folder --layer some", "--layer is 'some'; it must be all or a whole number from 0")]
+    [InlineData("verify folder --rows 0", "--rows is '0'; it must be a whole number from 1")]
+    [InlineData("verify folder --backend gpu9", "There is no backend 'gpu9'; use auto, ")]
     [InlineData("info extra", "'extra'")]
     public void BadUsageIsOneSentence(string line, string expected) =>
         Assert.Contains(expected, ToolRun.Of(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)).Sentence());

@@ -1,0 +1,89 @@
+using System.CommandLine;
+
+namespace MoeSharp.Cli;
+
+/// <summary>Runs one layer on hidden states from a file or on random ones.</summary>
+internal sealed class RunVerb : Verb
+{
+    private const int DefaultTokens = 16;
+    private readonly Argument<string> _model = Inputs.Model();
+    private readonly Option<int?> _layer = Inputs.Number("--layer", "L", "Decoder layer", 0);
+    private readonly Option<string?> _input = new("--input")
+    {
+        HelpName = "X.safetensors",
+        Description = "hidden_states [T, H]; with topk_ids and topk_weights [T, K] the router is bypassed",
+    };
+    private readonly Option<int?> _tokens = Inputs.Number("--tokens", "N", $"Random normal hidden states instead of --input, {DefaultTokens} tokens when neither is given", 0);
+    private readonly Option<long?> _seed = Inputs.Seed("Seed of those, 1 when not given");
+    private readonly Option<string?> _output = new("--output") { HelpName = "Y.safetensors", Description = "Where to write output [T, H], topk_ids and topk_weights [T, K]" };
+    private readonly Option<string> _backend = Inputs.Backend();
+    private readonly Option<string> _activations = Inputs.Activations();
+    private readonly Option<string> _outputDtype = Inputs.OneOf("--output-dtype", "Type of output: bf16, or f32 for the sums before their last rounding", "bf16", "bf16", "f32");
+    private readonly Option<bool> _expertsOnly = new("--experts-only") { Description = "Routed experts without shared experts" };
+    private readonly Option<int?> _threads = Inputs.Threads();
+    private readonly Option<bool> _verify = new("--verify") { Description = "Compare with the reference; exit code 1 when they differ by more than the tolerance" };
+
+    public RunVerb() : base("run", "Run one MoE layer of a checkpoint: router, routed experts, shared experts.",
+        "moesharp run samples/tiny-qwen3-moe-fp8 --layer 0 --tokens 8 --verify",
+        "moesharp run samples/tiny-qwen3-moe-fp8 --layer 0 --seed 7 --output y.safetensors")
+    {
+        _layer.Required = true;
+        Add(_model);
+        foreach (Option option in (Option[])[_layer, _input, _tokens, _seed, _output, _backend, _activations, _outputDtype, _expertsOnly, _threads, _verify]) Add(option);
+        Validators.Add(result =>
+        {
+            if (result.GetResult(_input) is null) return;
+            if (result.GetResult(_tokens) is not null) result.AddError("--input and --tokens exclude each other.");
+            if (result.GetResult(_seed) is not null) result.AddError("--input and --seed exclude each other.");
+        });
+    }
+
+    protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
+    {
+        string path = arguments.GetValue(_model)!;
+        string? outputPath = arguments.GetValue(_output);
+        if (outputPath is not null) RunFiles.CheckWritable(outputPath);
+        bool expertsOnly = arguments.GetValue(_expertsOnly), isF32 = arguments.GetValue(_outputDtype) == "f32";
+        using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads));
+        var options = new MoeLayerOptions { Backend = backend.Backend, Activations = Inputs.ActivationFormat(arguments.GetValue(_activations)) };
+
+        using Checkpoint model = Checkpoint.Open(path);
+        using LayerParts parts = model.ReadLayer(arguments.GetRequiredValue(_layer)!.Value);
+        using var layer = new MoeLayer(parts, options);
+        RunInput input = arguments.GetValue(_input) is { } file
+            ? RunFiles.ReadInput(file, layer)
+            : RunInput.Random(arguments.GetValue(_tokens) ?? DefaultTokens, layer.HiddenSize, arguments.GetValue(_seed) ?? 1);
+        var run = new LayerRun(layer, input, expertsOnly, isF32);
+        terminal.Track("Running", 1, step => run.Time(cancel));
+
+        (Accuracy? error, bool idsEqual) = (null, true);
+        if (arguments.GetValue(_verify))
+            terminal.Track("Computing the reference", 1, step => (error, idsEqual) = CompareWithReference(model, run, input, expertsOnly, options));
+        if (outputPath is not null) RunFiles.WriteOutput(outputPath, run);
+        LayerWork work = LayerWork.Routed(layer.Experts.Shape, parts.Experts, run.Ids, []);
+        var report = new RunReport
+        {
+            Model = path,
+            Layer = layer,
+            Input = input,
+            Run = run,
+            Work = expertsOnly || parts.SharedExperts is null ? work : work.PlusShared(parts.SharedExperts, run.Tokens),
+            ExpertsOnly = expertsOnly,
+            Output = outputPath,
+            Error = error,
+            IdsEqual = idsEqual,
+        };
+        if (terminal.Json) terminal.WriteJson(report.WriteJson);
+        else report.WriteFacts(terminal);
+        return report.Passed ? ExitCode.Ok : ExitCode.CheckFailed;
+    }
+
+    private static (Accuracy Error, bool IdsEqual) CompareWithReference(
+        Checkpoint model, LayerRun run, RunInput input, bool expertsOnly, MoeLayerOptions options)
+    {
+        using MoeLayer layer = MoeLayer.Load(model, run.Layer.Layer, options with { Backend = ExpertsBackends.Reference });
+        var reference = new LayerRun(layer, input, expertsOnly, run.IsF32);
+        reference.Once();
+        return (run.CompareWith(reference), run.Ids.AsSpan().SequenceEqual(reference.Ids));
+    }
+}
