@@ -33,7 +33,8 @@ internal static class GatedActivation
     private static float Gate(Activation activation, float g) =>
         activation.Kind == ActivationKind.GeluTanh ? GeluTanh(g) : g / (1f + MathF.Exp(-g * activation.Alpha));
 
-    private static float GeluTanh(float g) => 0.5f * g * (1f + MathF.Tanh(0.7978845608f * (g + 0.044715f * g * g * g)));
+    /// <summary>(1 + tanh z) / 2 is the logistic function of 2z, which loses no digits where tanh is near -1.</summary>
+    private static float GeluTanh(float g) => g / (1f + MathF.Exp(-2f * (0.7978845608f * (g + 0.044715f * g * g * g))));
 
     private static float Sigmoid(float g) => 1f / (1f + MathF.Exp(-g));
 

@@ -9,13 +9,15 @@ internal static class Activate
     /// <param name="up">[rows, I].</param>
     /// <param name="product">[I]; scratch.</param>
     /// <param name="activated">[rows, I].</param>
-    public static void Run(ExpertsShape shape, ReadOnlySpan<int> slotOfRow, ReadOnlySpan<BFloat16> gate, ReadOnlySpan<BFloat16> up, Span<BFloat16> product, Rows activated)
+    public static void Run(
+        ExpertsShape shape, ReadOnlySpan<int> slotOfRow, ReadOnlySpan<BFloat16> gate, ReadOnlySpan<BFloat16> up, Span<BFloat16> product, Rows activated)
     {
         int width = shape.Intermediate;
         for (int r = 0; r < slotOfRow.Length; r++)
         {
             if (slotOfRow[r] < 0) continue;
-            for (int c = 0; c < width; c++) product[c] = GatedActivation.Apply(shape.Activation, shape.Rounding, gate[r * width + c], up[r * width + c]);
+            for (int c = 0; c < width; c++)
+                product[c] = GatedActivation.Apply(shape.Activation, shape.Rounding, gate[r * width + c], up[r * width + c]);
             Quantize.Row(shape, product[..width], RuleAfter(shape.Activation), activated.Slice(r, 1));
         }
     }

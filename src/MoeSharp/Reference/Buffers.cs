@@ -62,6 +62,7 @@ internal readonly ref struct Buffers
     private static void PlanRows(WorkspacePlan plan, ExpertsShape shape, string name, string scales, long rows, int width, Step first, Step last)
     {
         plan.Add(name, shape.Activations == ActivationFormat.Fp8 ? ElementType.U8 : ElementType.BF16, rows, width, first, last);
-        plan.Add(scales, shape.Format == WeightFormat.MxFp8 ? ElementType.U8 : ElementType.F32, rows, Formats.Blocks(width, shape.Group), first, last);
+        ElementType scale = shape.Format == WeightFormat.MxFp8 ? ElementType.U8 : ElementType.F32;
+        plan.Add(scales, scale, rows, Formats.Blocks(width, shape.Group), first, last);
     }
 }

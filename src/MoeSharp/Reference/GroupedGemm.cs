@@ -30,7 +30,8 @@ internal static class GroupedGemm
                 int columns = Math.Min(ColumnTile, weights.Rows - n);
                 for (int r = 0; r < count; r++)
                 {
-                    Four sums = tile.Dot(scratch.Slice(r * width, width), x.Scales.IsEmpty ? default : x.Scales.Slice((first + r) * x.Groups, x.Groups));
+                    ReadOnlySpan<float> scales = x.Scales.IsEmpty ? default : x.Scales.Slice((first + r) * x.Groups, x.Groups);
+                    Four sums = tile.Dot(scratch.Slice(r * width, width), scales);
                     Span<BFloat16> to = output.Slice((first + r) * weights.Rows + n, columns);
                     for (int c = 0; c < columns; c++) to[c] = BFloat16.FromSingle(bias.IsEmpty ? sums[c] : sums[c] + bias[n + c]);
                 }
@@ -99,7 +100,8 @@ internal static class GroupedGemm
 
         private Four Dot(ReadOnlySpan<float> row, int first, int count)
         {
-            ReadOnlySpan<float> x = row.Slice(first, count), a = _a.Slice(first, count), b = _b.Slice(first, count), c = _c.Slice(first, count), d = _d.Slice(first, count);
+            ReadOnlySpan<float> x = row.Slice(first, count), a = _a.Slice(first, count), b = _b.Slice(first, count);
+            ReadOnlySpan<float> c = _c.Slice(first, count), d = _d.Slice(first, count);
             float sumA = 0, sumB = 0, sumC = 0, sumD = 0;
             for (int k = 0; k < x.Length; k++)
             {

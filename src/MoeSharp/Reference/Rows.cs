@@ -22,11 +22,17 @@ internal readonly ref struct Rows(int width, int groups)
     public int Count => (Values.Length + Codes.Length) / width;
 
     /// <summary>The values or codes lie in plan row <paramref name="row"/>, the scales in the one after it.</summary>
-    public static Rows In(Workspace workspace, int row, ExpertsShape shape, int width) =>
-        shape.Activations == ActivationFormat.Bf16 ? new(width, 0) { Values = workspace.Span<BFloat16>(row) }
-        : shape.Format == WeightFormat.MxFp8
-            ? new(width, Formats.Blocks(width, shape.Group)) { Codes = workspace.Span<Float8E4M3>(row), ScalesE8M0 = workspace.Span<ScaleE8M0>(row + 1) }
-            : new(width, Formats.Blocks(width, shape.Group)) { Codes = workspace.Span<Float8E4M3>(row), Scales = workspace.Span<float>(row + 1) };
+    public static Rows In(Workspace workspace, int row, ExpertsShape shape, int width)
+    {
+        if (shape.Activations == ActivationFormat.Bf16) return new(width, 0) { Values = workspace.Span<BFloat16>(row) };
+        bool mx = shape.Format == WeightFormat.MxFp8;
+        return new(width, Formats.Blocks(width, shape.Group))
+        {
+            Codes = workspace.Span<Float8E4M3>(row),
+            Scales = mx ? default : workspace.Span<float>(row + 1),
+            ScalesE8M0 = mx ? workspace.Span<ScaleE8M0>(row + 1) : default,
+        };
+    }
 
     public Rows Slice(int first, int count) => new(width, groups)
     {

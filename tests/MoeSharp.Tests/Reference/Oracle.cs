@@ -11,44 +11,51 @@ internal static class Oracle
     private static readonly double[] Magnitudes = [.. Codes.Take(127)];
 
     /// <summary>Output [T, H], before its last rounding.</summary>
-    public static double[] Layer(ExpertsShape shape, ExpertWeights weights, ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> localIds, ReadOnlySpan<float> topkWeights)
+    /// <param name="localIds">[T, K]; -1 means no expert.</param>
+    public static float[] Layer(
+        ExpertsShape shape, ExpertWeights weights, ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> localIds, ReadOnlySpan<float> topkWeights)
     {
-        int h = shape.Hidden, i = shape.Intermediate, k = shape.TopK, tokens = localIds.Length / k;
-        var output = new double[tokens * h];
-        for (int t = 0; t < tokens; t++)
+        int h = shape.Hidden, k = shape.TopK;
+        var output = new double[localIds.Length / k * h];
+        for (int e = 0; e < weights.Count; e++)
         {
-            for (int s = 0; s < k; s++)
+            if (!localIds.Contains(e)) continue;
+            var expert = new Expert(shape, weights, e);
+            for (int slot = 0; slot < localIds.Length; slot++)
             {
-                int e = localIds[t * k + s];
-                if (e < 0) continue;
-                double weight = topkWeights[t * k + s];
-                double[] row = Widen(hidden.Slice(t * h, h));
+                if (localIds[slot] != e) continue;
+                double weight = topkWeights[slot];
+                double[] row = Widen(hidden.Slice(slot / k * h, h));
                 if (shape.RouterWeightOnInput)
                 {
                     for (int c = 0; c < h; c++) row[c] = Bf16(row[c] * Bf16(weight));
                     weight = 1;
                 }
-                double[] y = Expert(shape, weights, e, row);
-                for (int c = 0; c < h; c++) output[t * h + c] += weight * y[c];
+                double[] y = expert.Run(row);
+                for (int c = 0; c < h; c++) output[slot / k * h + c] += weight * y[c];
             }
         }
-        return output;
+        return [.. output.Select(v => (float)v)];
     }
 
-    /// <summary>One row through one expert; BF16 values.</summary>
-    private static double[] Expert(ExpertsShape shape, ExpertWeights weights, int e, double[] row)
+    private sealed class Expert(ExpertsShape shape, ExpertWeights weights, int e)
     {
-        int h = shape.Hidden, i = shape.Intermediate;
-        double[] x = Requantize(shape, row, divides: true), product = new double[i], y = new double[h];
-        double[][] gate = Dequantize(weights.Gate[e]), up = Dequantize(weights.Up[e]), down = Dequantize(weights.Down[e]);
-        for (int n = 0; n < i; n++)
+        private readonly double[][] _gate = Dequantize(weights.Gate[e]), _up = Dequantize(weights.Up[e]), _down = Dequantize(weights.Down[e]);
+
+        /// <summary>One row through it; BF16 values.</summary>
+        public double[] Run(double[] row)
         {
-            double g = Bf16(Dot(x, gate[n]) + (weights.Biases?.Gate[e * i + n] ?? 0)), u = Bf16(Dot(x, up[n]) + (weights.Biases?.Up[e * i + n] ?? 0));
-            product[n] = Activate(shape.Activation, shape.Rounding, g, u);
+            int h = shape.Hidden, i = shape.Intermediate;
+            double[] x = Requantize(shape, row, divides: true), product = new double[i], y = new double[h];
+            for (int n = 0; n < i; n++)
+            {
+                double g = Bf16(Dot(x, _gate[n]) + (weights.Biases?.Gate[e * i + n] ?? 0)), u = Bf16(Dot(x, _up[n]) + (weights.Biases?.Up[e * i + n] ?? 0));
+                product[n] = Activate(shape.Activation, shape.Rounding, g, u);
+            }
+            double[] a = Requantize(shape, product, divides: shape.Activation.Kind == ActivationKind.SwigluStep);
+            for (int n = 0; n < h; n++) y[n] = Bf16(Dot(a, _down[n]) + (weights.Biases?.Down[e * h + n] ?? 0));
+            return y;
         }
-        double[] a = Requantize(shape, product, divides: shape.Activation.Kind == ActivationKind.SwigluStep);
-        for (int n = 0; n < h; n++) y[n] = Bf16(Dot(a, down[n]) + (weights.Biases?.Down[e * h + n] ?? 0));
-        return y;
     }
 
     /// <summary>What a row is worth after quantization: code times scale.</summary>
@@ -87,7 +94,7 @@ internal static class Oracle
         return e;
     }
 
-    private static double Activate(Activation activation, RoundingMode rounding, double g, double u)
+    public static double Activate(Activation activation, RoundingMode rounding, double g, double u)
     {
         double limit = activation.Limit ?? double.PositiveInfinity;
         if (activation.Kind == ActivationKind.SwigluStep) return Bf16(Math.Min(g / (1 + Math.Exp(-g)), limit) * Math.Clamp(u, -limit, limit));
@@ -96,7 +103,7 @@ internal static class Oracle
         bool staged = rounding == RoundingMode.Bf16Staged;
         if (staged) (g, u) = (Bf16(g), Bf16(u));
         double gate = activation.Kind == ActivationKind.GeluTanh
-            ? 0.5 * g * (1 + Math.Tanh(Math.Sqrt(2 / Math.PI) * (g + 0.044715 * g * g * g)))
+            ? g / (1 + Math.Exp(-2 * Math.Sqrt(2 / Math.PI) * (g + 0.044715 * g * g * g)))
             : g / (1 + Math.Exp(-activation.Alpha * g));
         double up = u + activation.Beta;
         return staged ? Bf16(Bf16(gate) * Bf16(up)) : Bf16(gate * up);
