@@ -22,6 +22,21 @@ public partial class SettingsTests
         Assert.Equal(settable.Order(StringComparer.Ordinal), described.Order(StringComparer.Ordinal));
     }
 
+    [Theory]
+    [InlineData("inspect")]
+    [InlineData("run")]
+    [InlineData("verify")]
+    [InlineData("bench")]
+    [InlineData("info")]
+    public void OptionsOfTheToolAreDescribed(string verb)
+    {
+        string row = s_page.Split('\n').Single(l => l.StartsWith($"| `{verb}` |", StringComparison.Ordinal));
+        (int exitCode, string help) = Repository.Run("MoeSharp.Cli", [verb, "--help"]);
+        Assert.True(exitCode == 0, help);
+        IEnumerable<string> offered = OptionLine().Matches(help).Select(m => m.Groups[1].Value).Except(["--help", "--version"]);
+        Assert.Equal(offered.Order(StringComparer.Ordinal), OptionSpan().Matches(row).Select(m => m.Groups[1].Value).Order(StringComparer.Ordinal));
+    }
+
     [Fact]
     public void EnvironmentVariablesAreDescribed()
     {
@@ -32,6 +47,12 @@ public partial class SettingsTests
 
     [GeneratedRegex(@"`(\w+)`")]
     private static partial Regex CodeSpan();
+
+    [GeneratedRegex(@"`(--[\w-]+)`")]
+    private static partial Regex OptionSpan();
+
+    [GeneratedRegex(@"^ {2,}(?:-\w, )?(?:-[?h], )*(--[\w-]+)", RegexOptions.Multiline)]
+    private static partial Regex OptionLine();
 
     [GeneratedRegex(@"GetEnvironmentVariable\(""(\w+)""\)")]
     private static partial Regex Variable();
