@@ -1,5 +1,3 @@
-using System.Collections.Concurrent;
-
 namespace MoeSharp;
 
 /// <summary>
@@ -8,10 +6,9 @@ namespace MoeSharp;
 /// </summary>
 public sealed class FusedExperts : IDisposable
 {
-    private const int PooledWorkspaces = 4, IdsRow = 0, CountsRow = 1, OwnRows = 2;
+    private const int IdsRow = 0, CountsRow = 1, OwnRows = 2;
     private readonly IPreparedExperts _prepared;
-    private readonly ConcurrentQueue<Workspace> _pool = new();
-    private readonly long _budget;
+    private readonly WorkspacePool _pool;
     private bool _disposed;
 
     /// <summary>Checks options against weights and backend, and lays the weights out.</summary>
@@ -27,13 +24,13 @@ public sealed class FusedExperts : IDisposable
         Shape = ExpertsShape.From(options, weights);
         Backend = backend ?? ExpertsBackends.Choose(Shape);
         Supports(Backend, Shape).ThrowIfNot();
-        _budget = options.MaxWorkspaceBytes ?? long.MaxValue;
+        long budget = options.MaxWorkspaceBytes ?? long.MaxValue;
+        _pool = new((tokens, plan) => PlanWorkspace(tokens, plan).Bytes, budget);
         _prepared = Backend.Prepare(Shape, weights, options.AllowNaNWeights);
-        if (PlanWorkspace(1).Bytes > _budget)
+        if (PlanWorkspace(1).Bytes is var needed && needed > budget)
         {
-            long needed = PlanWorkspace(1).Bytes;
             _prepared.Dispose();
-            throw new ArgumentException($"MaxWorkspaceBytes is {_budget:N0} but one token alone needs {needed:N0}; raise it.", nameof(options));
+            throw new ArgumentException($"MaxWorkspaceBytes is {budget:N0} but one token alone needs {needed:N0}; raise it.", nameof(options));
         }
     }
 
@@ -74,7 +71,7 @@ public sealed class FusedExperts : IDisposable
     }
 
     /// <summary>Bytes that a call with this many tokens will really use: the plan's total, or less when a byte budget makes it run in chunks.</summary>
-    public long WorkspaceBytes(int tokens) => PlanWorkspace(ChunkTokens(tokens, _budget, new())).Bytes;
+    public long WorkspaceBytes(int tokens) => _pool.Bytes(tokens, new());
 
     /// <summary>The seed's contract in one line: all experts local, BF16 in and out.</summary>
     /// <param name="hidden">[T, H].</param>
@@ -97,7 +94,7 @@ public sealed class FusedExperts : IDisposable
     {
         int tokens = CheckInput(input, output.Length + outputF32.Length);
         if (tokens == 0) return;
-        Workspace ws = workspace ?? Rent(tokens);
+        Workspace ws = workspace ?? _pool.Rent(tokens);
         ws.Enter();
         try
         {
@@ -106,7 +103,7 @@ public sealed class FusedExperts : IDisposable
         finally
         {
             ws.Leave();
-            if (workspace is null) Return(ws);
+            if (workspace is null) _pool.Return(ws);
         }
     }
 
@@ -119,7 +116,7 @@ public sealed class FusedExperts : IDisposable
 
     private void RunChunks(in ExpertsInput input, int tokens, Span<BFloat16> output, Span<float> outputF32, Workspace ws)
     {
-        int chunk = ChunkTokens(tokens, Math.Min(ws.Bytes, _budget), ws.Plan);
+        int chunk = _pool.Chunk(tokens, ws.Bytes, ws.Plan);
         if (chunk == 0)
             throw new InvalidOperationException(
                 $"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a call takes.");
@@ -219,39 +216,11 @@ public sealed class FusedExperts : IDisposable
                 throw new ArgumentException($"expert_counts[{e}] is {input.ExpertCounts[e]} but topk_ids send {counts[e]} rows to that expert.");
     }
 
-    /// <summary>The longest run of tokens whose plan fits: all of them, or what bisection finds (plans grow with tokens).</summary>
-    private int ChunkTokens(int tokens, long budget, WorkspacePlan plan)
-    {
-        if (PlanWorkspace(tokens, plan).Bytes <= budget) return tokens;
-        int low = 0, high = tokens; // low fits, high does not
-        while (high - low > 1)
-        {
-            int middle = low + (high - low) / 2;
-            if (PlanWorkspace(middle, plan).Bytes <= budget) low = middle;
-            else high = middle;
-        }
-        return low;
-    }
-
-    private Workspace Rent(int tokens)
-    {
-        if (!_pool.TryDequeue(out Workspace? pooled)) return new Workspace(WorkspaceBytes(tokens));
-        if (pooled.Bytes >= PlanWorkspace(ChunkTokens(tokens, _budget, pooled.Plan), pooled.Plan).Bytes) return pooled;
-        pooled.Dispose();
-        return new Workspace(WorkspaceBytes(tokens));
-    }
-
-    private void Return(Workspace workspace)
-    {
-        if (_pool.Count < PooledWorkspaces) _pool.Enqueue(workspace);
-        else workspace.Dispose();
-    }
-
     /// <summary>Frees the prepared weights and pooled workspaces.</summary>
     public void Dispose()
     {
         _disposed = true;
         _prepared.Dispose();
-        while (_pool.TryDequeue(out Workspace? workspace)) workspace.Dispose();
+        _pool.Dispose();
     }
 }

@@ -41,11 +41,11 @@ public sealed partial class MoeLayer
         int tokens = call.Check(HiddenSize, Router.TopK);
         if (call.IsRouted) Permutation.CheckIds(call.Ids, Router.Experts, Router.TopK);
         if (tokens == 0) return;
-        Workspace ws = workspace ?? Rent(tokens);
+        Workspace ws = workspace ?? _pool.Rent(tokens);
         ws.Enter();
         try
         {
-            int chunk = ChunkTokens(tokens, Math.Min(ws.Bytes, _budget), ws.Plan);
+            int chunk = _pool.Chunk(tokens, ws.Bytes, ws.Plan);
             if (chunk == 0)
                 throw new InvalidOperationException(
                     $"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanBytes(1, ws.Plan):N0}; PlanBytes tells how much a call takes.");
@@ -55,7 +55,7 @@ public sealed partial class MoeLayer
         finally
         {
             ws.Leave();
-            if (workspace is null) Return(ws);
+            if (workspace is null) _pool.Return(ws);
         }
     }
 
@@ -132,34 +132,6 @@ public sealed partial class MoeLayer
         long experts = Experts.PlanWorkspace(tokens, plan).Bytes;
         long shared = SharedExperts?.PlanWorkspace(tokens, plan).Bytes ?? 0;
         return Math.Max(experts, shared) + new OwnRows(this, tokens, 0).Bytes;
-    }
-
-    /// <summary>The longest run of tokens that fits: all of them, or what bisection finds (plans grow with tokens).</summary>
-    private int ChunkTokens(int tokens, long budget, WorkspacePlan plan)
-    {
-        if (PlanBytes(tokens, plan) <= budget) return tokens;
-        int low = 0, high = tokens; // low fits, high does not
-        while (high - low > 1)
-        {
-            int middle = low + (high - low) / 2;
-            if (PlanBytes(middle, plan) <= budget) low = middle;
-            else high = middle;
-        }
-        return low;
-    }
-
-    private Workspace Rent(int tokens)
-    {
-        if (!_pool.TryDequeue(out Workspace? pooled)) return new Workspace(PlanBytes(tokens));
-        if (pooled.Bytes >= PlanBytes(ChunkTokens(tokens, _budget, pooled.Plan), pooled.Plan)) return pooled;
-        pooled.Dispose();
-        return new Workspace(PlanBytes(tokens));
-    }
-
-    private void Return(Workspace workspace)
-    {
-        if (_pool.Count < PooledWorkspaces) _pool.Enqueue(workspace);
-        else workspace.Dispose();
     }
 
     /// <summary>The layer's own buffers, at the end of the workspace; the experts' plans begin at its start.</summary>

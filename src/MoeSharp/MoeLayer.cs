@@ -1,5 +1,3 @@
-using System.Collections.Concurrent;
-
 namespace MoeSharp;
 
 /// <summary>
@@ -8,13 +6,11 @@ namespace MoeSharp;
 /// </summary>
 public sealed partial class MoeLayer : IDisposable
 {
-    private const int PooledWorkspaces = 4;
-    private readonly ConcurrentQueue<Workspace> _pool = new();
+    private readonly WorkspacePool _pool;
     private readonly ExpertWeights _weights;
     private readonly ExpertWeights? _sharedWeights;
     private readonly RowDots? _sharedGate;
     private readonly int[]? _expertMap;
-    private readonly long _budget;
     private readonly Team? _team;
 
     /// <summary>Builds the layer and takes over <paramref name="parts"/>: they are disposed with it (unless this throws).</summary>
@@ -29,7 +25,8 @@ public sealed partial class MoeLayer : IDisposable
         options ??= new();
         Layer = parts.Layer;
         Router = BuildRouter(parts);
-        _budget = options.MaxWorkspaceBytes ?? long.MaxValue;
+        long budget = options.MaxWorkspaceBytes ?? long.MaxValue;
+        _pool = new(PlanBytes, budget);
         _weights = parts.Experts;
         _sharedWeights = parts.SharedExperts;
         _expertMap = parts.ExpertMap;
@@ -47,7 +44,7 @@ public sealed partial class MoeLayer : IDisposable
         {
             if (_sharedWeights is not null) SharedExperts = new FusedExperts(SharedOptions(parts, choices), _sharedWeights, options.Backend);
             long needed = PlanBytes(1, new());
-            if (needed > _budget) throw new ArgumentException($"MaxWorkspaceBytes is {_budget:N0} but one token alone needs {needed:N0}; raise it.");
+            if (needed > budget) throw new ArgumentException($"MaxWorkspaceBytes is {budget:N0} but one token alone needs {needed:N0}; raise it.");
         }
         catch
         {
@@ -97,8 +94,7 @@ public sealed partial class MoeLayer : IDisposable
     public long PlanBytes(int tokens)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(tokens);
-        var plan = new WorkspacePlan();
-        return PlanBytes(ChunkTokens(tokens, _budget, plan), plan);
+        return _pool.Bytes(tokens, new());
     }
 
     /// <summary>Bytes of a workspace that serves every one of these layers, one call at a time.</summary>
@@ -149,6 +145,6 @@ public sealed partial class MoeLayer : IDisposable
         SharedExperts?.Dispose();
         _weights.Dispose();
         _sharedWeights?.Dispose();
-        while (_pool.TryDequeue(out Workspace? workspace)) workspace.Dispose();
+        _pool.Dispose();
     }
 }
