@@ -28,7 +28,7 @@ internal unsafe struct TileKernels
     public byte* Tables;
     private EntryPoints _entries;
 
-    [InlineArray(13)]
+    [InlineArray(15)]
     private struct EntryPoints
     {
         private nint _first;
@@ -37,7 +37,7 @@ internal unsafe struct TileKernels
     /// <summary>Sets the entry for this many rows.</summary>
     public void Set(int rows, delegate*<TileBlock*, void> entry) => _entries[rows] = (nint)entry;
 
-    /// <summary>Does any number of rows, in even portions: 13 are 7 + 6.</summary>
+    /// <summary>Does any number of rows, in even portions: 15 are 8 + 7.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Multiply(TileBlock block, int rows)
     {
@@ -109,6 +109,8 @@ internal sealed unsafe class ManagedKernel<T, TE4M3>(string name, bool isSupport
         kernels.Set(10, &TileKernel.Run<T, TCodec, TScaling, Rows10>);
         kernels.Set(11, &TileKernel.Run<T, TCodec, TScaling, Rows11>);
         kernels.Set(12, &TileKernel.Run<T, TCodec, TScaling, Rows12>);
+        kernels.Set(13, &TileKernel.Run<T, TCodec, TScaling, Rows13>);
+        kernels.Set(14, &TileKernel.Run<T, TCodec, TScaling, Rows14>);
         return kernels;
     }
 
@@ -124,4 +126,6 @@ internal sealed unsafe class ManagedKernel<T, TE4M3>(string name, bool isSupport
     private readonly struct Rows10 : IRowCount { public static int Count => 10; }
     private readonly struct Rows11 : IRowCount { public static int Count => 11; }
     private readonly struct Rows12 : IRowCount { public static int Count => 12; }
+    private readonly struct Rows13 : IRowCount { public static int Count => 13; }
+    private readonly struct Rows14 : IRowCount { public static int Count => 14; }
 }
