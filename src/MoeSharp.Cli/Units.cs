@@ -21,6 +21,8 @@ internal static class Units
 
     public static string Count(long value) => value.ToString("N0", CultureInfo.InvariantCulture);
 
+    public static string Plural(long count, string noun) => count == 1 ? $"1 {noun}" : $"{Count(count)} {noun}s";
+
     public static string Bytes(double bytes) => bytes switch
     {
         >= 1e12 => $"{Number(bytes / 1e12)} TB",

@@ -31,6 +31,7 @@ internal sealed class VerifyVerb : Verb
         var options = new MoeLayerOptions { Backend = backend.Backend, Activations = Inputs.ActivationFormat(arguments.GetValue(_activations)) };
         using Checkpoint model = Checkpoint.Open(arguments.GetValue(_model)!);
         IReadOnlyList<int> layers = arguments.GetValue(_layer) is { } one and not All ? [int.Parse(one, CultureInfo.InvariantCulture)] : model.MoeLayers;
+        if (layers.Count == 0) throw new CheckpointException($"{model.Path} has no layer with experts, so there is nothing to verify.");
         var checks = new List<LayerCheck>();
         string name = "";
         terminal.Track("Verifying", layers.Count, step =>

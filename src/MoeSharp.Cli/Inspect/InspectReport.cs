@@ -9,7 +9,7 @@ internal sealed class InspectReport(string model, string family, IReadOnlyList<(
     public void WriteTreeAndTable(Terminal terminal)
     {
         List<(string Layers, int Count, LayerSummary Summary)> runs = Runs();
-        var tree = new Tree(new Text($"{model}: {family}, {layers.Count} MoE layers, {Units.Bytes(layers.Sum(layer => layer.Summary.Bytes))}"));
+        var tree = new Tree(new Text($"{model}: {family}, {Units.Plural(layers.Count, "MoE layer")}, {Units.Bytes(layers.Sum(layer => layer.Summary.Bytes))}"));
         foreach ((string range, int count, LayerSummary summary) in runs)
         {
             TreeNode node = tree.AddNode(new Text(count == 1 ? $"layer {range}" : $"layers {range}"));

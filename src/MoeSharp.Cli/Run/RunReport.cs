@@ -38,7 +38,7 @@ internal sealed record RunReport
             ("layer", $"{Layer.Layer} of {Model}: {Names.Of(Layer.Experts.Shape)}"),
             ("ran", RanInWords()),
             ("backend", $"{Layer.Experts.Backend.Name}: {Layer.Experts.Description}"),
-            ("input", $"{Run.Tokens} tokens, {Input.Source}"),
+            ("input", $"{Units.Plural(Run.Tokens, "token")}, {Input.Source}"),
             ("time", $"{Units.Milliseconds(Run.MedianMilliseconds)}, median of {Run.Repetitions}"),
             ("rates", $"{Units.Number(GigabytesPerSecond)} GB/s ({Units.Bytes(Work.Bytes)}), {Units.Number(GigaflopPerSecond)} GFLOP/s"),
         };

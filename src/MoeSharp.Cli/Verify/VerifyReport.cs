@@ -26,8 +26,8 @@ internal sealed class VerifyReport(string model, string backend, int tokens, int
         terminal.Write(table);
         WriteFailures(terminal);
         terminal.WriteLine(Passed
-            ? $"All {layers.Count} layers and {layers.Sum(layer => layer.Experts.Count)} experts agree with the reference."
-            : $"{layers.Count(layer => !layer.Passed)} of {layers.Count} layers do not agree with the reference.");
+            ? $"Agrees with the reference: {Units.Plural(layers.Count, "layer")}, {Units.Plural(layers.Sum(layer => layer.Experts.Count), "expert")}."
+            : $"Does not agree with the reference: {layers.Count(layer => !layer.Passed)} of {Units.Plural(layers.Count, "layer")}.");
     }
 
     public void WriteJson(Utf8JsonWriter json)

@@ -60,7 +60,7 @@ public sealed class ModelVerbTests : IDisposable
         Assert.Equal(2, run.Output.Split('\n').Count(line => line.Contains("whole layer")));
         Assert.Contains("worst of 16 experts", run.Output);
         Assert.Contains("2.0e-5", run.Output);
-        Assert.Contains("All 2 layers and 32 experts agree", run.Output);
+        Assert.Contains("Agrees with the reference: 2 layers, 32 experts.", run.Output);
     }
 
     [Fact]

@@ -136,6 +136,19 @@ public sealed class RunTests : IDisposable
     }
 
     [Fact]
+    public void WhatCannotBeConfirmedFailsTheCheck()
+    {
+        float[] values = Values(2);
+        values[5] = float.NaN; // the output is NaN then, which agrees with nothing
+        string x = new TensorFile().Add("hidden_states", "F32", [2, Hidden], values).Save(_folder["x.safetensors"]);
+        ToolRun run = ToolRun.Of("run", Sample, "--layer", "0", "--input", x, "--verify", "--json");
+        JsonElement verification = run.Json(exitCode: 1).GetProperty("verification");
+        Assert.False(verification.GetProperty("passed").GetBoolean());
+        Assert.Equal(JsonValueKind.Null, verification.GetProperty("calc_diff").ValueKind);
+        Assert.Contains("FAILED", ToolRun.Of("run", Sample, "--layer", "0", "--input", x, "--verify").Output);
+    }
+
+    [Fact]
     public void AMissingInputIsNamed() =>
         Assert.Contains("nowhere.safetensors", ToolRun.Of("run", Sample, "--layer", "0", "--input", _folder["nowhere.safetensors"]).Sentence());
 
