@@ -83,7 +83,8 @@ internal unsafe struct GateUpJob : ITeamJob
     {
         float* values = stackalloc float[Depth];
         int count = Math.Min(Depth, Intermediate - chunk * Depth);
-        float* gateBias = Bias == null ? null : Bias + ((nint)item.Expert * 2 * Weights.Chunks + chunk) * Depth, upBias = gateBias + Weights.Chunks * Depth;
+        float* gateBias = Bias == null ? null : Bias + ((nint)item.Expert * 2 * Weights.Chunks + chunk) * Depth;
+        float* upBias = gateBias + Weights.Chunks * Depth;
         for (int r = 0; r < item.Rows; r++, sums += 2 * Depth)
         {
             for (int c = 0; c < count; c += Vector<float>.Count)
@@ -98,7 +99,8 @@ internal unsafe struct GateUpJob : ITeamJob
                 Activation.Apply(g, u).Store(values + c);
             }
             nint row = (nint)chunk * Rows + item.FirstRow + r;
-            Quantizer.Quantize(new ReadOnlySpan<float>(values, count), Rule, new Span<float>(Activated + row * Depth, count), new Span<float>(ActivatedScales + row, 1));
+            var operands = new Span<float>(Activated + row * Depth, count);
+            Quantizer.Quantize(new ReadOnlySpan<float>(values, count), Rule, operands, new Span<float>(ActivatedScales + row, 1));
             if (count % 2 != 0) Activated[row * Depth + count] = 0;
         }
     }

@@ -2,7 +2,8 @@ using System.Runtime.CompilerServices;
 
 namespace MoeSharp;
 
-/// <summary>Step 2 for one row: the FP32 operands that kernels multiply. E4M3 codes with scales beside them, MXFP8 with its scales multiplied in, or BF16.</summary>
+/// <summary>Step 2 for one row: the FP32 operands that kernels multiply. E4M3 values with scales
+/// beside them, MXFP8 with its scales multiplied in, or BF16.</summary>
 internal readonly struct RowQuantizer(ExpertsShape shape)
 {
     private readonly bool _mx = shape.Format == WeightFormat.MxFp8, _powerOfTwo = shape.PowerOfTwoScales;

@@ -5,7 +5,8 @@ namespace MoeSharp;
 /// <summary>Work of many independent tasks. Unmanaged, so that workers can read it from the caller's stack.</summary>
 internal interface ITeamJob
 {
-    /// <summary>Does one task. <paramref name="thread"/> is below the limit of the call and no other thread has it meanwhile: an index for scratch memory.</summary>
+    /// <summary>Does one task. <paramref name="thread"/> is below the limit of the call and no other thread
+    /// has it meanwhile: an index for scratch memory.</summary>
     void Execute(int task, int thread);
 }
 

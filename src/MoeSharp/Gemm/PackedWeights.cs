@@ -3,7 +3,8 @@ using System.Runtime.CompilerServices;
 namespace MoeSharp;
 
 /// <summary>
-/// One GEMM's weights of all experts in the order in which kernels read them: [expert][chunk][K block][tile of the chunk][scales, then values [k, 32]].
+/// One GEMM's weights of all experts in the order in which kernels read them:
+/// [expert][chunk][K block][tile of the chunk][scales, then values [k, 32]].
 /// A chunk is what one task multiplies, so each task reads one run of memory from end to end. Columns missing in a last tile are zeros.
 /// </summary>
 internal sealed unsafe class PackedWeights : IDisposable
@@ -42,11 +43,13 @@ internal sealed unsafe class PackedWeights : IDisposable
     /// <summary>First byte.</summary>
     public byte* Pointer => _buffer.Pointer;
 
-    /// <summary>Tiles of 16 gate columns and the 16 up columns that belong to them, 8 tiles a chunk: 128 intermediate values, one quantization group.</summary>
+    /// <summary>Tiles of 16 gate columns and the 16 up columns that belong to them, 8 tiles a chunk: 128 intermediate values,
+    /// one quantization group.</summary>
     public static PackedWeights GateUp(ExpertWeights weights)
     {
         const int half = TileBlock.Columns / 2;
-        var packed = new PackedWeights(weights.Format, weights.Count, Formats.Blocks(weights.IntermediateSize, half), TileBlock.MaxDepth / half, weights.HiddenSize);
+        var packed = new PackedWeights(
+            weights.Format, weights.Count, Formats.Blocks(weights.IntermediateSize, half), TileBlock.MaxDepth / half, weights.HiddenSize);
         packed.Pack(weights.Count, (expert, tile, column) =>
             (column < half ? weights.Gate[expert] : weights.Up[expert], tile * half + column % half));
         return packed;
@@ -55,7 +58,8 @@ internal sealed unsafe class PackedWeights : IDisposable
     /// <summary>Tiles of 32 hidden columns.</summary>
     public static PackedWeights Down(ExpertWeights weights, int tilesPerChunk)
     {
-        var packed = new PackedWeights(weights.Format, weights.Count, Formats.Blocks(weights.HiddenSize, TileBlock.Columns), tilesPerChunk, weights.IntermediateSize);
+        var packed = new PackedWeights(
+            weights.Format, weights.Count, Formats.Blocks(weights.HiddenSize, TileBlock.Columns), tilesPerChunk, weights.IntermediateSize);
         packed.Pack(weights.Count, (expert, tile, column) => (weights.Down[expert], tile * TileBlock.Columns + column));
         return packed;
     }

@@ -154,7 +154,8 @@ internal readonly unsafe struct Simd128(Vector128<float> v) : ISimd<Simd128>
         return new((Vector128.MinNative(normal, subnormal).AsUInt32() | (code & Vector128.Create(0x80000000u))).AsSingle());
     }
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Simd128 LoadBf16(ushort* source) => new((Vector128.WidenLower(Vector128.CreateScalarUnsafe(*(long*)source).AsUInt16()) << 16).AsSingle());
+    public static Simd128 LoadBf16(ushort* source) =>
+        new((Vector128.WidenLower(Vector128.CreateScalarUnsafe(*(long*)source).AsUInt16()) << 16).AsSingle());
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Simd128 LoadE8M0(sbyte* source)
     {

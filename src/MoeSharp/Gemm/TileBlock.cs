@@ -25,10 +25,12 @@ internal unsafe struct TileBlock
     public float* Sums;
     /// <summary>Distance of two rows of <see cref="Sums"/>.</summary>
     public int SumStride;
-    /// <summary>Bytes from this block to the one that will be needed when this one is done: kernels fetch it meanwhile, since hardware stops at pages.</summary>
+    /// <summary>Bytes from this block to the one that will be needed when this one is done: kernels fetch it
+    /// meanwhile, since hardware stops at pages.</summary>
     public nint Ahead;
     /// <summary>What the codec looks codes up in; set by <see cref="TileKernels"/>.</summary>
     public byte* Tables;
-    /// <summary>K of this block: 128, or less in a ragged last one. Kernels take two steps at a time: after an odd depth a row must have a zero.</summary>
+    /// <summary>K of this block: 128, or less in a ragged last one. Kernels take two steps at a time: after
+    /// an odd depth a row must have a zero.</summary>
     public int Depth;
 }

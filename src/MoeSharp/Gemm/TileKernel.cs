@@ -1,4 +1,6 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
 
 namespace MoeSharp;
@@ -12,8 +14,8 @@ internal interface IRowCount
 /// <summary>The microkernel in managed SIMD: up to 14 rows x 2 vectors of FP32 sums stay in registers over a block.</summary>
 internal static unsafe class TileKernel
 {
-    /// <summary>Rows in one pass: 28 sums, two operands, a broadcast and what is half decoded fill 32 registers; 16 registers hold six rows.</summary>
-    public static int MaxRows => System.Runtime.Intrinsics.Vector512.IsHardwareAccelerated || System.Runtime.Intrinsics.Arm.AdvSimd.Arm64.IsSupported ? 14 : 6;
+    /// <summary>Rows in one pass: 28 sums, two operands, a broadcast and what is half decoded fill 32 registers; 16 hold six rows.</summary>
+    public static int MaxRows => Vector512.IsHardwareAccelerated || AdvSimd.Arm64.IsSupported ? 14 : 6;
 
     // Optimized at once: the slow first tier would keep all sums in memory.
     [MethodImpl(MethodImplOptions.AggressiveOptimization), SkipLocalsInit]
@@ -25,7 +27,9 @@ internal static unsafe class TileKernel
         for (int column = 0; column < TileBlock.Columns; column += 2 * T.Count)
         {
             T zero = default;
-            T a0 = zero, b0 = zero, a1 = zero, b1 = zero, a2 = zero, b2 = zero, a3 = zero, b3 = zero, a4 = zero, b4 = zero, a5 = zero, b5 = zero, a6 = zero, b6 = zero, a7 = zero, b7 = zero, a8 = zero, b8 = zero, a9 = zero, b9 = zero, a10 = zero, b10 = zero, a11 = zero, b11 = zero, a12 = zero, b12 = zero, a13 = zero, b13 = zero;
+            T a0 = zero, b0 = zero, a1 = zero, b1 = zero, a2 = zero, b2 = zero, a3 = zero, b3 = zero, a4 = zero, b4 = zero,
+                a5 = zero, b5 = zero, a6 = zero, b6 = zero, a7 = zero, b7 = zero, a8 = zero, b8 = zero, a9 = zero, b9 = zero,
+                a10 = zero, b10 = zero, a11 = zero, b11 = zero, a12 = zero, b12 = zero, a13 = zero, b13 = zero;
             float* sums = block->Sums + column;
             if (!TScaling.Promotes)
             {

@@ -31,7 +31,8 @@ internal readonly unsafe struct E4M3Weights : IWeightCodec
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Second<T>(byte* source, T rest, out T a, out T b) where T : unmanaged, ISimd<T> => First(source + TileBlock.Columns, null, out a, out b);
+    public static void Second<T>(byte* source, T rest, out T a, out T b) where T : unmanaged, ISimd<T> =>
+        First(source + TileBlock.Columns, null, out a, out b);
 }
 
 /// <summary>E4M3 codes, NaN among them: used only when a layer has such, since looking for them costs time.</summary>
@@ -48,10 +49,12 @@ internal readonly unsafe struct E4M3NaNWeights : IWeightCodec
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Second<T>(byte* source, T rest, out T a, out T b) where T : unmanaged, ISimd<T> => First(source + TileBlock.Columns, null, out a, out b);
+    public static void Second<T>(byte* source, T rest, out T a, out T b) where T : unmanaged, ISimd<T> =>
+        First(source + TileBlock.Columns, null, out a, out b);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static T Decode<T>(sbyte* source) where T : unmanaged, ISimd<T> => T.SelectWhere(T.LoadBytes(source), 0x7F, 0x7F, float.NaN, T.LoadE4M3(source));
+    private static T Decode<T>(sbyte* source) where T : unmanaged, ISimd<T> =>
+        T.SelectWhere(T.LoadBytes(source), 0x7F, 0x7F, float.NaN, T.LoadE4M3(source));
 }
 
 /// <summary>
@@ -81,13 +84,15 @@ internal readonly unsafe struct E4M3TableWeights : IWeightCodec
         Vector512<int> quarters = Vector512.Create(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         Vector512<byte> codes = Avx512F.PermuteVar16x32(Vector512.Load(source).AsInt32(), quarters).AsByte();
         Vector512<byte> low = Avx512Vbmi.PermuteVar64x8x2(Vector512.Load(tables), codes, Vector512.Load(tables + 64));
-        Vector512<byte> high = Avx512Vbmi.PermuteVar64x8x2(Vector512.Load(tables + 128), codes, Vector512.Load(tables + 192)) | (codes & Vector512.Create((byte)0x80));
+        Vector512<byte> high = Avx512Vbmi.PermuteVar64x8x2(Vector512.Load(tables + 128), codes, Vector512.Load(tables + 192))
+            | (codes & Vector512.Create((byte)0x80));
         Widen(Avx512BW.UnpackLow(low, high).AsUInt16(), out a, out b);
         return Unsafe.BitCast<Vector512<byte>, T>(Avx512BW.UnpackHigh(low, high));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Second<T>(byte* source, T rest, out T a, out T b) where T : unmanaged, ISimd<T> => Widen(Unsafe.BitCast<T, Vector512<ushort>>(rest), out a, out b);
+    public static void Second<T>(byte* source, T rest, out T a, out T b) where T : unmanaged, ISimd<T> =>
+        Widen(Unsafe.BitCast<T, Vector512<ushort>>(rest), out a, out b);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Widen<T>(Vector512<ushort> bf16, out T a, out T b) where T : unmanaged
@@ -111,7 +116,8 @@ internal readonly unsafe struct Bf16Weights : IWeightCodec
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Second<T>(byte* source, T rest, out T a, out T b) where T : unmanaged, ISimd<T> => First(source + 2 * TileBlock.Columns, null, out a, out b);
+    public static void Second<T>(byte* source, T rest, out T a, out T b) where T : unmanaged, ISimd<T> =>
+        First(source + 2 * TileBlock.Columns, null, out a, out b);
 }
 
 /// <summary>What a kernel does with the scales of weights.</summary>
