@@ -1,0 +1,6 @@
+// Step 6: the grouped GEMM with down; BF16 rows, unweighted.
+#include "include/epilogue.cuh"
+
+extern "C" __global__ void __launch_bounds__(block_threads, 1) down(const __grid_constant__ GemmArguments g) { grouped_gemm<false, StoreRows>(g); }
+
+extern "C" __device__ const int down_shared = Shared::staging + StoreRows::staging_bytes;

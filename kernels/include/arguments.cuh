@@ -1,0 +1,81 @@
+#pragma once
+#include "ptx.cuh"
+// What host and kernels share. The C# twins are in src/MoeSharp.Cuda/Kernels/Arguments.cs; sizes and offsets are checked on both sides.
+//
+// Layouts. Everything that the copy engine moves is contiguous:
+//   rows    [K / 128][capacity][128]   E4M3 rows of one K block side by side; 16-byte chunk c of row r lies at c ^ (r & 7)
+//   scales  [K / 128][capacity]        FP32, one per row and K block
+//   weights [E][blocks][K / 128][128 rows][128]   E4M3, chunks swizzled as above. GateUp interleaves: 8 rows of gate, the 8 rows of up for
+//                                      the same outputs, and so on, so a block of 128 rows makes 64 outputs and two blocks one group of 128
+//   weight scales [E][blocks / 2][K / 128][4]     FP32: GateUp {gate, up, 0, 0}; Down {first block, second block, 0, 0}
+//   results [H / 128][capacity][128]   BF16, 16-byte chunk c of row r at c ^ (r & 7)
+// Each expert's rows start at a multiple of 8.
+
+struct alignas(16) ActivationArguments {
+    float limit;      // BF16-valued; infinity means none
+    float alpha;
+    float beta;
+    int kind;         // 0 silu and swigluoai, 1 swiglustep, 2 gelu_tanh
+    int rounding;     // 0 Bf16Staged, 1 Fp32Once
+    int power_of_two; // scales of the second quantization
+    int divide;       // 1: scale = absmax / 448 (swiglustep), 0: absmax * fl32(1/448)
+    int reserved;
+};
+
+/// All row tiles of one expert; entry t describes the expert that owns tile t.
+struct alignas(16) ExpertTiles {
+    int expert;
+    int first;  // first tile of this expert
+    int tiles;  // its tiles
+    int row;    // first row
+    int rows;   // real rows
+    int reserved[3];
+};
+
+struct alignas(16) QuantizeArguments {
+    const u16* hidden;      // [T, H] BF16
+    const int* ids;         // [T, K]
+    const int* expert_map;  // [global experts] or null
+    u8* rows;               // [H/128][capacity][128]
+    float* scales;          // [H/128][capacity]
+    int* row_of_slot;       // [T, K]
+    ExpertTiles* tiles;
+    int* tile_count;
+    int tokens;
+    int top_k;
+    int hidden_size;
+    int experts;
+    int capacity;
+    int tokens_per_block;
+    int power_of_two;
+    int global_experts;
+};
+
+struct alignas(16) GemmArguments {
+    const u8* weights;
+    const float* weight_scales;
+    const u8* rows;
+    const float* scales;
+    void* results;          // Down: BF16 results; GateUp: E4M3 rows of the next GEMM
+    float* result_scales;   // GateUp only
+    const ExpertTiles* tiles;
+    const int* tile_count;
+    int k_blocks;
+    int blocks;             // 128-row blocks of weights per expert
+    int capacity;
+    int reserved;
+    ActivationArguments activation;
+};
+
+struct alignas(16) CombineArguments {
+    const u16* results;     // [H/128][capacity][128] BF16
+    const int* row_of_slot; // [T, K]
+    const float* weights;   // [T, K]
+    void* output;           // [T, H] BF16 or FP32
+    int tokens;
+    int top_k;
+    int hidden_size;
+    int capacity;
+    int output_f32;
+    int reserved[3];
+};
