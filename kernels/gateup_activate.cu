@@ -5,7 +5,7 @@
     extern "C" __global__ void __launch_bounds__(block_threads, 1) name(const __grid_constant__ GemmArguments g) {                 \
         grouped_gemm<true, epilogue>(g);                                                                                           \
     }                                                                                                                              \
-    extern "C" __device__ const int name##_shared = Shared::staging + epilogue::staging_bytes;
+    extern "C" __device__ const int name##_shared = Layout<epilogue::stages>::staging + epilogue::staging_bytes;
 
 ENTRY(gateup_silu, ActivateAndQuantize<gated_sigmoid>)
 ENTRY(gateup_swiglustep, ActivateAndQuantize<swiglustep>)

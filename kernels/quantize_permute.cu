@@ -11,10 +11,20 @@ DEVICE int local_expert(const QuantizeArguments& q, int slot) {
 
 /// counts[e] += slots in [first, last) that go to e. All threads of the block call it.
 DEVICE void count_slots(const QuantizeArguments& q, int first, int last, int* counts) {
-    for (int base = first; base < last; base += blockDim.x) {
-        const int slot = base + threadIdx.x, expert = slot < last ? local_expert(q, slot) : -1;
-        const u32 same = __match_any_sync(~0u, expert);
-        if (expert >= 0 && __ffs(same) - 1 == (int)(threadIdx.x % 32)) atomicAdd(&counts[expert], __popc(same));
+    constexpr int batch = 8; // loads in flight
+    for (int base = first + threadIdx.x; base < last + (int)threadIdx.x % 32; base += batch * blockDim.x) { // whole warps
+        int expert[batch];
+#pragma unroll
+        for (int i = 0; i < batch; i++) {
+            const int slot = base + i * blockDim.x;
+            expert[i] = slot < last ? local_expert(q, slot) : -1;
+        }
+#pragma unroll
+        for (int i = 0; i < batch; i++) {
+            int same;
+            __match_all_sync(~0u, expert[i], &same); // a crowd at one expert must not serialize 32 additions
+            if (expert[i] >= 0 && (!same || threadIdx.x % 32 == 0)) atomicAdd(&counts[expert[i]], same ? 32 : 1);
+        }
     }
 }
 
@@ -32,7 +42,7 @@ DEVICE void place_experts(const QuantizeArguments& q, const int* before, const i
     int rows = 0, tiles = 0;
     for (int base = 0; base < q.experts; base += 32) {
         const int e = base + threadIdx.x % 32;
-        const int count = e < q.experts ? before[e] + after[e] : 0, padded = round_up_8(count), own = row_tiles(count);
+        const int count = e < q.experts ? before[e] + after[e] : 0, padded = round_up_8(count), own = row_groups(count, q.tiles_per_group);
         const int row_end = rows + inclusive_scan(padded), tile_end = tiles + inclusive_scan(own);
         if (e < q.experts) cursor[e] = row_end - padded + before[e];
         if (blockIdx.x == 0)
@@ -46,8 +56,10 @@ DEVICE void place_experts(const QuantizeArguments& q, const int* before, const i
 /// One warp: rows of this block's slots, in order.
 DEVICE void rank_slots(const QuantizeArguments& q, int first, int last, int* cursor, int* row_of_slot) {
     const int lane = threadIdx.x % 32;
+    int next = first + lane < last ? local_expert(q, first + lane) : -1;
     for (int base = first; base < last; base += 32) {
-        const int slot = base + lane, expert = slot < last ? local_expert(q, slot) : -1;
+        const int slot = base + lane, expert = next;
+        next = slot + 32 < last ? local_expert(q, slot + 32) : -1;
         const u32 same = __match_any_sync(~0u, expert);
         const int rank = __popc(same & ((1u << lane) - 1));
         const int row = expert < 0 ? -1 : cursor[expert] + rank;
@@ -81,11 +93,11 @@ DEVICE void quantize_chunk(const QuantizeArguments& q, int token, int chunk, con
 #pragma unroll
     for (int step = 1; step < 8; step *= 2) m = fmaxf(m, __shfl_xor_sync(0xFFu << (threadIdx.x & 24), m, step));
     const float scale = group_scale(m, 1, q.power_of_two);
+    const Divisor divisor(scale);
     u32 codes[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        codes[i] = pack_e4m3(__fdiv_rn(x[4 * i], scale), __fdiv_rn(x[4 * i + 1], scale)) |
-                   pack_e4m3(__fdiv_rn(x[4 * i + 2], scale), __fdiv_rn(x[4 * i + 3], scale)) << 16;
+        codes[i] = divisor.quantize_pair(x[4 * i], x[4 * i + 1]) | divisor.quantize_pair(x[4 * i + 2], x[4 * i + 3]) << 16;
     const int block = chunk / 8;
     for (int s = 0; s < q.top_k; s++) {
         const int row = rows[s];
@@ -96,7 +108,7 @@ DEVICE void quantize_chunk(const QuantizeArguments& q, int token, int chunk, con
     }
 }
 
-extern "C" __global__ void __launch_bounds__(1024) quantize_permute(const __grid_constant__ QuantizeArguments q) {
+extern "C" __global__ void __launch_bounds__(1024, 1) quantize_permute(const __grid_constant__ QuantizeArguments q) {
     extern __shared__ int counters[]; // before [E], after [E], cursor [E], rows of this block's slots
     int *before = counters, *after = before + q.experts, *cursor = after + q.experts, *row_of_slot = cursor + q.experts;
     wait_for_earlier_kernels();

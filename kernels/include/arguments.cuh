@@ -22,11 +22,11 @@ struct alignas(16) ActivationArguments {
     int reserved;
 };
 
-/// All row tiles of one expert; entry t describes the expert that owns tile t.
+/// The row tiles of one expert, in groups that a cluster computes together; entry i describes the expert that owns group i.
 struct alignas(16) ExpertTiles {
     int expert;
-    int first;  // first tile of this expert
-    int tiles;  // its tiles
+    int first;  // first group of this expert
+    int groups; // its groups
     int row;    // first row
     int rows;   // real rows
     int reserved[3];
@@ -49,6 +49,8 @@ struct alignas(16) QuantizeArguments {
     int tokens_per_block;
     int power_of_two;
     int global_experts;
+    int tiles_per_group;    // 1, or 2 when the GEMMs run in clusters of four
+    int reserved[3];
 };
 
 struct alignas(16) GemmArguments {

@@ -19,25 +19,46 @@ DEVICE float group_scale(float absmax, int divide, int power_of_two) {
 DEVICE float at_most(float x, float limit) { return x > limit ? limit : x; }
 DEVICE float within(float x, float limit) { return x > limit ? limit : x < -limit ? -limit : x; }
 
-DEVICE float sigmoid_times(float g, float alpha) { return __fdiv_rn(g, 1.0f + expf(-(g * alpha))); }
+DEVICE float with_sign(float x, float sign) { return __uint_as_float(__float_as_uint(x) | (__float_as_uint(sign) & 0x80000000u)); } // keeps -0
+
+/// x / s for many x and one positive s, correctly rounded: a rounded reciprocal and one correction. s = Inf makes finite x zero and Inf NaN.
+struct Divisor {
+    float s, r;
+    DEVICE explicit Divisor(float scale) : s(scale > 3e38f ? 1.0f : scale), r(scale > 3e38f ? 0.0f : __frcp_rn(scale)) {}
+    DEVICE float divide(float x) const {
+        const float q = x * r;
+        return with_sign(fmaf(fmaf(-q, s, x), r, q), x);
+    }
+    DEVICE u32 quantize_pair(float low, float high) const { return pack_e4m3(divide(low), divide(high)); }
+};
+
+/// g / (1 + exp(-alpha g)) within 3 ulp: the rounding to BF16 that follows hides nearly all of it.
+DEVICE float sigmoid_times(float g, float minus_alpha_log2e) {
+    const float d = 1.0f + power_of_two(g * minus_alpha_log2e), r = reciprocal(d), q = g * r;
+    return d > 1e38f ? q : with_sign(fmaf(fmaf(-q, d, g), r, q), g);
+}
 
 enum { gated_sigmoid = 0, swiglustep = 1, gelu_tanh = 2 };
 
-/// act(gate) * up of two BF16-valued inputs, rounded to BF16.
-template <int Kind> DEVICE float activate(float g, float u, const ActivationArguments& a) {
-    if (Kind == swiglustep) {
-        float y = __fmul_rn(at_most(sigmoid_times(g, 1.0f), a.limit), within(u, a.limit));
-        return round_bf16(y);
-    }
-    float glu;
+constexpr float log2e = 1.4426950408889634f;
+
+/// act(gate) * up of a pair of outputs: both inputs are rounded to BF16 first, results are BF16.
+template <int Kind> DEVICE u32 activate_pair(float g0, float g1, float u0, float u1, const ActivationArguments& a) {
+    const u32 g = pack_bf16(g0, g1), u = pack_bf16(u0, u1);
+    g0 = low_bf16(g), g1 = high_bf16(g), u0 = low_bf16(u), u1 = high_bf16(u);
+    if (Kind == swiglustep)
+        return pack_bf16(at_most(sigmoid_times(g0, -log2e), a.limit) * within(u0, a.limit), at_most(sigmoid_times(g1, -log2e), a.limit) * within(u1, a.limit));
     if (Kind == gelu_tanh) {
-        float inner = 0.7978845608028654f * (g + 0.044715f * g * g * g);
-        glu = 0.5f * g * (1.0f + tanhf(inner));
+        const float c = 0.7978845608028654f;
+        g0 = 0.5f * g0 * (1.0f + tanhf(c * fmaf(0.044715f * g0 * g0, g0, g0)));
+        g1 = 0.5f * g1 * (1.0f + tanhf(c * fmaf(0.044715f * g1 * g1, g1, g1)));
     } else {
-        g = at_most(g, a.limit);
-        u = within(u, a.limit);
-        glu = sigmoid_times(g, a.alpha);
+        const float m = -log2e * a.alpha;
+        g0 = sigmoid_times(at_most(g0, a.limit), m), g1 = sigmoid_times(at_most(g1, a.limit), m);
+        u0 = within(u0, a.limit) + a.beta, u1 = within(u1, a.limit) + a.beta;
     }
-    if (a.rounding == 0) return round_bf16(__fmul_rn(round_bf16(glu), round_bf16(u + a.beta)));
-    return round_bf16(__fmul_rn(u + a.beta, glu));
+    return a.rounding == 0 ? multiply_bf16(pack_bf16(g0, g1), pack_bf16(u0, u1)) : pack_bf16(g0 * u0, g1 * u1);
 }
+
+DEVICE u32 absolute_bf16(u32 pair) { return pair & 0x7FFF7FFFu; }
+DEVICE float larger_of_pair(u32 pair) { return fmaxf(low_bf16(pair), high_bf16(pair)); }

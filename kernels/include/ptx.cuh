@@ -34,6 +34,11 @@ DEVICE void bulk_load(u32 to, const void* from, u32 bytes, u32 barrier, u64 poli
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
                  "r"(bytes), "r"(barrier), "l"(policy) : "memory");
 }
+/// The same bytes to the same offset of every block in the mask, each block's own barrier told.
+DEVICE void bulk_load_multicast(u32 to, const void* from, u32 bytes, u32 barrier, u16 mask) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
+                 "r"(bytes), "r"(barrier), "h"(mask) : "memory");
+}
 DEVICE u64 policy_evict_first() {
     u64 policy;
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -46,6 +51,28 @@ DEVICE void bulk_store_wait_read() { asm volatile("cp.async.bulk.wait_group.read
 DEVICE void bulk_store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 DEVICE void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEVICE void fence_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
+// Clusters: blocks that see each other's shared memory.
+DEVICE u32 cluster_rank() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+DEVICE u32 cluster_size() {
+    u32 size;
+    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+    return size;
+}
+DEVICE void cluster_sync() { asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory"); }
+DEVICE u32 remote_address(u32 shared, u32 rank) {
+    u32 address;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
+    return address;
+}
+DEVICE void remote_arrive(u32 barrier) { asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+DEVICE void remote_store(u32 to, float value, u32 barrier) { // the barrier, of the same block as the target, is told of 4 bytes
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to), "r"(__float_as_uint(value)), "r"(barrier) : "memory");
+}
 
 // Programmatic dependent launch: the next kernel's blocks may start, and this kernel may read what earlier kernels wrote.
 DEVICE void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
@@ -63,6 +90,28 @@ DEVICE u32 pack_bf16(float low, float high) {
     return packed;
 }
 DEVICE float round_bf16(float x) { return from_bf16(pack_bf16(x, 0.0f) & 0xFFFFu); }
+DEVICE u32 multiply_bf16(u32 a, u32 b) { // pairs; exact products rounded once
+    u32 product;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+DEVICE u32 maximum_bf16(u32 a, u32 b) { // pairs; ignores NaN
+    u32 larger;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+    return larger;
+}
+DEVICE float low_bf16(u32 pair) { return __uint_as_float(pair << 16); }
+DEVICE float high_bf16(u32 pair) { return __uint_as_float(pair & 0xFFFF0000u); }
+DEVICE float power_of_two(float x) { // 2^x, 2 ulp
+    float y;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+DEVICE float reciprocal(float x) { // 1 ulp
+    float y;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 DEVICE u32 pack_e4m3(float low, float high) { // saturates at +-448, NaN becomes 0x7F
     u16 packed;
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
