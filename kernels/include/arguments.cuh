@@ -53,7 +53,9 @@ struct alignas(16) QuantizeArguments {
     int reserved[3];
 };
 
-struct alignas(16) GemmArguments {
+struct alignas(64) GemmArguments {
+    TensorMap rows_map;     // [k_blocks * capacity][128], boxes of 32 rows
+    TensorMap weights_map;  // [E * blocks * k_blocks * 128][128], boxes of 64 rows; clusters of four only
     const u8* weights;
     const float* weight_scales;
     const u8* rows;
@@ -81,3 +83,17 @@ struct alignas(16) CombineArguments {
     int output_f32;
     int reserved[3];
 };
+
+struct alignas(16) PrepareArguments {
+    const u8* first;      // [rows, columns]: gate, or down
+    const u8* second;     // [rows, columns]: up, or null
+    u8* to;               // blocks of one expert
+    u64* nan;             // [0] how many NaN codes, [1] lowest offset of one (second's after first's)
+    int rows;
+    int columns;
+    int blocks;
+    int k_blocks;
+};
+
+static_assert(sizeof(ActivationArguments) == 32 && sizeof(ExpertTiles) == 32 && sizeof(QuantizeArguments) == 112 && sizeof(GemmArguments) == 384 &&
+              sizeof(CombineArguments) == 64 && sizeof(PrepareArguments) == 48, "the host's twins have these sizes");

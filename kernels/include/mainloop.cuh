@@ -14,6 +14,7 @@ constexpr int consumer_registers = 160;
 constexpr int producer_registers = 32;
 constexpr int weight_block_bytes = 128 * 128;
 constexpr int rows_offset = weight_block_bytes; // in a stage
+constexpr int box_rows = 32; // of the tensor map of rows
 constexpr int stage_bytes = weight_block_bytes + tile_rows * 128;
 
 struct alignas(16) StageHeader {
@@ -76,11 +77,12 @@ template <int Stages> DEVICE void produce(const GemmArguments& g, Pipeline<Stage
     const u64 stream = policy_evict_first();
     const int sharers = p.size / 2, clusters = gridDim.x / p.size;
     const int units = *g.tile_count * ((g.blocks + 1) / 2);
-    const u32 share = weight_block_bytes / sharers, pair = p.rank & ~1u;
+    const u32 pair = p.rank & ~1u;
     for (int index = blockIdx.x / p.size;; index += clusters) {
         const Work work = index < units ? work_at(g, index, p.rank, sharers) : Work{};
         const int n = round_up_8(work.rows), block = 2 * work.unit + (2 * work.unit + work.half < g.blocks ? work.half : 0);
-        const u8* weights = g.weights + ((u64)work.expert * g.blocks + block) * g.k_blocks * weight_block_bytes + (p.rank / 2) * share;
+        const u32 row_bytes = work.kind == few_rows_unit ? n * 128 : (n + box_rows - 1) / box_rows * box_rows * 128;
+        const u8* weights = g.weights + ((u64)work.expert * g.blocks + block) * g.k_blocks * weight_block_bytes;
         const float* weight_scales = g.weight_scales + ((u64)work.expert * ((g.blocks + 1) / 2) + work.unit) * g.k_blocks * 4;
         for (int k = 0; k < g.k_blocks; k++) {
             barrier_wait(p.empty(), p.phase ^ 1);
@@ -91,12 +93,15 @@ template <int Stages> DEVICE void produce(const GemmArguments& g, Pipeline<Stage
                 barrier_arrive(full);
                 return;
             }
-            barrier_arrive_expect(full, weight_block_bytes + n * 132 + 16);
-            if (sharers == 1) bulk_load(operands, weights + (u64)k * weight_block_bytes, weight_block_bytes, full, stream);
-            else bulk_load_multicast(operands + (p.rank / 2) * share, weights + (u64)k * weight_block_bytes, share, full, (u16)(5 << (p.rank & 1)));
             const u64 row = (u64)k * g.capacity + work.row;
-            const u32 half = n * 64, from = (p.rank & 1) * half;
-            bulk_load_multicast(operands + rows_offset + from, g.rows + row * 128 + from, half, full, (u16)(3 << pair));
+            const u32 weight_row = (((u32)work.expert * g.blocks + block) * g.k_blocks + k) * 128;
+            barrier_arrive_expect(full, weight_block_bytes + row_bytes + n * 4 + 16);
+            if (sharers == 1 || work.kind == few_rows_unit) bulk_load(operands, weights + (u64)k * weight_block_bytes, weight_block_bytes, full, stream);
+            else tensor_load_multicast(operands + pair * 4096, &g.weights_map, weight_row + pair * 32, full, (u16)(5 << (p.rank & 1)));
+            if (work.kind == few_rows_unit) bulk_load(operands + rows_offset, g.rows + row * 128, row_bytes, full);
+            else
+                for (int box = p.rank & 1; box * box_rows < n; box += 2) // the pair takes turns
+                    tensor_load_multicast(operands + rows_offset + box * box_rows * 128, &g.rows_map, (u32)row + box * box_rows, full, (u16)(3 << pair));
             bulk_load(head + 48, g.scales + row, n * 4, full);
             bulk_load(head + 32, weight_scales + k * 4, 16, full);
             p.advance();
@@ -107,6 +112,8 @@ template <int Stages> DEVICE void produce(const GemmArguments& g, Pipeline<Stage
 /// Rows on the M side: 64 rows x 128 weight rows. TwoScales: 8-column blocks alternate between gate and up.
 template <bool TwoScales, int Stages> DEVICE void consume_many(float (&final)[64], bool active, int k_blocks, Pipeline<Stages>& p) {
     const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+    const u32 own_rows = rows_offset + uniform(threadIdx.x / 128) * slab_rows * 128;
+    p.stage = uniform(p.stage);
 #pragma unroll
     for (int i = 0; i < 64; i++) final[i] = 0.0f;
     for (int k = 0; k < k_blocks; k++) {
@@ -115,7 +122,7 @@ template <bool TwoScales, int Stages> DEVICE void consume_many(float (&final)[64
             float acc[64];
             const StageHeader* header = p.header();
             wgmma_fence();
-            multiply_block<128>(acc, p.operands() + rows_offset + threadIdx.x / 128 * slab_rows * 128, p.operands());
+            multiply_block<128>(acc, p.operands() + own_rows, p.operands());
             wgmma_commit();
             const float a0 = header->scales[row], a1 = header->scales[row + 8];
             const float w0 = TwoScales ? header->weight_scales[0] : header->weight_scales[p.rank & 1], w1 = TwoScales ? header->weight_scales[1] : w0;
@@ -139,6 +146,8 @@ template <bool TwoScales, int Stages> DEVICE void consume_many(float (&final)[64
 
 /// Weights on the M side: warpgroups 0 and 1 take 64 weight rows each, times N rows.
 template <int N, bool TwoScales, int Stages> DEVICE void consume_few(float (&final)[N / 2], bool active, int k_blocks, Pipeline<Stages>& p) {
+    const u32 own_weights = uniform(threadIdx.x / 128) * slab_rows * 128;
+    p.stage = uniform(p.stage);
 #pragma unroll
     for (int i = 0; i < N / 2; i++) final[i] = 0.0f;
     for (int k = 0; k < k_blocks; k++) {
@@ -147,7 +156,7 @@ template <int N, bool TwoScales, int Stages> DEVICE void consume_few(float (&fin
             float acc[N / 2];
             const StageHeader* header = p.header();
             wgmma_fence();
-            multiply_block<N>(acc, p.operands() + threadIdx.x / 128 * slab_rows * 128, p.operands() + rows_offset);
+            multiply_block<N>(acc, p.operands() + own_weights, p.operands() + rows_offset);
             wgmma_commit();
             const float w0 = TwoScales ? header->weight_scales[0] : header->weight_scales[p.rank & 1], w1 = TwoScales ? header->weight_scales[1] : w0;
             const float2* scales = (const float2*)header->scales + threadIdx.x % 4;
@@ -174,7 +183,7 @@ template <int N, bool TwoScales, int Stages> DEVICE void consume_few(float (&fin
 template <int N, bool TwoScales, class Epilogue>
 DEVICE void few_unit(const GemmArguments& g, const Work& work, Pipeline<Epilogue::stages>& p, Epilogue& epilogue) {
     float final[N / 2];
-    const bool active = threadIdx.x < 256;
+    const bool active = uniform(threadIdx.x / 128) < 2;
     consume_few<N, TwoScales>(final, active, g.k_blocks, p);
     epilogue.template few<N>(final, active, g, work, p);
 }
@@ -184,7 +193,8 @@ template <bool TwoScales, class Epilogue> DEVICE void consume(const GemmArgument
     Epilogue epilogue;
     while (true) {
         barrier_wait(p.full(), p.phase);
-        const Work work = p.header()->work;
+        Work work = p.header()->work;
+        work.kind = uniform(work.kind), work.rows = uniform(work.rows);
         if (work.kind == no_more_work) break;
         if (work.kind == few_rows_unit) {
             if (work.rows <= 8) few_unit<8, TwoScales>(g, work, p, epilogue);
@@ -194,7 +204,7 @@ template <bool TwoScales, class Epilogue> DEVICE void consume(const GemmArgument
             else few_unit<64, TwoScales>(g, work, p, epilogue);
         } else {
             float final[64];
-            const bool active = (int)threadIdx.x / 128 * slab_rows < work.rows;
+            const bool active = (int)uniform(threadIdx.x / 128) * slab_rows < work.rows;
             consume_many<TwoScales>(final, active, g.k_blocks, p);
             epilogue.many(final, active, g, work, p);
         }
@@ -208,7 +218,7 @@ template <bool TwoScales, class Epilogue> DEVICE void grouped_gemm(const GemmArg
     p.init();
     wait_for_earlier_kernels();
     launch_dependents();
-    if (threadIdx.x >= consumer_threads) {
+    if (uniform(threadIdx.x / 128) == consumer_warpgroups) {
         registers_decrease<producer_registers>();
         if (threadIdx.x == consumer_threads) {
             fence_async(); // rows were written by ordinary stores of an earlier kernel

@@ -34,11 +34,16 @@ DEVICE void bulk_load(u32 to, const void* from, u32 bytes, u32 barrier, u64 poli
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
                  "r"(bytes), "r"(barrier), "l"(policy) : "memory");
 }
-/// The same bytes to the same offset of every block in the mask, each block's own barrier told.
-DEVICE void bulk_load_multicast(u32 to, const void* from, u32 bytes, u32 barrier, u16 mask) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
-                 "r"(bytes), "r"(barrier), "h"(mask) : "memory");
+struct alignas(64) TensorMap {
+    u64 words[16];
+};
+/// A box of 128-byte rows from a tensor [rows][128], starting at this row, to the same offset of every block in the mask; each block's own barrier is
+/// told. (A bulk copy without a tensor map can multicast too, but at a fraction of the speed.)
+DEVICE void tensor_load_multicast(u32 to, const TensorMap* map, u32 row, u32 barrier, u16 mask) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+                 "l"(map), "r"(0), "r"(row), "r"(barrier), "h"(mask) : "memory");
 }
+DEVICE void prefetch_tensor_map(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 DEVICE u64 policy_evict_first() {
     u64 policy;
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -69,7 +74,7 @@ DEVICE u32 remote_address(u32 shared, u32 rank) {
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
     return address;
 }
-DEVICE void remote_arrive(u32 barrier) { asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+DEVICE void remote_arrive(u32 barrier) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory"); }
 DEVICE void remote_store(u32 to, float value, u32 barrier) { // the barrier, of the same block as the target, is told of 4 bytes
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to), "r"(__float_as_uint(value)), "r"(barrier) : "memory");
 }

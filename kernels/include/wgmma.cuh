@@ -7,6 +7,8 @@
 DEVICE u64 operand_descriptor(u32 address) { // rows of 128 bytes, 8-row groups 1024 bytes apart, 128-byte swizzle
     return (u64)((address & 0x3FFFF) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
 }
+/// The same value in all lanes, known as such to the compiler: descriptors must lie in uniform registers, so that products issue back to back.
+DEVICE u32 uniform(u32 x) { return __shfl_sync(~0u, x, 0); }
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int Pending> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory"); }
@@ -27,7 +29,7 @@ template <int N> struct Wgmma;
     template <> struct Wgmma<N> {                                                                                                                \
         static DEVICE void multiply(float (&d)[N / 2], u64 a, u64 b, int accumulate) {                                                           \
             asm volatile("{.reg .pred p; setp.ne.b32 p, " P ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k32.f32.e4m3.e4m3 {" REGS "}, " A       \
-                         ", " B ", p, 1, 1;}" : __VA_ARGS__ : "l"(a), "l"(b), "r"(accumulate));                                                  \
+                         ", " B ", p, 1, 1;}" : __VA_ARGS__ : "l"(a), "l"(b), "r"(accumulate) : "memory");                                                  \
         }                                                                                                                                        \
     };
 WGMMA(8, REGS4, "%4", "%5", "%6", OUT4(0))
