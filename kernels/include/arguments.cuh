@@ -95,5 +95,15 @@ struct alignas(16) PrepareArguments {
     int k_blocks;
 };
 
-static_assert(sizeof(ActivationArguments) == 32 && sizeof(ExpertTiles) == 32 && sizeof(QuantizeArguments) == 112 && sizeof(GemmArguments) == 384 &&
-              sizeof(CombineArguments) == 64 && sizeof(PrepareArguments) == 48, "the host's twins have these sizes");
+#define offset_of(type, field) __INTADDR__(&((type*)0)->field) // what the compiler itself makes of offsetof
+
+// The host's twins have these sizes and offsets.
+static_assert(sizeof(ActivationArguments) == 32 && sizeof(ExpertTiles) == 32 && sizeof(QuantizeArguments) == 112, "");
+static_assert(sizeof(GemmArguments) == 384 && sizeof(CombineArguments) == 64 && sizeof(PrepareArguments) == 48, "");
+static_assert(offset_of(GemmArguments, weights_map) == 128 && offset_of(GemmArguments, weights) == 256, "");
+static_assert(offset_of(GemmArguments, tile_count) == 312 && offset_of(GemmArguments, k_blocks) == 320, "");
+static_assert(offset_of(GemmArguments, activation) == 336 && offset_of(ActivationArguments, divide) == 24, "");
+static_assert(offset_of(QuantizeArguments, tile_count) == 56 && offset_of(QuantizeArguments, tokens) == 64, "");
+static_assert(offset_of(QuantizeArguments, tiles_per_group) == 96, "");
+static_assert(offset_of(CombineArguments, output) == 24 && offset_of(CombineArguments, output_f32) == 48, "");
+static_assert(offset_of(PrepareArguments, nan) == 24 && offset_of(PrepareArguments, k_blocks) == 44, "");

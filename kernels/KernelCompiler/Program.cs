@@ -1,0 +1,126 @@
+using System.Security.Cryptography;
+using System.Text;
+using System.Text.Json;
+using System.Text.RegularExpressions;
+
+namespace MoeSharp.Kernels;
+
+/// <summary>
+/// Compiles kernels/*.cu ahead of time: KernelCompiler NVRTC-LIBRARY [--check]. Writes kernels/prebuilt/VERSION with a manifest; with --check it only
+/// tells whether what lies there was made from these sources and whether a kernel spills.
+/// </summary>
+internal static partial class Program
+{
+    private static int Main(string[] args)
+    {
+        if (args.Length is 0 or > 2 || (args.Length == 2 && args[1] != "--check"))
+        {
+            Console.Error.WriteLine("usage: KernelCompiler NVRTC-LIBRARY [--check]");
+            return 2;
+        }
+        string kernels = Folder();
+        var compiler = new Nvrtc(args[0]);
+        int version = compiler.Version;
+        string target = Path.Combine(kernels, "prebuilt", $"{version / 1000}.{version % 1000 / 10}"), hash = SourceHash(kernels);
+        if (args.Length == 2) return Check(target, hash);
+        Directory.CreateDirectory(target);
+        var reports = new List<Report>();
+        foreach (string source in Directory.EnumerateFiles(kernels, "*.cu").Order(StringComparer.Ordinal))
+        {
+            (byte[] cubin, string log) = compiler.Compile(source);
+            string name = Path.GetFileNameWithoutExtension(source);
+            File.WriteAllBytes(Path.Combine(target, name + ".cubin"), cubin);
+            reports.AddRange(Reports(name, log));
+            foreach (Match warning in Serialized().Matches(log)) Console.Error.WriteLine($"{name}: {warning.Value}");
+        }
+        File.WriteAllBytes(Path.Combine(target, "manifest.json"), Manifest(hash, version, reports));
+        foreach (Report r in reports) Console.WriteLine($"{r.File,-18} {r.Name,-20} {r.Registers,4} registers {r.SpillBytes,4} bytes spilled");
+        return 0;
+    }
+
+    private static int Check(string target, string hash)
+    {
+        string path = Path.Combine(target, "manifest.json");
+        if (!File.Exists(path) || !File.ReadAllText(path).Contains(hash, StringComparison.Ordinal))
+        {
+            Console.Error.WriteLine($"{target} was not made from these sources; run the compiler without --check and commit what it writes.");
+            return 1;
+        }
+        Console.WriteLine($"{target} was made from these sources.");
+        return 0;
+    }
+
+    /// <summary>SHA-256 over names and contents of all kernel sources, with one kind of line end.</summary>
+    internal static string SourceHash(string kernels)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        IEnumerable<string> files = Directory.EnumerateFiles(kernels, "*.cu").Concat(Directory.EnumerateFiles(Path.Combine(kernels, "include"), "*.cuh"));
+        foreach (string file in files.OrderBy(f => Path.GetFileName(f), StringComparer.Ordinal))
+        {
+            hash.AppendData(Encoding.UTF8.GetBytes(Path.GetFileName(file) + '\n'));
+            hash.AppendData(Encoding.UTF8.GetBytes(File.ReadAllText(file).ReplaceLineEndings("\n")));
+        }
+        return Convert.ToHexStringLower(hash.GetHashAndReset());
+    }
+
+    private static string Folder()
+    {
+        for (DirectoryInfo? d = new(Environment.CurrentDirectory); d is not null; d = d.Parent)
+            if (Directory.Exists(Path.Combine(d.FullName, "kernels", "include"))) return Path.Combine(d.FullName, "kernels");
+        throw new InvalidOperationException("There is no folder kernels/include above the current one; run this inside the repository.");
+    }
+
+    /// <summary>What the assembler's verbose report says of each entry point.</summary>
+    internal static IEnumerable<Report> Reports(string file, string log)
+    {
+        foreach (Match entry in Entry().Matches(log))
+        {
+            string part = entry.Groups["rest"].Value;
+            yield return new(file, entry.Groups["name"].Value, Number(Registers(), part), Number(Spills(), part), Number(SharedBytes(), part));
+        }
+    }
+
+    private static int Number(Regex pattern, string text) => pattern.Match(text) is { Success: true } m ? int.Parse(m.Groups[1].Value) : 0;
+
+    private static byte[] Manifest(string hash, int version, List<Report> reports)
+    {
+        using var stream = new MemoryStream();
+        using (var json = new Utf8JsonWriter(stream, new() { Indented = true, NewLine = "\n" }))
+        {
+            json.WriteStartObject();
+            json.WriteString("sourceHash", hash);
+            json.WriteNumber("compiler", version);
+            json.WriteStartArray("kernels");
+            foreach (Report r in reports)
+            {
+                json.WriteStartObject();
+                json.WriteString("file", r.File);
+                json.WriteString("name", r.Name);
+                json.WriteNumber("registers", r.Registers);
+                json.WriteNumber("spillBytes", r.SpillBytes);
+                json.WriteNumber("staticSharedBytes", r.SharedBytes);
+                json.WriteEndObject();
+            }
+            json.WriteEndArray();
+            json.WriteEndObject();
+        }
+        return stream.ToArray();
+    }
+
+    internal readonly record struct Report(string File, string Name, int Registers, int SpillBytes, int SharedBytes);
+
+    [GeneratedRegex(@"Compiling entry function '(?<name>\w+)'(?<rest>.*?)(?=Compiling entry function|\z)", RegexOptions.Singleline)]
+    private static partial Regex Entry();
+
+    [GeneratedRegex(@"Used (\d+) registers")]
+    private static partial Regex Registers();
+
+    [GeneratedRegex(@"(\d+) bytes spill stores")]
+    private static partial Regex Spills();
+
+    [GeneratedRegex(@"(\d+) bytes smem")]
+    private static partial Regex SharedBytes();
+
+    [GeneratedRegex(@".*C75\d\d.*")]
+    private static partial Regex Serialized();
+}

@@ -1,0 +1,89 @@
+namespace MoeSharp;
+
+/// <summary>NVIDIA Hopper GPUs. Nothing is loaded before the first question about the device; without a driver the answer is a sentence.</summary>
+public sealed class CudaBackend : IExpertsBackend, IDisposable
+{
+    private const int Hopper = 90;
+    private readonly Lock _start = new();
+    private readonly int _ordinal;
+    private CudaContext? _context;
+    private KernelSet? _kernels;
+    private bool _disposed;
+
+    /// <summary>Computes on one GPU.</summary>
+    /// <param name="gpu">Counted from 0, as the driver counts.</param>
+    public CudaBackend(int gpu = 0)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(gpu);
+        _ordinal = gpu;
+    }
+
+    /// <inheritdoc/>
+    public string Name => "cuda";
+
+    /// <inheritdoc/>
+    public Support SupportsDevice()
+    {
+        if (DriverLibrary.Availability is { IsSupported: false } no) return no;
+        try
+        {
+            CudaContext context = Context();
+            return context.Capability == Hopper
+                ? Support.Yes
+                : Support.No($"GPU {_ordinal} ({context.Name}) has compute capability {context.Capability / 10}.{context.Capability % 10}; the kernels need 9.0 (Hopper).");
+        }
+        catch (CudaException failure)
+        {
+            return Support.No(failure.Message);
+        }
+    }
+
+    /// <inheritdoc/>
+    public Support SupportsFormat(WeightFormat format, ActivationFormat activations) => (format, activations) switch
+    {
+        (WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, ActivationFormat.Fp8) => Support.Yes,
+        _ => Support.No($"The CUDA backend computes 128-block FP8 weights with FP8 activations; {format} weights with {activations} activations run on the CPU."),
+    };
+
+    /// <inheritdoc/>
+    public Support SupportsActivation(Activation activation) => Support.Yes;
+
+    /// <summary>Copies the weights to the GPU; they are not used afterwards.</summary>
+    /// <exception cref="CudaException">The driver refused, or the GPU's memory does not suffice.</exception>
+    public IPreparedExperts Prepare(ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights)
+    {
+        ArgumentNullException.ThrowIfNull(shape);
+        ArgumentNullException.ThrowIfNull(weights);
+        (SupportsDevice() & SupportsFormat(shape.Format, shape.Activations)).ThrowIfNot();
+        if (shape.RouterWeightOnInput) throw new UnsupportedException("The CUDA backend applies router weights to the experts' outputs; turn RouterWeightOnInput off or use the CPU.");
+        if (weights.Up.Any(m => m.RowPhase != 0))
+            throw new UnsupportedException($"The scale blocks of packed w13 straddle gate and up ({weights.Up[0].Name}); the CUDA backend needs scale rows per half.");
+        return new CudaExperts(Kernels(), shape, weights, allowNaNWeights);
+    }
+
+    internal CudaContext Context()
+    {
+        lock (_start)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            return _context ??= new CudaContext(_ordinal);
+        }
+    }
+
+    internal KernelSet Kernels()
+    {
+        CudaContext context = Context();
+        lock (_start) return _kernels ??= new KernelSet(context);
+    }
+
+    /// <summary>Unloads the kernels; layers must be disposed before.</summary>
+    public void Dispose()
+    {
+        lock (_start)
+        {
+            _disposed = true;
+            _kernels?.Dispose();
+            _context?.Dispose();
+        }
+    }
+}

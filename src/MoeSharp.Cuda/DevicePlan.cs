@@ -1,0 +1,70 @@
+namespace MoeSharp;
+
+/// <summary>
+/// Sizes of one call on the device: all follow from the shape and the number of tokens, never from the routing, so a captured graph replays under any.
+/// </summary>
+internal readonly struct DevicePlan
+{
+    /// <summary>Rows of an expert start at multiples of this: one swizzle period.</summary>
+    internal const int RowAlignment = 8;
+
+    /// <summary>Rows of the largest tile; twins of the constants in kernels/include/scheduler.cuh.</summary>
+    internal const int TileRows = 192, FewRows = 64, SlabRows = 64;
+
+    internal DevicePlan(ExpertsShape shape, int tokens)
+    {
+        Tokens = tokens;
+        Slots = checked(tokens * shape.TopK);
+        HiddenBlocks = Formats.Blocks(shape.Hidden, 128);
+        IntermediateBlocks = Formats.Blocks(shape.Intermediate, 128);
+        long active = Math.Min(Slots, shape.Experts);
+        Capacity = checked((int)((Slots + active * (RowAlignment - 1) + RowAlignment - 1) / RowAlignment * RowAlignment));
+        MostTiles = checked((int)(active + Slots / TileRows + 1));
+    }
+
+    internal int Tokens { get; }
+
+    /// <summary>S = T*K.</summary>
+    internal int Slots { get; }
+
+    /// <summary>⌈H/128⌉.</summary>
+    internal int HiddenBlocks { get; }
+
+    /// <summary>⌈I/128⌉.</summary>
+    internal int IntermediateBlocks { get; }
+
+    /// <summary>Rows that suffice for any routing.</summary>
+    internal int Capacity { get; }
+
+    /// <summary>Row tiles that suffice for any routing.</summary>
+    internal int MostTiles { get; }
+
+    /// <summary>Adds the device buffers; the order is that of <see cref="Buffer"/>, the largest first so that others may lie inside it.</summary>
+    internal void AddTo(WorkspacePlan plan)
+    {
+        plan.Add("results", ElementType.BF16, (long)HiddenBlocks * Capacity, 128, Step.Down, Step.Combine);
+        plan.Add("rows", ElementType.U8, (long)HiddenBlocks * Capacity, 128, Step.Quantize, Step.GateUp);
+        plan.Add("row_scales", ElementType.F32, HiddenBlocks, Capacity, Step.Quantize, Step.GateUp);
+        plan.Add("intermediate", ElementType.U8, (long)IntermediateBlocks * Capacity, 128, Step.GateUp, Step.Down);
+        plan.Add("intermediate_scales", ElementType.F32, IntermediateBlocks, Capacity, Step.GateUp, Step.Down);
+        plan.Add("row_of_slot", ElementType.I32, Slots, 1, Step.Quantize, Step.Combine);
+        plan.Add("tiles", ElementType.I32, MostTiles, 8, Step.Quantize, Step.Down);
+        plan.Add("tile_count", ElementType.I32, 1, 1, Step.Quantize, Step.Down);
+    }
+
+    /// <summary>Row tiles of an expert with this many rows, as the device computes them.</summary>
+    internal static int RowTiles(int rows) => rows == 0 ? 0 : rows <= FewRows ? 1 : (rows + TileRows - 1) / TileRows;
+
+    /// <summary>Blocks of the quantizing kernel: each takes a run of tokens.</summary>
+    internal (int Blocks, int TokensPerBlock) QuantizeGrid(int multiprocessors)
+    {
+        int perBlock = Formats.Blocks(Tokens, Math.Min(Tokens, multiprocessors));
+        return (Formats.Blocks(Tokens, perBlock), perBlock);
+    }
+}
+
+/// <summary>Rows of a device plan.</summary>
+internal enum Buffer
+{
+    Results, Rows, RowScales, Intermediate, IntermediateScales, RowOfSlot, Tiles, TileCount,
+}

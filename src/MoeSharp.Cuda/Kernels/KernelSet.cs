@@ -1,0 +1,53 @@
+namespace MoeSharp;
+
+/// <summary>All kernels of one build, loaded into one context. Shared by the layers of a GPU.</summary>
+internal sealed class KernelSet : IDisposable
+{
+    private const int GemmThreads = 512, QuantizeThreads = 1024, Threads = 256;
+    private readonly List<CudaModule> _modules = [];
+
+    internal KernelSet(CudaContext context, string? build = null)
+    {
+        Context = context;
+        Build = build ?? KernelManifest.Choose(DriverLibrary.Version);
+        CudaModule gateUp = Load("gateup_activate"), down = Load("down"), quantize = Load("quantize_permute"), combine = Load("combine"), prepare = Load("prepare");
+        GateUp = [gateUp.Kernel("gateup_silu", GemmThreads), gateUp.Kernel("gateup_swiglustep", GemmThreads), gateUp.Kernel("gateup_gelu_tanh", GemmThreads)];
+        GateUpPlain = gateUp.Kernel("gateup_plain", GemmThreads);
+        Down = down.Kernel("down", GemmThreads);
+        Quantize = quantize.Kernel("quantize_permute", QuantizeThreads);
+        Combine = combine.Kernel("combine", Threads);
+        Prepare = prepare.Kernel("prepare", Threads);
+    }
+
+    internal CudaContext Context { get; }
+
+    /// <summary>Version of the compiler that made them.</summary>
+    internal string Build { get; }
+
+    /// <summary>By <see cref="ActivationArguments.Kind"/>.</summary>
+    internal CudaKernel[] GateUp { get; }
+
+    /// <summary>GateUp with BF16 results before the activation, for tests.</summary>
+    internal CudaKernel GateUpPlain { get; }
+
+    internal CudaKernel Down { get; }
+
+    internal CudaKernel Quantize { get; }
+
+    internal CudaKernel Combine { get; }
+
+    internal CudaKernel Prepare { get; }
+
+    private CudaModule Load(string file)
+    {
+        byte[] cubin = KernelManifest.Resource(Build, file + ".cubin") ?? throw new CudaException($"The assembly carries no kernel file {file}.cubin for build {Build}.", 0);
+        var module = new CudaModule(Context, cubin);
+        _modules.Add(module);
+        return module;
+    }
+
+    public void Dispose()
+    {
+        foreach (CudaModule module in _modules) module.Dispose();
+    }
+}

@@ -1,0 +1,58 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace MoeSharp.Tests;
+
+/// <summary>The host's structs against what kernels/include/arguments.cuh asserts of its own.</summary>
+public class ArgumentsTests
+{
+    [Fact]
+    public void SizesAreThoseOfTheKernels()
+    {
+        string asserted = File.ReadAllText(Repository.PathOf("kernels/include/arguments.cuh"));
+        foreach ((string name, int size) in new (string, int)[]
+        {
+            ("ActivationArguments", Unsafe.SizeOf<ActivationArguments>()), ("ExpertTiles", Unsafe.SizeOf<ExpertTiles>()),
+            ("QuantizeArguments", Unsafe.SizeOf<QuantizeArguments>()), ("GemmArguments", Unsafe.SizeOf<GemmArguments>()),
+            ("CombineArguments", Unsafe.SizeOf<CombineArguments>()), ("PrepareArguments", Unsafe.SizeOf<PrepareArguments>()),
+        })
+            Assert.True(asserted.Contains($"sizeof({name}) == {size}", StringComparison.Ordinal), $"{name} has {size} bytes here; the kernels assert another size.");
+    }
+
+    [Fact]
+    public void OffsetsAreThoseOfTheKernels()
+    {
+        string asserted = File.ReadAllText(Repository.PathOf("kernels/include/arguments.cuh"));
+        foreach ((Type type, string field, string twin) in new[]
+        {
+            (typeof(GemmArguments), nameof(GemmArguments.WeightsMap), "weights_map"), (typeof(GemmArguments), nameof(GemmArguments.Weights), "weights"),
+            (typeof(GemmArguments), nameof(GemmArguments.TileCount), "tile_count"), (typeof(GemmArguments), nameof(GemmArguments.KBlocks), "k_blocks"),
+            (typeof(GemmArguments), nameof(GemmArguments.Activation), "activation"), (typeof(QuantizeArguments), nameof(QuantizeArguments.TileCount), "tile_count"),
+            (typeof(QuantizeArguments), nameof(QuantizeArguments.Tokens), "tokens"), (typeof(QuantizeArguments), nameof(QuantizeArguments.TilesPerGroup), "tiles_per_group"),
+            (typeof(CombineArguments), nameof(CombineArguments.Output), "output"), (typeof(CombineArguments), nameof(CombineArguments.OutputF32), "output_f32"),
+            (typeof(PrepareArguments), nameof(PrepareArguments.NaN), "nan"), (typeof(PrepareArguments), nameof(PrepareArguments.KBlocks), "k_blocks"),
+            (typeof(ActivationArguments), nameof(ActivationArguments.Divide), "divide"),
+        })
+        {
+            int offset = (int)Marshal.OffsetOf(type, field);
+            Assert.True(asserted.Contains($"offset_of({type.Name}, {twin}) == {offset}", StringComparison.Ordinal),
+                $"{type.Name}.{field} lies at {offset} here; the kernels assert another offset of {twin}.");
+        }
+    }
+
+    [Fact]
+    public void ActivationsBecomeArguments()
+    {
+        ActivationArguments step = From(Activation.SwigluStep()), oai = From(Activation.SwigluOai()), silu = From(Activation.Silu(10.03f));
+        Assert.Equal((1, 1, 7f), (step.Kind, step.Divide, step.Limit));
+        Assert.Equal((0, 0, 1.702f, 1f), (oai.Kind, oai.Divide, oai.Alpha, oai.Beta));
+        Assert.Equal((0, 10f, 1f, 0f), (silu.Kind, silu.Limit, silu.Alpha, silu.Beta)); // the limit is rounded to BF16
+        Assert.Equal(float.PositiveInfinity, From(Activation.GeluTanh()).Limit);
+    }
+
+    private static ActivationArguments From(Activation activation)
+    {
+        using ExpertWeights weights = RandomLayer.Zeros(WeightFormat.Block128, 2, 128, 128);
+        return ActivationArguments.From(ExpertsShape.From(new() { TopK = 1, Activation = activation }, weights));
+    }
+}

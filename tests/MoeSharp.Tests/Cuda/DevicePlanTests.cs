@@ -1,0 +1,52 @@
+using CsCheck;
+
+namespace MoeSharp.Tests;
+
+public class DevicePlanTests
+{
+    [Fact]
+    public void CapacityAndTilesSufficeForAnyRouting() =>
+        Gen.Select(Gen.Int[1, 3000], Gen.Int[1, 8], Gen.Int[8, 64], Gen.Int[0, 1 << 30]).Sample((tokens, topK, experts, seed) =>
+        {
+            DevicePlan plan = Plan(tokens, topK, experts);
+            var random = new Random(seed);
+            var counts = new int[experts];
+            int crowd = random.Next(1, experts + 1);
+            for (int slot = 0; slot < plan.Slots; slot++) counts[random.Next(crowd)]++;
+            Assert.True(Permutation.ExactRows(counts, DevicePlan.RowAlignment) <= plan.Capacity, $"T={tokens} K={topK} E={experts} seed {seed}: rows exceed {plan.Capacity}");
+            Assert.True(counts.Sum(DevicePlan.RowTiles) <= plan.MostTiles, $"T={tokens} K={topK} E={experts} seed {seed}: tiles exceed {plan.MostTiles}");
+        });
+
+    [Fact]
+    public void QuantizingBlocksCoverAllTokensOnce() => Gen.Select(Gen.Int[1, 100_000], Gen.Int[1, 200]).Sample((tokens, multiprocessors) =>
+    {
+        (int blocks, int perBlock) = Plan(tokens, 1, 8).QuantizeGrid(multiprocessors);
+        Assert.True(blocks <= multiprocessors && (long)(blocks - 1) * perBlock < tokens && (long)blocks * perBlock >= tokens,
+            $"{blocks} blocks of {perBlock} tokens for {tokens} tokens on {multiprocessors} multiprocessors");
+    });
+
+    [Fact]
+    public void BuffersOfDifferentStepsShareBytes()
+    {
+        DevicePlan plan = Plan(64, 4, 16);
+        var table = new WorkspacePlan();
+        plan.AddTo(table);
+        Assert.Equal(Enum.GetValues<Buffer>().Length, table.Rows.Length);
+        Assert.True(table.Bytes < table.Rows.ToArray().Sum(r => r.Bytes), "rows of GateUp and results of Down never live together");
+    }
+
+    [Fact]
+    public void ConstantsAreThoseOfTheScheduler()
+    {
+        string scheduler = File.ReadAllText(Repository.PathOf("kernels/include/scheduler.cuh"));
+        Assert.Contains($"constexpr int few_rows = {DevicePlan.FewRows};", scheduler);
+        Assert.Contains($"constexpr int slab_rows = {DevicePlan.SlabRows};", scheduler);
+        Assert.Contains($"constexpr int tile_slabs = {DevicePlan.TileRows / DevicePlan.SlabRows};", scheduler);
+    }
+
+    private static DevicePlan Plan(int tokens, int topK, int experts)
+    {
+        using ExpertWeights weights = RandomLayer.Zeros(WeightFormat.Block128, experts, 128, 128);
+        return new(ExpertsShape.From(new() { TopK = topK }, weights), tokens);
+    }
+}

@@ -1,0 +1,37 @@
+namespace MoeSharp.Tests;
+
+/// <summary>What tests on a GPU share; they report themselves skipped on machines without one.</summary>
+internal static class Gpu
+{
+    public static CudaBackend Open()
+    {
+        var backend = new CudaBackend();
+        Support support = backend.SupportsDevice();
+        if (!support.IsSupported) backend.Dispose();
+        Assert.SkipUnless(support.IsSupported, support.Reason ?? "");
+        return backend;
+    }
+
+    /// <summary>calc_diff: |x - y|^2 / (|x|^2 + |y|^2).</summary>
+    public static double Difference(ReadOnlySpan<BFloat16> x, ReadOnlySpan<BFloat16> y)
+    {
+        double difference = 0, sum = 0;
+        for (int i = 0; i < x.Length; i++)
+        {
+            double a = x[i].ToSingle(), b = y[i].ToSingle();
+            difference += (a - b) * (a - b);
+            sum += a * a + b * b;
+        }
+        return sum == 0 ? 0 : difference / sum;
+    }
+
+    /// <summary>Row r of a device buffer [blocks][capacity][bytes] whose 16-byte chunks are swizzled by the row.</summary>
+    public static byte[] Row(byte[] buffer, int blocks, int capacity, int bytes, int row)
+    {
+        var result = new byte[blocks * bytes];
+        for (int block = 0; block < blocks; block++)
+            for (int chunk = 0; chunk < bytes / 16; chunk++)
+                Array.Copy(buffer, ((long)block * capacity + row) * bytes + (chunk ^ (row & 7)) * 16, result, block * bytes + chunk * 16, 16);
+        return result;
+    }
+}
