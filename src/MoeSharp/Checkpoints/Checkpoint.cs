@@ -16,7 +16,7 @@ public sealed class Checkpoint : IDisposable
         HiddenSize = config.RequiredInt("hidden_size");
         LayerCount = config.RequiredInt("num_hidden_layers");
         MoeLayers = [.. Enumerable.Range(0, LayerCount).Where(l => Family.IsMoe(config, l))];
-        _prefix = Prefixes.FirstOrDefault(p => MoeLayers.Count > 0 && index.Has($"{p}layers.{MoeLayers[0]}.{Family.Block}.{Family.RouterWeight}")) ?? Prefixes[0];
+        _prefix = Prefixes.FirstOrDefault(p => MoeLayers.Count > 0 && index.HasAnyUnder($"{p}layers.{MoeLayers[0]}.{Family.Block}.")) ?? Prefixes[0];
     }
 
     /// <summary>The folder.</summary>
@@ -37,6 +37,9 @@ public sealed class Checkpoint : IDisposable
     /// <summary>What the config declares for weights; null when nothing is quantized.</summary>
     public WeightFormat? QuantizedFormat => Quantization?.Format;
 
+    /// <summary>What is odd about the files but harms nothing.</summary>
+    public IReadOnlyList<string> Warnings => Index.Warnings;
+
     internal ModelConfig Config { get; }
     internal TensorIndex Index { get; }
     internal Family Family { get; }
@@ -52,6 +55,7 @@ public sealed class Checkpoint : IDisposable
         TensorIndex index = TensorIndex.Open(path);
         try
         {
+            index.OpenPresentFiles();
             return new(path, config, index);
         }
         catch

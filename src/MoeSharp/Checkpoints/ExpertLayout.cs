@@ -15,9 +15,10 @@ internal sealed class ExpertLayout
         _family = family;
         Experts = experts;
         Interleaved = interleaved;
-        string gate = family.Projections.Gate;
+        (string gate, string up, string down) = family.Projections;
         _perExpert = index.Has($"{block}0.{gate}.weight") ? block : $"{block}experts.";
-        _stacked = index.Has($"{block}{gate}.weight") ? block : $"{block}experts.";
+        bool Stacked(string at) => index.Has($"{at}{gate}.weight") || index.Has($"{at}{up}.weight") || index.Has($"{at}{down}.weight");
+        _stacked = Stacked(block) ? block : $"{block}experts.";
         _gateUp = FirstOf($"{block}experts.gate_up_proj", $"{block}experts.gate_up_proj.weight");
         if (_gateUp is not null)
         {
@@ -25,9 +26,9 @@ internal sealed class ExpertLayout
             GateUpBias = FirstOf($"{block}experts.gate_up_proj_bias", $"{block}experts.gate_up_proj.bias");
             DownBias = GateUpBias?.Replace("gate_up_proj", "down_proj", StringComparison.Ordinal);
         }
-        else if (index.Has($"{_stacked}{gate}.weight"))
+        else
         {
-            IsStacked = true;
+            IsStacked = Stacked(_stacked);
         }
     }
 

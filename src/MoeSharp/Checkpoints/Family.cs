@@ -19,6 +19,8 @@ internal sealed record Family
     public string? RouterLogitBias { get; init; }
     /// <summary>Added for selection only; null without.</summary>
     public string? RouterCorrectionBias { get; init; }
+    /// <summary>Whether the config promises that bias; then a checkpoint without it is incomplete.</summary>
+    public Func<ModelConfig, bool> NeedsCorrectionBias { get; init; } = static _ => true;
     /// <summary>Shared experts, as one wide expert; null without.</summary>
     public string? Shared { get; init; }
     /// <summary>Gate of the shared expert [1, H]; null without.</summary>

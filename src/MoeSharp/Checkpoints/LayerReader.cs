@@ -40,8 +40,8 @@ internal sealed class LayerReader
                 Layer = _layer,
                 Router = router,
                 RouterWeight = _matrices.ReadTable(_block + _family.RouterWeight, experts, hidden, finite: true),
-                RouterLogitBias = Bias(_family.RouterLogitBias, experts),
-                RouterCorrectionBias = Bias(_family.RouterCorrectionBias, experts),
+                RouterLogitBias = Bias(_family.RouterLogitBias, experts, needed: true),
+                RouterCorrectionBias = Bias(_family.RouterCorrectionBias, experts, _family.NeedsCorrectionBias(_config)),
                 Experts = weights,
                 ExpertsOptions = new() { TopK = router.TopK, Activation = activation, GlobalExperts = experts },
                 ExpertMap = count == experts ? null : [.. Enumerable.Range(0, experts).Select(g => g >= firstExpert && g < firstExpert + count ? g - firstExpert : -1)],
@@ -112,12 +112,12 @@ internal sealed class LayerReader
             string name = $"{at}{projection}.weight";
             return _matrices.Read(new(name, ExpertLayout.ScaleOf(_model.Index, name)), rows, columns, new(0, rows, 0, columns), 0, 0);
         }
-        (string gate, string up, string down) = _model.Index.Has($"{at}gate_proj.weight") ? ("gate_proj", "up_proj", "down_proj") : _family.Projections;
+        (string gate, string up, string down) = _model.Index.HasAnyUnder($"{at}gate_proj.") || _model.Index.HasAnyUnder($"{at}down_proj.") ? ("gate_proj", "up_proj", "down_proj") : _family.Projections;
         return new([Read(gate, intermediate, hidden)], [Read(up, intermediate, hidden)], [Read(down, hidden, intermediate)]);
     }
 
-    private float[]? Bias(string? name, int experts) =>
-        name is null || !_model.Index.Has(_block + name) ? null : _matrices.ReadVector(_block + name, experts, finite: true);
+    private float[]? Bias(string? name, int experts, bool needed) =>
+        name is null || (!needed && !_model.Index.Has(_block + name)) ? null : _matrices.ReadVector(_block + name, experts, finite: true);
 
     /// <summary>Every tensor of the block is used, belongs to an expert or rows that were not asked for, is ignored by rule, or is an error.</summary>
     private void Account(ExpertLayout layout, bool withShared)

@@ -99,7 +99,7 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
         }
         if (entry.Type != "F8_E4M3") throw new CheckpointException($"{source.Values} in {file.Path} is {entry.Type} but F8_E4M3 or BF16 is needed.");
         if (quantization is null) throw new CheckpointException($"{source.Values} in {file.Path} is F8_E4M3 but {config.Path} has no quantization_config.");
-        if (source.Scales is null) throw new CheckpointException($"{source.Values} in {file.Path} is F8_E4M3 but its scales (..._scale_inv or ..._scale) are missing.");
+        if (source.Scales is null) throw new CheckpointException($"{source.Values} in {file.Path} is F8_E4M3 but {source.Values}_scale_inv (or _scale) is missing.");
         return quantization.Format;
     }
 

@@ -41,9 +41,10 @@ public static class SafetensorsWriter
             }
             File.Move(temporary, path, overwrite: true);
         }
-        catch
+        catch (Exception e)
         {
-            File.Delete(temporary);
+            if (File.Exists(temporary)) File.Delete(temporary);
+            if (e is IOException or UnauthorizedAccessException) throw new IOException($"{path} cannot be written: {e.Message}", e);
             throw;
         }
     }

@@ -10,6 +10,7 @@ internal sealed class TensorIndex : IDisposable
     private readonly Dictionary<string, string> _fileOf = [];
     private readonly Dictionary<string, SafetensorsFile> _files = [];
     private readonly Lock _lock = new();
+    private long? _totalSize;
 
     private TensorIndex(string folder) => _folder = folder;
 
@@ -19,17 +20,35 @@ internal sealed class TensorIndex : IDisposable
     /// <summary>Names of the data files.</summary>
     public IEnumerable<string> Files => _fileOf.Values.Distinct();
 
-    /// <summary>total_size of the index; null without.</summary>
-    public long? TotalSize { get; private set; }
+    /// <summary>What is odd but harmless.</summary>
+    public List<string> Warnings { get; } = [];
 
     public static TensorIndex Open(string folder)
     {
         var index = new TensorIndex(folder);
         string path = Path.Combine(folder, IndexName), single = Path.Combine(folder, SingleName);
         if (File.Exists(path)) index.ReadIndex(path);
-        else if (File.Exists(single)) foreach (string name in index.File_(SingleName).Tensors.Keys) index._fileOf.Add(name, SingleName);
+        else if (File.Exists(single)) foreach (string name in index.FileNamed(SingleName).Tensors.Keys) index._fileOf.Add(name, SingleName);
         else throw new CheckpointException($"{folder} holds neither {SingleName} nor {IndexName}; give the folder of a Hugging Face checkpoint.");
         return index;
+    }
+
+    /// <summary>Opens every file that is there, so that damage is found now and not in the middle of work. Files that are not there may belong to layers or
+    /// experts that nobody asks for: they are missed when a tensor in them is needed.</summary>
+    public void OpenPresentFiles()
+    {
+        foreach (string name in Files)
+            if (File.Exists(Path.Combine(_folder, name))) FileNamed(name);
+        if (_totalSize is not { } claimed || _files.Count < Files.Count()) return;
+        long total = _files.Values.Sum(f => f.Tensors.Values.Where(t => _fileOf.ContainsKey(t.Name)).Sum(t => t.Bytes));
+        if (total != claimed) Warnings.Add($"{Path.Combine(_folder, IndexName)} says that tensors take {claimed} bytes but they take {total}.");
+    }
+
+    public bool HasAnyUnder(string prefix)
+    {
+        foreach (string name in _fileOf.Keys)
+            if (name.StartsWith(prefix, StringComparison.Ordinal)) return true;
+        return false;
     }
 
     public bool Has(string name) => _fileOf.ContainsKey(name);
@@ -39,13 +58,13 @@ internal sealed class TensorIndex : IDisposable
     public (SafetensorsFile File, TensorEntry Entry) Find(string name)
     {
         if (!_fileOf.TryGetValue(name, out string? fileName)) throw new CheckpointException($"{_folder} has no tensor {name}.");
-        SafetensorsFile file = File_(fileName);
+        SafetensorsFile file = FileNamed(fileName);
         return file.Tensors.TryGetValue(name, out TensorEntry? entry)
             ? (file, entry)
             : throw new CheckpointException($"{Path.Combine(_folder, IndexName)} says that {name} is in {fileName}, but that file does not hold it.");
     }
 
-    private SafetensorsFile File_(string name)
+    private SafetensorsFile FileNamed(string name)
     {
         lock (_lock)
         {
@@ -95,7 +114,7 @@ internal sealed class TensorIndex : IDisposable
         {
             bool size = reader.ValueTextEquals("total_size");
             reader.Read();
-            if (size && reader.TokenType == JsonTokenType.Number && reader.TryGetInt64(out long total)) TotalSize = total;
+            if (size && reader.TokenType == JsonTokenType.Number && reader.TryGetInt64(out long total)) _totalSize = total;
             else reader.Skip();
         }
     }

@@ -8,6 +8,7 @@ internal static partial class Families
         Name = "ERNIE-4.5",
         ModelTypes = ["ernie4_5_moe"],
         RouterCorrectionBias = "moe_statics.e_score_correction_bias",
+        NeedsCorrectionBias = static c => c.Bool("moe_use_aux_free") ?? true,
         Shared = "shared_experts",
         SharedIntermediate = static c => (c.Int("moe_num_shared_experts") ?? 0) * Family.Intermediate(c),
         IsMoe = static (c, layer) =>

@@ -10,6 +10,7 @@ internal static partial class Families
         Block = "block_sparse_moe",
         Projections = ("w1", "w3", "w2"),
         RouterCorrectionBias = "e_score_correction_bias",
+        NeedsCorrectionBias = static c => c.Bool("use_routing_bias") ?? true,
         SharedIntermediate = static _ => 0,
         Router = SigmoidWithBias,
     };

@@ -9,6 +9,7 @@ internal static partial class Families
         ModelTypes = ["step3p5", "step3_5", "step3p7", "step3_7"],
         Block = "moe",
         RouterCorrectionBias = "router_bias",
+        NeedsCorrectionBias = static c => c.Bool("use_moe_router_bias") ?? true,
         Shared = "../share_expert",
         SharedIntermediate = static c => c.Int("share_expert_dim", "share_expert_dims") ?? 0,
         IsMoe = static (c, layer) => c.Ints("moe_layers_enum") is { } layers ? layers.Contains(layer) : Family.AfterDense(c, layer),
