@@ -34,6 +34,7 @@ internal sealed class DeviceCall : IDisposable
     internal void Prepare(int tokens)
     {
         if (tokens == _tokens) return;
+        using CudaContext.Scope scope = _kernels.Context.Enter();
         Sizes = new DevicePlan(_shape, tokens);
         _plan.Clear();
         Sizes.AddTo(_plan);
@@ -76,6 +77,27 @@ internal sealed class DeviceCall : IDisposable
     internal void Enqueue(ulong hidden, ulong ids, ulong expertMap, ulong weights, ulong output, bool outputF32, nint stream)
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
+        Quantize(hidden, ids, expertMap, stream);
+        int grid = _kernels.Context.Multiprocessors / 2 * 2;
+        _kernels.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, grid, stream, cluster: 2);
+        _kernels.Down.Launch(_down, grid, stream, cluster: 2);
+        long chunks = (long)Sizes.Tokens * ((_shape.Hidden + 7) / 8);
+        _kernels.Combine.Launch(new CombineArguments
+        {
+            Results = Address(Buffer.Results),
+            RowOfSlot = Address(Buffer.RowOfSlot),
+            Weights = weights,
+            Output = output,
+            Tokens = Sizes.Tokens,
+            TopK = _shape.TopK,
+            HiddenSize = _shape.Hidden,
+            Capacity = Sizes.Capacity,
+            OutputF32 = outputF32 ? 1 : 0,
+        }, checked((int)((chunks + 255) / 256)), stream);
+    }
+
+    private void Quantize(ulong hidden, ulong ids, ulong expertMap, nint stream)
+    {
         (int blocks, int tokensPerBlock) = Sizes.QuantizeGrid(_kernels.Context.Multiprocessors);
         _kernels.Quantize.Launch(new QuantizeArguments
         {
@@ -97,22 +119,14 @@ internal sealed class DeviceCall : IDisposable
             GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
             TilesPerGroup = 1,
         }, blocks, stream, dynamicShared: 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK));
-        int grid = _kernels.Context.Multiprocessors / 2 * 2;
-        _kernels.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, grid, stream, cluster: 2);
-        _kernels.Down.Launch(_down, grid, stream, cluster: 2);
-        long chunks = (long)Sizes.Tokens * ((_shape.Hidden + 7) / 8);
-        _kernels.Combine.Launch(new CombineArguments
-        {
-            Results = Address(Buffer.Results),
-            RowOfSlot = Address(Buffer.RowOfSlot),
-            Weights = weights,
-            Output = output,
-            Tokens = Sizes.Tokens,
-            TopK = _shape.TopK,
-            HiddenSize = _shape.Hidden,
-            Capacity = Sizes.Capacity,
-            OutputF32 = outputF32 ? 1 : 0,
-        }, checked((int)((chunks + 255) / 256)), stream);
+    }
+
+    /// <summary>For tests: the first steps with BF16 results of GateUp, before the activation.</summary>
+    internal void EnqueueGateUpPlain(ulong hidden, ulong ids, ulong expertMap, ulong results)
+    {
+        using CudaContext.Scope scope = _kernels.Context.Enter();
+        Quantize(hidden, ids, expertMap, Stream.Raw);
+        _kernels.GateUpPlain.Launch(_gateUp with { Results = results }, _kernels.Context.Multiprocessors / 2 * 2, Stream.Raw, cluster: 2);
     }
 
     /// <summary>Copies a call's inputs to the device, runs it and copies the output back.</summary>

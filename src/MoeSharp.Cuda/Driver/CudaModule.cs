@@ -14,24 +14,25 @@ internal sealed unsafe class CudaModule : ContextHandle
     }
 
     /// <summary>A kernel of the module; it lives as long as the module does.</summary>
-    internal CudaKernel Kernel(string name, int threads)
+    /// <param name="name">Entry point.</param>
+    /// <param name="threads">Threads of a block.</param>
+    /// <param name="staged">Its file exports how much dynamic shared memory it needs, as NAME_shared.</param>
+    internal CudaKernel Kernel(string name, int threads, bool staged = false)
     {
         using CudaContext.Scope scope = Context.Enter();
         nint function;
         fixed (byte* utf8 = Encoding.UTF8.GetBytes(name + '\0')) Native.Check(Native.cuModuleGetFunction(&function, Raw, utf8));
-        int shared = Constant(name + "_shared") ?? 0;
+        int shared = staged ? Constant(name + "_shared") : 0;
         const int maximumDynamicShared = 8;
         if (shared > 48 * 1024) Native.Check(Native.cuFuncSetAttribute(function, maximumDynamicShared, shared));
         return new(this, function, threads, shared);
     }
 
-    /// <summary>The value of an integer constant that a kernel file exports, or null where it has none.</summary>
-    private int? Constant(string name)
+    private int Constant(string name)
     {
         ulong pointer;
         nuint bytes;
-        fixed (byte* utf8 = Encoding.UTF8.GetBytes(name + '\0'))
-            if (Native.cuModuleGetGlobal_v2(&pointer, &bytes, Raw, utf8) != 0) return null;
+        fixed (byte* utf8 = Encoding.UTF8.GetBytes(name + '\0')) Native.Check(Native.cuModuleGetGlobal_v2(&pointer, &bytes, Raw, utf8));
         int value;
         Native.Check(Native.cuMemcpyDtoH_v2(&value, pointer, sizeof(int)));
         return value;

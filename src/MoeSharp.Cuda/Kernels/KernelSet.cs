@@ -11,9 +11,9 @@ internal sealed class KernelSet : IDisposable
         Context = context;
         Build = build ?? KernelManifest.Choose(DriverLibrary.Version);
         CudaModule gateUp = Load("gateup_activate"), down = Load("down"), quantize = Load("quantize_permute"), combine = Load("combine"), prepare = Load("prepare");
-        GateUp = [gateUp.Kernel("gateup_silu", GemmThreads), gateUp.Kernel("gateup_swiglustep", GemmThreads), gateUp.Kernel("gateup_gelu_tanh", GemmThreads)];
-        GateUpPlain = gateUp.Kernel("gateup_plain", GemmThreads);
-        Down = down.Kernel("down", GemmThreads);
+        GateUp = [.. new[] { "gateup_silu", "gateup_swiglustep", "gateup_gelu_tanh" }.Select(name => gateUp.Kernel(name, GemmThreads, staged: true))];
+        GateUpPlain = gateUp.Kernel("gateup_plain", GemmThreads, staged: true);
+        Down = down.Kernel("down", GemmThreads, staged: true);
         Quantize = quantize.Kernel("quantize_permute", QuantizeThreads);
         Combine = combine.Kernel("combine", Threads);
         Prepare = prepare.Kernel("prepare", Threads);

@@ -34,12 +34,34 @@ public class CudaGoldenTests
         call.Prepare(tokens);
         call.Workspace.Fill(0xFF, call.Stream);
         using DeviceBuffer hidden = Upload(call, Repeat(golden.Get<BFloat16>("hidden"), copies)), ids = Upload(call, Repeat(golden.Ids, copies));
-        using DeviceBuffer map = Upload(call, golden.ExpertMap), routerWeights = Upload(call, Repeat(golden.Weights, copies)), output = new(backend.Context(), 2L * tokens * golden.Hidden, "output");
+        using DeviceBuffer map = Upload(call, golden.ExpertMap), routerWeights = Upload(call, Repeat(golden.Weights, copies));
+        using var output = new DeviceBuffer(backend.Context(), 2L * tokens * golden.Hidden, "output");
         call.Enqueue(hidden.Address, ids.Address, golden.ExpertMap.Length == 0 ? 0 : map.Address, routerWeights.Address, output.Address, false, call.Stream.Raw);
         var result = new BFloat16[tokens * golden.Hidden];
         output.Download<BFloat16>(result, call.Stream);
         Same(golden.Get<ushort>("output"), MemoryMarshal.Cast<BFloat16, ushort>(result), golden.Tokens * golden.Hidden, $"{name} x {copies}: output");
         CompareRows(golden, call, copies, name);
+        using var gateUp = new DeviceBuffer(backend.Context(), 2L * call.Sizes.IntermediateBlocks * call.Sizes.Capacity * 256, "plain results of GateUp");
+        call.EnqueueGateUpPlain(hidden.Address, ids.Address, golden.ExpertMap.Length == 0 ? 0 : map.Address, gateUp.Address);
+        CompareGateUp(golden, gateUp, call, copies, name);
+    }
+
+    /// <summary>The same mainloop with plain BF16 results: columns lie interleaved, 8 of gate and 8 of up.</summary>
+    private static void CompareGateUp(Golden golden, DeviceBuffer results, DeviceCall call, int copies, string name)
+    {
+        int capacity = call.Sizes.Capacity, blocks = 2 * call.Sizes.IntermediateBlocks, columns = 2 * golden.Intermediate;
+        var bytes = new byte[results.Bytes];
+        results.Download<byte>(bytes, call.Stream);
+        int[] rowOfSlot = Download<int>(call, Buffer.RowOfSlot), inverse = golden.Get<int>("inv_perm"), recorded = golden.RecordedRows;
+        ushort[] mm1 = golden.Get<ushort>("mm1_out_rows"), ours = new ushort[columns];
+        for (int slot = 0; slot < rowOfSlot.Length; slot++)
+        {
+            if (rowOfSlot[slot] < 0) continue;
+            ReadOnlySpan<ushort> interleaved = MemoryMarshal.Cast<byte, ushort>(Gpu.Row(bytes, blocks, capacity, 256, rowOfSlot[slot]));
+            for (int c = 0; c < columns; c++) ours[c / 16 * 8 + c % 8 + (c / 8 % 2) * golden.Intermediate] = interleaved[c];
+            int at = Array.IndexOf(recorded, inverse[slot % inverse.Length]);
+            Same<ushort>(mm1.AsSpan(at * columns, columns), ours, columns, $"{name} x {copies}, slot {slot}: results of GateUp");
+        }
     }
 
     /// <summary>Results of Down and what Activate left, row by row through both permutations.</summary>
@@ -47,7 +69,8 @@ public class CudaGoldenTests
     {
         int[] rowOfSlot = Download<int>(call, Buffer.RowOfSlot), inverse = golden.Get<int>("inv_perm"), recorded = golden.RecordedRows;
         byte[] results = Download<byte>(call, Buffer.Results), intermediate = Download<byte>(call, Buffer.Intermediate);
-        byte[] mm2 = golden.Get<byte>("mm2_out_rows"), a2q = golden.Get<byte>("a2q_rows");
+        ushort[] mm2 = golden.Get<ushort>("mm2_out_rows");
+        byte[] a2q = golden.Get<byte>("a2q_rows");
         float[] scales = Download<float>(call, Buffer.IntermediateScales), a2s = golden.Get<float>("a2_scale_rows");
         int capacity = call.Sizes.Capacity, blocks = call.Sizes.IntermediateBlocks;
         for (int slot = 0; slot < rowOfSlot.Length; slot++)
@@ -55,9 +78,11 @@ public class CudaGoldenTests
             int row = rowOfSlot[slot], at = Array.IndexOf(recorded, inverse[slot % inverse.Length]);
             if (row < 0) continue;
             string where = $"{name} x {copies}, slot {slot}: ";
-            Same(mm2.AsSpan(at * 2 * golden.Hidden, 2 * golden.Hidden), Gpu.Row(results, call.Sizes.HiddenBlocks, capacity, 256, row), 2 * golden.Hidden, where + "results of Down");
-            Same(a2q.AsSpan(at * golden.Intermediate, golden.Intermediate), Gpu.Row(intermediate, blocks, capacity, 128, row), golden.Intermediate, where + "intermediate");
-            for (int b = 0; b < blocks; b++) Assert.True(a2s[at * blocks + b] == scales[b * capacity + row], where + $"scale {b} is {scales[b * capacity + row]:R}, recorded {a2s[at * blocks + b]:R}");
+            byte[] down = Gpu.Row(results, call.Sizes.HiddenBlocks, capacity, 256, row), activated = Gpu.Row(intermediate, blocks, capacity, 128, row);
+            Same(mm2.AsSpan(at * golden.Hidden, golden.Hidden), MemoryMarshal.Cast<byte, ushort>(down), golden.Hidden, where + "results of Down");
+            Same<byte>(a2q.AsSpan(at * golden.Intermediate, golden.Intermediate), activated, golden.Intermediate, where + "intermediate");
+            for (int b = 0; b < blocks; b++)
+                Assert.True(a2s[at * blocks + b] == scales[b * capacity + row], where + $"scale {b} is {scales[b * capacity + row]:R}, recorded {a2s[at * blocks + b]:R}");
         }
     }
 
