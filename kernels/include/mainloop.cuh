@@ -128,6 +128,7 @@ template <bool TwoScales, int Stages> DEVICE void consume_many(float (&final)[64
             const float w0 = TwoScales ? header->weight_scales[0] : header->weight_scales[p.rank & 1], w1 = TwoScales ? header->weight_scales[1] : w0;
             const float s00 = a0 * w0, s01 = a0 * w1, s10 = a1 * w0, s11 = a1 * w1;
             wgmma_wait<0>();
+            settle(acc);
             p.release();
 #pragma unroll
             for (int j = 0; j < 16; j++) {
@@ -164,6 +165,7 @@ template <int N, bool TwoScales, int Stages> DEVICE void consume_few(float (&fin
 #pragma unroll
             for (int j = 0; j < N / 8; j++) c[j] = scales[4 * j];
             wgmma_wait<0>();
+            settle(acc);
             p.release();
 #pragma unroll
             for (int j = 0; j < N / 8; j++) {

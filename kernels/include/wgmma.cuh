@@ -13,6 +13,12 @@ DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int Pending> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory"); }
 
+/// After a wait: results are read from here on, not earlier (the compiler does not know that a wait makes them).
+template <int Count> DEVICE void settle(float (&d)[Count]) {
+#pragma unroll
+    for (int i = 0; i < Count; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 template <int N> struct Wgmma;
 
 #define REGS4 "%0,%1,%2,%3"
