@@ -15,7 +15,8 @@ internal enum QuantizationRule : byte
 /// </summary>
 internal static partial class ActivationQuantizer
 {
-    /// <summary>A group's largest magnitude counts as at least this, and so does a power-of-two scale.</summary>
+    /// <summary>A group's largest magnitude counts as at least this; under the input rule so does a power-of-two scale. The fused activation kernels that
+    /// serve these models have no such second floor (the recorded layers show it), and what follows the activation rule has none either.</summary>
     internal const float Floor = 1e-10f;
 
     private const float Reciprocal448 = 1f / 448f;
@@ -55,7 +56,8 @@ internal static partial class ActivationQuantizer
     {
         float floored = absMax > Floor ? absMax : Floor;
         float scale = rule == QuantizationRule.Input ? floored / Float8E4M3.MaxValue : floored * Reciprocal448;
-        return powerOfTwo ? RoundUpToPowerOfTwo(scale > Floor ? scale : Floor) : scale;
+        if (!powerOfTwo) return scale;
+        return RoundUpToPowerOfTwo(rule == QuantizationRule.Input && scale < Floor ? Floor : scale);
     }
 
     /// <summary>By the exponent field; a logarithm may round just above a power of two down. For normal positive numbers and infinity.</summary>

@@ -46,9 +46,12 @@ public class ActivationQuantizerTests
             float activation = ActivationQuantizer.Scale(absMax, QuantizationRule.Activation, false);
             Assert.True(input == (float)((double)floored / 448), $"input rule, absmax {absMax:R}");
             Assert.True(activation == (float)((double)floored * BitConverter.UInt32BitsToSingle(0x3B124925)), $"activation rule, absmax {absMax:R}");
-            float power = SmallestPower(Math.Max((double)floored / 448, 1e-10f));
             foreach (QuantizationRule rule in Enum.GetValues<QuantizationRule>())
+            {
+                double exact = (double)floored / 448; // 448 * 2^j gives 2^j under both rules, so the quotient decides for both
+                float power = SmallestPower(rule == QuantizationRule.Input ? Math.Max(exact, 1e-10f) : exact);
                 Assert.True(power == ActivationQuantizer.Scale(absMax, rule, true), $"power of two, {rule} rule, absmax {absMax:R}");
+            }
             if (!distinct.Add(floored) || input == activation) continue;
             Assert.True(
                 activation == MathF.BitIncrement(input) || activation == MathF.BitDecrement(input),
@@ -86,7 +89,7 @@ public class ActivationQuantizerTests
             codes.AsSpan().Fill(Float8E4M3.FromBits(0x55));
             var scale = new float[1];
             ActivationQuantizer.QuantizeRow(new BFloat16[128], rule, powerOfTwo, 128, codes, scale);
-            float expected = powerOfTwo ? MathF.ScaleB(1, -33) : rule == QuantizationRule.Input ? 2.2321428e-13f : 2.2321430e-13f;
+            float expected = powerOfTwo ? MathF.ScaleB(1, rule == QuantizationRule.Input ? -33 : -42) : rule == QuantizationRule.Input ? 2.2321428e-13f : 2.2321430e-13f;
             Assert.True(scale[0] == expected, $"{rule}, power of two {powerOfTwo}: {scale[0]:R}");
             Assert.All(codes, c => Assert.Equal(0, c.Bits));
         }

@@ -64,32 +64,8 @@ public class GoldenTests(ITestOutputHelper report)
         Activate.Run(golden.Shape(), golden.RecordedRows, gate, up, new BFloat16[width], activated);
         Float8E4M3[] codes = golden.Get<Float8E4M3>("a2q_rows");
         float[] scales = golden.Get<float>("a2_scale_rows");
-        Assert.Equal(name == "g3_silu_ue8m0" ? 8 : 0, LiftToFloor(codes, scales, activated.Codes, golden.Format));
         AssertNoMismatch<Float8E4M3>(codes, activated.Codes, $"{name} codes");
         AssertNoMismatch<float>(scales, activated.Scales, $"{name} scales");
-    }
-
-    /// <summary>
-    /// The recorded kernel has no floor of 1e-10 under its power-of-two scales and ours has (docs/formats.md): two tokens of g3 are so small that it shows.
-    /// Such groups are expected with the floor's scale 2^-33 and, so scaled, the same values as recorded, within half a step. Returns their number.
-    /// </summary>
-    private static int LiftToFloor(Float8E4M3[] codes, float[] scales, ReadOnlySpan<Float8E4M3> own, WeightFormat format)
-    {
-        const float floor = 1f / (1L << 33);
-        int lifted = 0;
-        for (int g = 0; format == WeightFormat.Block128PowerOfTwo && g < scales.Length; g++)
-        {
-            if (scales[g] >= floor) continue;
-            lifted++;
-            for (int c = g * 128; c < (g + 1) * 128; c++)
-            {
-                float recorded = codes[c].ToSingle() * scales[g] / floor;
-                Assert.True(MathF.Abs(own[c].ToSingle() - recorded) <= MathF.Max(1f / 1024, MathF.Abs(recorded) / 16), $"code {c}: {own[c]} for {recorded}");
-                codes[c] = own[c];
-            }
-            scales[g] = floor;
-        }
-        return lifted;
     }
 
     [Fact]

@@ -81,7 +81,7 @@ internal static class Oracle
         return format switch
         {
             WeightFormat.MxFp8 => Math.Pow(2, max == 0 ? -127 : Math.Clamp(PowerAbove((float)max / 448f), -127, 127)),
-            WeightFormat.Block128PowerOfTwo => Math.Pow(2, PowerAbove(Math.Max(floored / 448f, 1e-10f))),
+            WeightFormat.Block128PowerOfTwo => Math.Pow(2, PowerAbove(divides ? Math.Max(floored / 448f, 1e-10f) : floored / 448f)),
             _ => divides ? floored / 448f : floored * BitConverter.UInt32BitsToSingle(0x3B124925),
         };
     }
