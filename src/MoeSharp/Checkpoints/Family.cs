@@ -35,6 +35,10 @@ internal sealed record Family
     public Func<ModelConfig, int, Activation> SharedActivation { get; init; } = static (c, _) => HiddenAct(c);
     /// <summary>How the router works.</summary>
     public required Func<ModelConfig, RouterOptions> Router { get; init; }
+    /// <summary>How the family's published FP8 checkpoints store the scales of 128 x 128 blocks.</summary>
+    public ScaleType BlockScales { get; init; } = ScaleType.F32;
+    /// <summary>What those checkpoints call E4M3 in quantization_config.</summary>
+    public string Fp8Name { get; init; } = "e4m3";
     /// <summary>Tensors of the block that are known and not needed.</summary>
     public string[] Ignored { get; init; } = [];
 

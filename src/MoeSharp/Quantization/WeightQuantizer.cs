@@ -17,12 +17,22 @@ public static class WeightQuantizer
     /// <param name="name">For messages.</param>
     /// <exception cref="ArgumentException">The format is BF16 or the length is wrong.</exception>
     public static BlockScaledMatrix Quantize(WeightFormat format, int rows, int columns, ReadOnlySpan<float> values, string name = "matrix") =>
-        Quantize(format, rows, columns, values.Length, new SingleRows(values, columns), name);
+        Quantize(format, ScaleType.F32, rows, columns, values.Length, new SingleRows(values, columns), name);
 
     /// <summary>Quantizes BF16 weights.</summary>
     /// <inheritdoc cref="Quantize(WeightFormat, int, int, ReadOnlySpan{float}, string)"/>
     public static BlockScaledMatrix Quantize(WeightFormat format, int rows, int columns, ReadOnlySpan<BFloat16> values, string name = "matrix") =>
-        Quantize(format, rows, columns, values.Length, new BFloat16Rows(values, columns), name);
+        Quantize(format, ScaleType.F32, rows, columns, values.Length, new BFloat16Rows(values, columns), name);
+
+    /// <summary>The same with scales of 128 x 128 blocks as files store them, F32 or BF16: values are divided by the scale that is stored.</summary>
+    internal static BlockScaledMatrix Quantize(
+        WeightFormat format, ScaleType blockScales, int rows, int columns, ReadOnlySpan<float> values, string name) =>
+        Quantize(format, blockScales, rows, columns, values.Length, new SingleRows(values, columns), name);
+
+    /// <inheritdoc cref="Quantize(WeightFormat, ScaleType, int, int, ReadOnlySpan{float}, string)"/>
+    internal static BlockScaledMatrix Quantize(
+        WeightFormat format, ScaleType blockScales, int rows, int columns, ReadOnlySpan<BFloat16> values, string name) =>
+        Quantize(format, blockScales, rows, columns, values.Length, new BFloat16Rows(values, columns), name);
 
     /// <summary>
     /// The same weights with power-of-two scales. Scales cannot be rounded alone: the values are rounded a second time, to the new scales. A matrix
@@ -55,12 +65,13 @@ public static class WeightQuantizer
         static BlockScaledMatrix[] All(BlockScaledMatrix[] matrices) => Array.ConvertAll(matrices, RequantizePowerOfTwo);
     }
 
-    private static BlockScaledMatrix Quantize<TRows>(WeightFormat format, int rows, int columns, int length, TRows source, string name)
+    private static BlockScaledMatrix Quantize<TRows>(
+        WeightFormat format, ScaleType blockScales, int rows, int columns, int length, TRows source, string name)
         where TRows : IRows, allows ref struct
     {
         if (format == WeightFormat.Bf16)
             throw new ArgumentException("BF16 matrices are not quantized; use BlockScaledMatrix.CreateBf16.", nameof(format));
-        ScaleType scaleType = format == WeightFormat.MxFp8 ? ScaleType.E8M0 : ScaleType.F32;
+        ScaleType scaleType = format == WeightFormat.MxFp8 ? ScaleType.E8M0 : blockScales;
         BlockScaledMatrix matrix = BlockScaledMatrix.Allocate(name, format, scaleType, rows, columns);
         if (length != (long)rows * columns)
             throw new ArgumentException($"{name} needs {(long)rows * columns} values but {length} were given.", "values");
@@ -86,18 +97,24 @@ public static class WeightQuantizer
     {
         int blockRows = matrix.Format.BlockRows(), blockColumns = matrix.Format.BlockColumns();
         var row = new float[matrix.Columns];
+        var scales = new float[matrix.ScaleColumns];
         MatrixStorage to = matrix.Storage;
         for (int band = 0; band < matrix.ScaleRows; band++)
         {
             int first = Math.Max(0, band * blockRows - matrix.RowPhase), end = Math.Min(matrix.Rows, (band + 1) * blockRows - matrix.RowPhase);
-            var scales = new Span<float>(to.Scales + band * to.ScaleRowBytes, matrix.ScaleColumns);
-            scales.Clear();
+            Array.Clear(scales);
             for (int r = first; r < end; r++)
             {
                 source.Read(r, row);
                 for (int b = 0; b < scales.Length; b++) scales[b] = Math.Max(scales[b], ActivationQuantizer.AbsMax(Block(row, b, blockColumns)));
             }
-            foreach (ref float scale in scales) scale = Scale(scale, matrix.Format == WeightFormat.Block128PowerOfTwo);
+            for (int b = 0; b < scales.Length; b++)
+            {
+                float scale = Scale(scales[b], matrix.Format == WeightFormat.Block128PowerOfTwo);
+                byte* stored = to.Scales + band * to.ScaleRowBytes;
+                if (to.ScaleType == ScaleType.BF16) scales[b] = ((BFloat16*)stored)[b] = BFloat16.FromSingle(scale);
+                else scales[b] = ((float*)stored)[b] = scale;
+            }
             for (int r = first; r < end; r++)
             {
                 source.Read(r, row);

@@ -13,6 +13,7 @@ internal static partial class Families
         NeedsCorrectionBias = static c => c.Bool("use_routing_bias") ?? true,
         SharedIntermediate = static _ => 0,
         Router = SigmoidWithBias,
+        Fp8Name = "float8_e4m3fn",
     };
 
     /// <summary>Ungrouped sigmoid; weights are always renormalised.</summary>

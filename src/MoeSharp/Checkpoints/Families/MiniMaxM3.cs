@@ -12,6 +12,7 @@ internal static partial class Families
             ?? (c.Int("n_shared_experts", "num_shared_experts") ?? 0) * Family.Intermediate(c),
         Activation = SwigluOai,
         SharedActivation = SwigluOai,
+        Fp8Name = "e4m3",
     };
 
     private static Activation SwigluOai(ModelConfig c, int layer)

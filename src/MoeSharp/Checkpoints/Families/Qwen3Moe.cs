@@ -9,6 +9,7 @@ internal static partial class Families
         ModelTypes = ["qwen3_moe"],
         SharedIntermediate = static _ => 0,
         IsMoe = Family.SparseStep,
+        BlockScales = ScaleType.BF16,
         Router = static c => Family.Softmax(c, c.Bool("norm_topk_prob") ?? false),
     };
 }
