@@ -12,6 +12,9 @@ internal static class Inputs
 
     public static Argument<string?> OptionalModel(string description) => Model<string?>(description, ArgumentArity.ZeroOrOne);
 
+    /// <summary>A folder to be written.</summary>
+    public static Option<string> Out() => new("--out") { HelpName = "DIR", Description = "Folder to write; it must not exist", Required = true };
+
     public static Option<string> Backend() => Parsed("--backend", "NAME", $"What computes: auto, {BackendNames()}", "auto", text =>
     {
         if (text != "auto") ExpertsBackends.ByName(text);

@@ -33,6 +33,8 @@ internal static class Tool
         root.Add(new RunVerb());
         root.Add(new VerifyVerb());
         root.Add(new BenchVerb());
+        root.Add(new QuantizeVerb());
+        root.Add(new DequantizeVerb());
         root.Add(new InfoVerb());
         root.Options.OfType<HelpOption>().Single().Action = new HelpWithExamples();
         return root;

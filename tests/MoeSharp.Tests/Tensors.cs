@@ -41,6 +41,9 @@ internal sealed class Tensors
     /// <summary>The safetensors name of the element type: BF16, F32, U8, ...</summary>
     public string Type(string name) => _entries[name].Type;
 
+    /// <summary>The bytes as they are stored.</summary>
+    public byte[] Bytes(string name) => _bytes[(_dataStart + _entries[name].Start)..(_dataStart + _entries[name].End)];
+
     /// <summary>The elements as they are stored, reinterpreted.</summary>
     public T[] Get<T>(string name) where T : unmanaged
     {

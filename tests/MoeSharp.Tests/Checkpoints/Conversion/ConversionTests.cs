@@ -1,0 +1,148 @@
+using System.Diagnostics;
+
+namespace MoeSharp.Tests;
+
+/// <summary>What interrupted, crowded and failing conversions leave behind.</summary>
+public sealed class ConversionTests : IDisposable
+{
+    private readonly TemporaryFolder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    private string At(string name) => _folder[name];
+
+    private void WriteModel(int layers = 3) => WideCheckpoint.WriteQwen3(At("wide"), "BF16", layers, experts: 2, hidden: 64, intermediate: 64);
+
+    [Fact]
+    public void WhatIsNotWeightsIsCopied()
+    {
+        WriteModel();
+        Assert.Equal(0, ToolRun.Of("quantize", At("wide"), "--format", "block128", "--out", At("fp8")).ExitCode);
+        foreach (string name in (string[])["tokenizer.json", Path.Combine("extra", "note.txt")])
+            Assert.Equal(File.ReadAllBytes(Path.Combine(At("wide"), name)), File.ReadAllBytes(Path.Combine(At("fp8"), name)));
+        Assert.Equal(WideCheckpoint.Files(At("wide")).Keys.Order(StringComparer.Ordinal), WideCheckpoint.Files(At("fp8")).Keys.Order(StringComparer.Ordinal));
+        Assert.False(Directory.Exists(At("fp8.partial")));
+    }
+
+    [Fact]
+    public void CancelledRunLeavesNothingUnderTheNameAndGoesOn()
+    {
+        WriteModel();
+        using Checkpoint model = Checkpoint.Open(At("wide"));
+        IReadOnlyList<QuantizationError> whole = new Quantization(model, WeightFormat.Block128, linears: false).Write(At("whole"), cancel: TestContext.Current.CancellationToken);
+
+        using var cancel = new CancellationTokenSource();
+        Assert.ThrowsAny<OperationCanceledException>(() =>
+            new Quantization(model, WeightFormat.Block128, linears: false).Write(At("fp8"), (_, done) => { if (done == 1) cancel.Cancel(); }, cancel.Token));
+        Assert.False(Directory.Exists(At("fp8")));
+        string first = Path.Combine(At("fp8.partial"), "files", "model-00001-of-00003.safetensors");
+        Assert.True(File.Exists(first));
+        File.WriteAllText(first + ".1.tmp", "what a killed process leaves");
+        DateTime written = File.GetLastWriteTimeUtc(first);
+
+        Assert.Contains("delete it, or give the same options", ToolRun.Of("quantize", At("wide"), "--format", "mxfp8", "--out", At("fp8")).Sentence());
+        IReadOnlyList<QuantizationError> resumed = new Quantization(model, WeightFormat.Block128, linears: false).Write(
+            At("fp8"), progress: null, TestContext.Current.CancellationToken);
+        Assert.Equal(whole, resumed);
+        Assert.Equal(written, File.GetLastWriteTimeUtc(Path.Combine(At("fp8"), Path.GetFileName(first)))); // not made twice
+        AssertEqualFolders(At("whole"), At("fp8"));
+    }
+
+    [Fact]
+    public void KilledRunGoesOnToTheSameBytes()
+    {
+        WideCheckpoint.WriteQwen3(At("wide"), "BF16", layers: 5, experts: 4, hidden: 512, intermediate: 512);
+        string[] arguments = ["quantize", At("wide"), "--format", "mxfp8", "--out", At("fp8")];
+        using (Process process = StartTool(arguments))
+        {
+            string first = Path.Combine(At("fp8.partial"), "files", "model-00001-of-00005.safetensors");
+            while (!File.Exists(first) && !process.HasExited) Thread.Yield();
+            process.Kill();
+            process.WaitForExit();
+        }
+        Assert.False(Directory.Exists(At("fp8")), "The process ended before it could be killed.");
+        ToolRun resumed = ToolRun.Of(arguments);
+        Assert.True(resumed.ExitCode == 0, resumed.Error);
+        Assert.Equal(0, ToolRun.Of([.. arguments[..^1], At("whole")]).ExitCode);
+        AssertEqualFolders(At("whole"), At("fp8"));
+    }
+
+    [Fact]
+    public void TwoRunsDoNotWriteTheSameFolder()
+    {
+        WriteModel();
+        using Checkpoint model = Checkpoint.Open(At("wide"));
+        string? sentence = null;
+        new Quantization(model, WeightFormat.Block128, linears: false).Write(At("fp8"), (_, done) =>
+        {
+            if (done == 1) sentence = ToolRun.Of("quantize", At("wide"), "--format", "block128", "--out", At("fp8")).Sentence();
+        }, TestContext.Current.CancellationToken);
+        Assert.Contains("another run", sentence);
+    }
+
+    /// <summary>A device that is always full stands in for a disk.</summary>
+    [Fact]
+    public void FullDiskIsOneSentenceAndTheRunGoesOn()
+    {
+        if (!OperatingSystem.IsLinux()) return;
+        WriteModel();
+        string[] arguments = ["quantize", At("wide"), "--format", "block128", "--out", At("fp8")];
+        Directory.CreateDirectory(At("fp8.partial"));
+        string blocked = Path.Combine(At("fp8.partial"), "model-00002-of-00003.safetensors.note.tmp");
+        File.CreateSymbolicLink(blocked, "/dev/full");
+        Assert.Contains("give the same command to go on", ToolRun.Of(arguments).Sentence());
+        Assert.False(Directory.Exists(At("fp8")));
+        File.Delete(blocked);
+        Assert.Equal(0, ToolRun.Of(arguments).ExitCode);
+    }
+
+    /// <summary>Six shards of 12 MiB need less than two shards more than a model of a few kilobytes.</summary>
+    [Theory]
+    [InlineData("quantize")]
+    [InlineData("dequantize")]
+    public void MemoryIsBoundedByTheLargestShard(string verb)
+    {
+        if (!OperatingSystem.IsLinux()) return; // elsewhere the peak of a process counts other things
+        const int hidden = 1024, intermediate = 1024, experts = 2; // 12 MiB of experts in BF16
+        WriteModel(layers: 1);
+        WideCheckpoint.WriteQwen3(At("large"), "BF16", layers: 6, experts: experts, hidden, intermediate);
+        string[] format = ["--format", "block128"];
+        if (verb == "dequantize")
+        {
+            Assert.Equal(0, ToolRun.Of(["quantize", At("wide"), .. format, "--out", At("small fp8")]).ExitCode);
+            Assert.Equal(0, ToolRun.Of(["quantize", At("large"), .. format, "--out", At("large fp8")]).ExitCode);
+            format = [];
+        }
+        string suffix = verb == "dequantize" ? " fp8" : "";
+        long small = Peak([verb, verb == "dequantize" ? At("small fp8") : At("wide"), .. format, "--out", At("a")]);
+        long large = Peak([verb, At("large" + suffix), .. format, "--out", At("b")]);
+        long shard = Directory.GetFiles(At("large"), "*.safetensors").Max(f => new FileInfo(f).Length);
+        Assert.True(large - small < 2 * shard, $"{verb}: {large - small} bytes more for shards of {shard}");
+    }
+
+    private static long Peak(string[] arguments)
+    {
+        using Process process = StartTool(arguments);
+        long peak = 0;
+        while (!process.WaitForExit(1))
+        {
+            process.Refresh();
+            if (!process.HasExited) peak = Math.Max(peak, process.PeakWorkingSet64);
+        }
+        Assert.Equal(0, process.ExitCode);
+        return peak;
+    }
+
+    private static Process StartTool(string[] arguments)
+    {
+        string program = Path.Combine(AppContext.BaseDirectory, OperatingSystem.IsWindows() ? "MoeSharp.Cli.exe" : "MoeSharp.Cli");
+        return Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+    }
+
+    private static void AssertEqualFolders(string expected, string actual)
+    {
+        Dictionary<string, byte[]> a = WideCheckpoint.Files(expected), b = WideCheckpoint.Files(actual);
+        Assert.Equal(a.Keys.Order(StringComparer.Ordinal), b.Keys.Order(StringComparer.Ordinal));
+        foreach ((string name, byte[] bytes) in a) Assert.True(bytes.AsSpan().SequenceEqual(b[name]), $"{name} differs");
+    }
+}
