@@ -7,6 +7,8 @@ public class UsageTests
     [InlineData("run")]
     [InlineData("verify")]
     [InlineData("bench")]
+    [InlineData("quantize")]
+    [InlineData("dequantize")]
     [InlineData("info")]
     public void EveryVerbExplainsItselfWithAnExample(string verb)
     {
@@ -34,8 +36,8 @@ public class UsageTests
     public void VersionIsANumber() => Assert.Matches(@"^\d+\.\d+\.\d+", ToolRun.Of("--version").Output);
 
     [Theory]
-    [InlineData("", "A verb is needed: inspect, run, verify, bench, info")]
-    [InlineData("bogus", "There is no verb 'bogus'; use inspect, run, verify, bench, info")]
+    [InlineData("", "A verb is needed: inspect, run, verify, bench, quantize, dequantize, info")]
+    [InlineData("bogus", "There is no verb 'bogus'; use inspect, run, verify, bench, quantize, dequantize, info")]
     [InlineData("bench --nope", "There is no option '--nope'")]
     [InlineData("bench --tokens -5", "--tokens is '-5'; it must be a whole number from 1")]
     [InlineData("bench --tokens 1,x", "--tokens is 'x'")]
@@ -64,6 +66,10 @@ public class UsageTests
     [InlineData("verify folder --layer some", "--layer is 'some'; it must be all or a whole number from 0")]
     [InlineData("verify folder --rows 0", "--rows is '0'; it must be a whole number from 1")]
     [InlineData("verify folder --backend gpu9", "There is no backend 'gpu9'; use auto, ")]
+    [InlineData("quantize folder --out x", "--format")]
+    [InlineData("quantize folder --format int4 --out x", "--format is 'int4'; use block128, block128-pow2, mxfp8")]
+    [InlineData("quantize folder --format mxfp8", "--out")]
+    [InlineData("dequantize folder --out x", "folder does not exist")]
     [InlineData("info extra", "'extra'")]
     public void BadUsageIsOneSentence(string line, string expected) =>
         Assert.Contains(expected, ToolRun.Of(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)).Sentence());

@@ -27,6 +27,8 @@ public partial class SettingsTests
     [InlineData("run")]
     [InlineData("verify")]
     [InlineData("bench")]
+    [InlineData("quantize")]
+    [InlineData("dequantize")]
     [InlineData("info")]
     public void OptionsOfTheToolAreDescribed(string verb)
     {
