@@ -8,7 +8,9 @@ internal sealed class DequantizeVerb : Verb
     private readonly Argument<string> _model = Inputs.Model();
     private readonly Option<string> _out = Inputs.Out();
 
-    public DequantizeVerb() : base("dequantize", "Write a BF16 checkpoint from an FP8 one: value times scale, rounded once. An interrupted run goes on when started again.",
+    public DequantizeVerb() : base(
+        "dequantize",
+        "Write a BF16 checkpoint from an FP8 one: value times scale, rounded once. An interrupted run goes on when started again.",
         "moesharp dequantize samples/tiny-qwen3-moe-fp8 --out tiny-qwen3-moe-bf16")
     {
         Add(_model);

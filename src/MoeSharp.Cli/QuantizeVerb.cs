@@ -11,11 +11,17 @@ internal sealed class QuantizeVerb : Verb
     private readonly Option<string> _out = Inputs.Out();
     private readonly Option<bool> _linears = new("--linears")
     {
-        Description = "Also quantize the decoder's other linear layers (attention, dense MLPs) of at least one block; without it routed and shared experts only",
+        Description =
+            "Also quantize the decoder's other linear layers (attention, dense MLPs) of at least a block; without it routed and shared experts only",
     };
-    private readonly Option<bool> _perExpert = new("--per-expert") { Description = "A row per expert in the table of errors; without it a row per layer" };
+    private readonly Option<bool> _perExpert = new("--per-expert")
+    {
+        Description = "A row per expert in the table of errors; without it a row per layer",
+    };
 
-    public QuantizeVerb() : base("quantize", "Write an FP8 checkpoint from a BF16, F16 or F32 one, with the error of every expert. An interrupted run goes on when started again.",
+    public QuantizeVerb() : base(
+        "quantize",
+        "Write an FP8 checkpoint from a BF16, F16 or F32 one, with the error of every expert. An interrupted run goes on when started again.",
         "moesharp quantize Qwen3-30B-A3B --format block128 --out Qwen3-30B-A3B-FP8",
         "moesharp quantize Qwen3-30B-A3B --format mxfp8 --linears --out Qwen3-30B-A3B-MXFP8 --json")
     {

@@ -9,7 +9,8 @@ internal sealed class QuantizeReport(string model, string output, WeightFormat f
     public void WriteTable(Terminal terminal, bool perExpert)
     {
         var table = new Table().Border(TableBorder.Simple).AddColumn("layer").AddColumn("part");
-        foreach (string column in (string[])["relative error", "SNR dB", "worst expert", "saturated", "dead blocks"]) table.AddColumn(new TableColumn(column).RightAligned());
+        foreach (string column in (string[])["relative error", "SNR dB", "worst expert", "saturated", "dead blocks"])
+            table.AddColumn(new TableColumn(column).RightAligned());
         foreach (IGrouping<int, QuantizationError> layer in errors.GroupBy(e => e.Layer))
         {
             QuantizationError[] experts = [.. layer.Where(e => e.Part >= 0)];
@@ -17,13 +18,15 @@ internal sealed class QuantizeReport(string model, string output, WeightFormat f
             if (!perExpert && experts.Length > 0)
             {
                 QuantizationError worst = experts.MaxBy(e => e.Relative)!;
-                AddRow(table, experts.Aggregate((a, b) => a + b), Units.Plural(experts.Length, "expert"), $"{worst.Part}: {Units.Error(worst.Relative)}");
+                QuantizationError sum = experts.Aggregate((a, b) => a + b);
+                AddRow(table, sum, Units.Plural(experts.Length, "expert"), $"{worst.Part}: {Units.Error(worst.Relative)}");
             }
             foreach (QuantizationError other in layer.Where(e => e.Part < 0)) AddRow(table, other, NameOf(other), "");
         }
         terminal.Write(table);
         QuantizationError all = errors.Aggregate((a, b) => a + b);
-        terminal.WriteLine($"{output}: {Units.Count(all.Values)} weights in {Names.Of(format)}, relative error {Units.Error(all.Relative)}, SNR {Decibels(all)} dB");
+        terminal.WriteLine(
+            $"{output}: {Units.Count(all.Values)} weights in {Names.Of(format)}, relative error {Units.Error(all.Relative)}, SNR {Decibels(all)} dB");
     }
 
     public void WriteJson(Utf8JsonWriter json)
@@ -60,7 +63,8 @@ internal sealed class QuantizeReport(string model, string output, WeightFormat f
     }
 
     private static void AddRow(Table table, QuantizationError e, string part, string worst) => table.AddRow(
-        $"{e.Layer}", part, Units.Error(e.Relative), Decibels(e), worst, $"{Units.Number(100 * e.SaturatedShare)} %", $"{Units.Count(e.DeadBlocks)} of {Units.Count(e.Blocks)}");
+        $"{e.Layer}", part, Units.Error(e.Relative), Decibels(e), worst,
+        $"{Units.Number(100 * e.SaturatedShare)} %", $"{Units.Count(e.DeadBlocks)} of {Units.Count(e.Blocks)}");
 
     private static void Write(Utf8JsonWriter json, QuantizationError e)
     {

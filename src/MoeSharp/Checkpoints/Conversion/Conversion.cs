@@ -1,3 +1,4 @@
+using System.Text;
 using System.Text.Json.Nodes;
 
 namespace MoeSharp;
@@ -54,7 +55,8 @@ internal abstract class Conversion(Checkpoint model)
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
-            throw new IOException($"{output} could not be written: {e.Message.TrimEnd('.')}; mend that and give the same command to go on where it stopped.", e);
+            throw new IOException(
+                $"{output} could not be written: {e.Message.TrimEnd('.')}; mend that and give the same command to go on where it stopped.", e);
         }
     }
 
@@ -67,10 +69,12 @@ internal abstract class Conversion(Checkpoint model)
         {
             TensorEntry[] entries =
             [
-                .. shard.Tensors.Values.Where(t => model.Index.Has(t.Name) && model.Index.Find(t.Name).File.Path == shard.Path).OrderBy(t => t.Offset),
+                .. shard.Tensors.Values.Where(t => model.Index.Has(t.Name) && model.Index.Find(t.Name).File.Path == shard.Path)
+                    .OrderBy(t => t.Offset),
             ];
             List<TensorToWrite> tensors = Convert(shard, entries, cancel, release, notes);
-            ConversionFolder.WriteWhole(folder.NoteOf(name), stream => stream.Write(System.Text.Encoding.UTF8.GetBytes(string.Concat(notes.Select(n => n + "\n")))));
+            byte[] note = Encoding.UTF8.GetBytes(string.Concat(notes.Select(n => n + "\n")));
+            ConversionFolder.WriteWhole(folder.NoteOf(name), stream => stream.Write(note));
             // The shard's own name is what says that it and its note are done.
             SafetensorsWriter.Write(folder.PathOf(name), tensors, new Dictionary<string, string> { ["format"] = "pt" });
         }

@@ -1,8 +1,8 @@
 namespace MoeSharp;
 
 /// <summary>
-/// A folder under construction. Files grow in "DIR.partial/files", each appearing under its name only when it is whole; at the end that folder becomes
-/// DIR in one rename. So DIR is absent or complete, and an interrupted run goes on where it stopped.
+/// A folder under construction. Files grow in "DIR.partial/files", each appearing under its name only when it is whole; at the end that folder
+/// becomes DIR in one rename. So DIR is absent or complete, and an interrupted run goes on where it stopped.
 /// </summary>
 internal sealed class ConversionFolder : IDisposable
 {

@@ -21,8 +21,8 @@ internal static class ConvertedJson
 
     public static void Write(string path, JsonObject json) => ConversionFolder.WriteWhole(path, stream =>
     {
-        using (var writer = new Utf8JsonWriter(stream, new JsonWriterOptions { Indented = true, NewLine = "\n", Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
-            json.WriteTo(writer);
+        var options = new JsonWriterOptions { Indented = true, NewLine = "\n", Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+        using (var writer = new Utf8JsonWriter(stream, options)) json.WriteTo(writer);
         stream.WriteByte((byte)'\n');
     });
 }

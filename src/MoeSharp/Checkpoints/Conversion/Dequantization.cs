@@ -9,12 +9,14 @@ internal sealed class Dequantization : Conversion
 
     /// <exception cref="CheckpointException">Nothing is quantized.</exception>
     public Dequantization(Checkpoint model) : base(model) =>
-        _quantization = model.Quantization ?? throw new CheckpointException($"{model.Path} declares no quantization_config, so there is nothing to dequantize.");
+        _quantization = model.Quantization
+            ?? throw new CheckpointException($"{model.Path} declares no quantization_config, so there is nothing to dequantize.");
 
     protected override string Settings => "dequantize";
 
     /// <summary>Runs and returns how many tensors have been dequantized.</summary>
-    public int Write(string output, Action<string, double>? progress = null, CancellationToken cancel = default) => Run(output, progress, cancel).Count;
+    public int Write(string output, Action<string, double>? progress = null, CancellationToken cancel = default) =>
+        Run(output, progress, cancel).Count;
 
     protected override List<TensorToWrite> Convert(
         SafetensorsFile shard, IReadOnlyList<TensorEntry> names, CancellationToken cancel, List<IDisposable> release, List<string> notes)

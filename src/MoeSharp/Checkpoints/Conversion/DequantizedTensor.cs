@@ -31,16 +31,19 @@ internal sealed unsafe class DequantizedTensor
             ?? throw new CheckpointException($"{entry.Name} in {shard.Path} is F8_E4M3 but its scales (..._scale_inv or ..._scale) are missing.");
         (SafetensorsFile file, TensorEntry scales) = index.Find(name);
         if (entry.Shape.Length is not (2 or 3))
-            throw new CheckpointException($"{entry.Name} in {shard.Path} has shape {entry.ShapeText}; FP8 weights of 2 or 3 dimensions can be dequantized.");
+            throw new CheckpointException(
+                $"{entry.Name} in {shard.Path} has shape {entry.ShapeText}; FP8 weights of 2 or 3 dimensions can be dequantized.");
         long slices = entry.Shape.Length == 3 ? entry.Shape[0] : 1;
         int rows = checked((int)entry.Shape[^2]), columns = checked((int)entry.Shape[^1]), half = rows / 2;
         int whole = Formats.Blocks(rows, format.BlockRows()), halves = 2 * Formats.Blocks(half, format.BlockRows());
         bool Has(int scaleRows) =>
-            scales.Elements == slices * scaleRows * Formats.Blocks(columns, format.BlockColumns()) && scales.Shape.Length >= 2 && scales.Shape[^2] == scaleRows;
+            scales.Shape.Length >= 2 && scales.Shape[^2] == scaleRows &&
+            scales.Elements == slices * scaleRows * Formats.Blocks(columns, format.BlockColumns());
         // A fused gate_up has scale rows per half, or one row per 128 fused rows: the shape tells.
         bool isHalved = !Has(whole) && rows % 2 == 0 && Has(halves);
         if (!isHalved && !Has(whole))
-            throw new CheckpointException($"{name} in {file.Path} has shape {scales.ShapeText}, which does not fit {format} weights of shape {entry.ShapeText}.");
+            throw new CheckpointException(
+                $"{name} in {file.Path} has shape {scales.ShapeText}, which does not fit {format} weights of shape {entry.ShapeText}.");
         return new(shard.Pointer(entry), Widen(file, scales), slices, rows, columns, format, isHalved ? halves : whole, isHalved ? half : 0);
     }
 
@@ -53,7 +56,8 @@ internal sealed unsafe class DequantizedTensor
         {
             if (row % 128 == 0) cancel.ThrowIfCancellationRequested();
             Conversions.ToSingle(new ReadOnlySpan<Float8E4M3>(_values + row * _columns, _columns), wide);
-            ReadOnlySpan<float> scales = _scales.AsSpan(checked((int)((row / _rows * _scaleRows + ScaleRow((int)(row % _rows))) * _scaleColumns)), _scaleColumns);
+            long scaleRow = row / _rows * _scaleRows + ScaleRow((int)(row % _rows));
+            ReadOnlySpan<float> scales = _scales.AsSpan(checked((int)(scaleRow * _scaleColumns)), _scaleColumns);
             for (int b = 0; b < scales.Length; b++)
                 foreach (ref float value in wide.AsSpan(b * _blockColumns, Math.Min(_blockColumns, _columns - b * _blockColumns))) value *= scales[b];
             Conversions.ToBFloat16(wide, narrow);

@@ -45,8 +45,8 @@ internal sealed class Pieces
         MatrixSource first = layout.Gate(0);
         if (first.Transposed || first.Interleaved || layout.GateUpBias is not null)
             throw new UnsupportedException(
-                $"{_model.FamilyName} keeps its experts transposed, with gate and up interleaved and biases ({first.Values}); no FP8 checkpoints of that " +
-                "layout exist that anything would load, so it is not quantized.");
+                $"{_model.FamilyName} keeps its experts transposed, with gate and up interleaved and biases ({first.Values}); no FP8 form of " +
+                "that layout exists that anything would load, so it is not quantized.");
         (string gate, string up, string down) = _model.Family.Projections;
         for (int e = 0; e < experts; e++)
         {

@@ -4,8 +4,8 @@ using System.Text.Json.Nodes;
 namespace MoeSharp;
 
 /// <summary>
-/// BF16, F16 or F32 experts to FP8, named and declared as the family's published FP8 checkpoints are. A shard's FP8 weights are made in memory, side by
-/// side, then written: at most the mapped shard and half of it again.
+/// BF16, F16 or F32 experts to FP8, named and declared as the family's published FP8 checkpoints are. A shard's FP8 weights are made in memory, side
+/// by side, then written: at most the mapped shard and half of it again.
 /// </summary>
 internal sealed class Quantization : Conversion
 {
@@ -19,7 +19,8 @@ internal sealed class Quantization : Conversion
     {
         if (format == WeightFormat.Bf16) throw new ArgumentException("BF16 is not a format to quantize to.", nameof(format));
         if (model.Quantization is not null)
-            throw new CheckpointException($"{model.Path} is quantized already ({model.Quantization.Format}); dequantize it first, or start from the BF16 model.");
+            throw new CheckpointException(
+                $"{model.Path} is quantized already ({model.Quantization.Format}); dequantize it first, or start from the BF16 model.");
         if (model.MoeLayers.Count == 0) throw new CheckpointException($"{model.Path} has no layer with experts, so there is nothing to quantize.");
         _format = format;
         _linears = linears;
@@ -73,7 +74,8 @@ internal sealed class Quantization : Conversion
         long[] Shape(long rows, long columns) => stacked ? [slices.Length, rows, columns] : [rows, columns];
         string scaleType = Scales switch { ScaleType.E8M0 => "U8", ScaleType.BF16 => "BF16", _ => "F32" };
         tensors.Add(new(name, "F8_E4M3", Shape(first.Rows, first.Columns), stream => Each(stream, QuantizedPiece.WriteValues)));
-        tensors.Add(new($"{name}_scale_inv", scaleType, Shape(first.ScaleRows, first.ScaleColumns), stream => Each(stream, QuantizedPiece.WriteScales)));
+        tensors.Add(new(
+            $"{name}_scale_inv", scaleType, Shape(first.ScaleRows, first.ScaleColumns), stream => Each(stream, QuantizedPiece.WriteScales)));
 
         void Each(Stream stream, Action<Stream, BlockScaledMatrix> write)
         {
@@ -93,7 +95,7 @@ internal sealed class Quantization : Conversion
             ["activation_scheme"] = JsonValue.Create("dynamic"),
             ["fmt"] = JsonValue.Create(mx ? "e4m3" : Model.Family.Fp8Name),
             ["quant_method"] = JsonValue.Create(mx ? "mxfp8" : "fp8"),
-            ["weight_block_size"] = mx ? new JsonArray(JsonValue.Create(1), JsonValue.Create(32)) : new JsonArray(JsonValue.Create(128), JsonValue.Create(128)),
+            ["weight_block_size"] = new JsonArray(JsonValue.Create(_format.BlockRows()), JsonValue.Create(_format.BlockColumns())),
         };
         if (_format != WeightFormat.Block128) declared["scale_fmt"] = JsonValue.Create("ue8m0");
         declared["modules_to_not_convert"] = List();

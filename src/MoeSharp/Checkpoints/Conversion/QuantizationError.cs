@@ -11,7 +11,8 @@ namespace MoeSharp;
 /// <param name="Saturated">Codes of the largest magnitude, 448.</param>
 /// <param name="Blocks">Scale blocks.</param>
 /// <param name="DeadBlocks">Blocks whose codes are all zero.</param>
-internal sealed record QuantizationError(int Layer, int Part, double Squares, double ErrorSquares, long Values, long Saturated, long Blocks, long DeadBlocks)
+internal sealed record QuantizationError(
+    int Layer, int Part, double Squares, double ErrorSquares, long Values, long Saturated, long Blocks, long DeadBlocks)
 {
     /// <summary>The shared experts of a layer.</summary>
     public const int Shared = -1;
@@ -65,7 +66,10 @@ internal sealed record QuantizationError(int Layer, int Part, double Squares, do
 
     /// <summary>One error per layer and part.</summary>
     public static IReadOnlyList<QuantizationError> Sum(IEnumerable<QuantizationError> errors) =>
-        [.. errors.GroupBy(e => (e.Layer, e.Part)).Select(g => g.Aggregate((a, b) => a + b)).OrderBy(e => e.Layer).ThenBy(e => e.Part < 0).ThenBy(e => Math.Abs(e.Part))];
+    [
+        .. errors.GroupBy(e => (e.Layer, e.Part)).Select(g => g.Aggregate((a, b) => a + b))
+            .OrderBy(e => e.Layer).ThenBy(e => e.Part < 0).ThenBy(e => Math.Abs(e.Part)),
+    ];
 
     public string ToLine() => string.Create(CultureInfo.InvariantCulture,
         $"{Layer} {Part} {Squares:R} {ErrorSquares:R} {Values} {Saturated} {Blocks} {DeadBlocks}");

@@ -6,7 +6,8 @@ namespace MoeSharp;
 internal static unsafe class QuantizedPiece
 {
     /// <exception cref="CheckpointException">The tensor is of another shape or type, or a weight is not finite.</exception>
-    public static (BlockScaledMatrix Matrix, QuantizationError Error) Make(Piece piece, SafetensorsFile shard, TensorEntry entry, WeightFormat format, ScaleType scales)
+    public static (BlockScaledMatrix Matrix, QuantizationError Error) Make(
+        Piece piece, SafetensorsFile shard, TensorEntry entry, WeightFormat format, ScaleType scales)
     {
         MatrixSource source = piece.Source;
         long fileRows = source.Half >= 0 ? 2L * piece.Rows : piece.Rows;
@@ -16,7 +17,8 @@ internal static unsafe class QuantizedPiece
         if (entry.Type is not ("BF16" or "F16" or "F32"))
             throw new CheckpointException($"{entry.Name} in {shard.Path} is {entry.Type}; only BF16, F16 and F32 weights are quantized.");
         int bytes = entry.Type == "F32" ? 4 : 2;
-        byte* start = shard.Pointer(entry) + (Math.Max(source.Stacked, 0) * fileRows + Math.Max(source.Half, 0) * (long)piece.Rows) * piece.Columns * bytes;
+        long firstRow = Math.Max(source.Stacked, 0) * fileRows + Math.Max(source.Half, 0) * (long)piece.Rows;
+        byte* start = shard.Pointer(entry) + firstRow * piece.Columns * bytes;
         BlockScaledMatrix matrix = Quantize(piece, start, entry.Type, format, scales);
         try
         {
@@ -33,7 +35,8 @@ internal static unsafe class QuantizedPiece
             Widen(start + (long)row * piece.Columns * bytes, entry.Type, values);
             for (int c = 0; c < values.Length; c++)
                 if (!float.IsFinite(values[c]))
-                    throw new CheckpointException($"{entry.Name} in {shard.Path} holds {values[c]} at row {row}, column {c} of {piece.Name}; FP8 weights must be finite.");
+                    throw new CheckpointException(
+                        $"{entry.Name} in {shard.Path} holds {values[c]} at row {row}, column {c} of {piece.Name}; FP8 weights must be finite.");
         }
     }
 
@@ -45,17 +48,18 @@ internal static unsafe class QuantizedPiece
     public static void WriteScales(Stream stream, BlockScaledMatrix matrix)
     {
         int bytes = matrix.ScaleColumns * matrix.ScaleType.Bytes();
-        for (int r = 0; r < matrix.ScaleRows; r++) stream.Write(new ReadOnlySpan<byte>(matrix.Storage.Scales + r * matrix.Storage.ScaleRowBytes, bytes));
+        MatrixStorage storage = matrix.Storage;
+        for (int r = 0; r < matrix.ScaleRows; r++) stream.Write(new ReadOnlySpan<byte>(storage.Scales + r * storage.ScaleRowBytes, bytes));
     }
 
     private static BlockScaledMatrix Quantize(Piece piece, byte* start, string type, WeightFormat format, ScaleType scales)
     {
-        int count = checked(piece.Rows * piece.Columns);
-        if (type == "BF16") return WeightQuantizer.Quantize(format, scales, piece.Rows, piece.Columns, new ReadOnlySpan<BFloat16>(start, count), piece.Name);
-        if (type == "F32") return WeightQuantizer.Quantize(format, scales, piece.Rows, piece.Columns, new ReadOnlySpan<float>(start, count), piece.Name);
+        int rows = piece.Rows, columns = piece.Columns, count = checked(rows * columns);
+        if (type == "BF16") return WeightQuantizer.Quantize(format, scales, rows, columns, new ReadOnlySpan<BFloat16>(start, count), piece.Name);
+        if (type == "F32") return WeightQuantizer.Quantize(format, scales, rows, columns, new ReadOnlySpan<float>(start, count), piece.Name);
         var wide = new float[count];
         Widen(start, type, wide);
-        return WeightQuantizer.Quantize(format, scales, piece.Rows, piece.Columns, wide.AsSpan(), piece.Name);
+        return WeightQuantizer.Quantize(format, scales, rows, columns, wide.AsSpan(), piece.Name);
     }
 
     private static void Widen(byte* from, string type, float[] values)
