@@ -30,6 +30,7 @@ internal static class Tool
             HelpName = "moesharp",
         };
         root.Add(new InspectVerb());
+        root.Add(new DoctorVerb());
         root.Add(new RunVerb());
         root.Add(new VerifyVerb());
         root.Add(new BenchVerb());

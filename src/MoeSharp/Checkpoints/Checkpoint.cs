@@ -3,7 +3,7 @@ namespace MoeSharp;
 /// <summary>A Hugging Face folder: config.json and safetensors files. Opening reads names and sizes; weights are touched when a layer is read.</summary>
 public sealed class Checkpoint : IDisposable
 {
-    private static readonly string[] Prefixes = ["model.", "model.language_model.", "language_model.model.", "language_model.", ""];
+    internal static readonly string[] Prefixes = ["model.", "model.language_model.", "language_model.model.", "language_model.", ""];
     private readonly string _prefix;
 
     private Checkpoint(string path, ModelConfig config, TensorIndex index)
@@ -90,11 +90,9 @@ public sealed class Checkpoint : IDisposable
         return Family.Activation(Config, layer);
     }
 
-    internal string BlockPrefix(int layer) => $"{_prefix}layers.{layer}.{Family.Block}.";
+    internal string BlockPrefix(int layer) => Family.BlockPrefix(_prefix, layer);
 
-    internal string SharedPrefix(int layer) => Family.Shared!.StartsWith("../", StringComparison.Ordinal)
-        ? $"{_prefix}layers.{layer}.{Family.Shared[3..]}."
-        : $"{BlockPrefix(layer)}{Family.Shared}.";
+    internal string SharedPrefix(int layer) => Family.SharedPrefix(_prefix, layer);
 
     private void CheckLayer(int layer)
     {

@@ -42,6 +42,14 @@ internal sealed record Family
     /// <summary>Tensors of the block that are known and not needed.</summary>
     public string[] Ignored { get; init; } = [];
 
+    /// <summary>Start of the names of a layer's block.</summary>
+    public string BlockPrefix(string prefix, int layer) => $"{prefix}layers.{layer}.{Block}.";
+
+    /// <summary>Start of the names of a layer's shared experts; only for families that have them.</summary>
+    public string SharedPrefix(string prefix, int layer) => Shared!.StartsWith("../", StringComparison.Ordinal)
+        ? $"{prefix}layers.{layer}.{Shared[3..]}."
+        : $"{BlockPrefix(prefix, layer)}{Shared}.";
+
     public static int Experts(ModelConfig c) => c.RequiredInt("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts");
 
     public static int TopK(ModelConfig c) => c.RequiredInt("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "moe_topk", "num_experts_per_topk");

@@ -34,25 +34,24 @@ internal sealed class QuantizationConfig
         return new(format, ignored);
     }
 
+    /// <summary>The entries of the lists of modules left unquantized, as written.</summary>
+    public IReadOnlyList<string> Ignored => _ignored;
+
     /// <summary>Whether a module is to be left unquantized: entries are module names or parts of them, globs, or regular expressions after "re:".</summary>
     public bool Ignores(string module)
     {
         foreach (string entry in _ignored)
-        {
-            if (entry.StartsWith("re:", StringComparison.Ordinal))
-            {
-                if (Matches(entry[3..], module)) return true;
-            }
-            else if (entry.Contains('*'))
-            {
-                if (Matches("^(.*\\.)?" + Regex.Escape(entry).Replace("\\*", ".*") + "(\\..*)?$", module)) return true;
-            }
-            else if ($".{module}.".Contains($".{entry}.", StringComparison.Ordinal))
-            {
-                return true;
-            }
-        }
+            if (Covers(entry, module)) return true;
         return false;
+    }
+
+    /// <summary>Whether one entry of such a list means a module.</summary>
+    public static bool Covers(string entry, string module)
+    {
+        if (entry.StartsWith("re:", StringComparison.Ordinal)) return Matches(entry[3..], module);
+        return entry.Contains('*')
+            ? Matches("^(.*\\.)?" + Regex.Escape(entry).Replace("\\*", ".*") + "(\\..*)?$", module)
+            : $".{module}.".Contains($".{entry}.", StringComparison.Ordinal);
     }
 
     private static bool Matches(string pattern, string module)

@@ -5,7 +5,7 @@ namespace MoeSharp;
 /// <summary>Which file holds which tensor: model.safetensors.index.json, or the header of a lone model.safetensors. Files are opened when first needed.</summary>
 internal sealed class TensorIndex : IDisposable
 {
-    private const string IndexName = "model.safetensors.index.json", SingleName = "model.safetensors";
+    public const string IndexName = "model.safetensors.index.json", SingleName = "model.safetensors";
     private readonly string _folder;
     private readonly Dictionary<string, string> _fileOf = [];
     private readonly Dictionary<string, SafetensorsFile> _files = [];
@@ -49,6 +49,14 @@ internal sealed class TensorIndex : IDisposable
         foreach (string name in _fileOf.Keys)
             if (name.StartsWith(prefix, StringComparison.Ordinal)) return true;
         return false;
+    }
+
+    /// <summary>Names alone, for who looks at layouts and opens files by other means.</summary>
+    public static TensorIndex OfNames(IEnumerable<string> names)
+    {
+        var index = new TensorIndex("");
+        foreach (string name in names) index._fileOf.TryAdd(name, "");
+        return index;
     }
 
     public bool Has(string name) => _fileOf.ContainsKey(name);
@@ -138,7 +146,7 @@ internal sealed class TensorIndex : IDisposable
     }
 
     /// <summary>No folder, drive, stream or parent: nothing that leads out of the checkpoint's folder.</summary>
-    private static bool IsPlainFileName(string name) =>
+    public static bool IsPlainFileName(string name) =>
         name.Length is > 0 and < 256 && name != "." && name != ".." && name.AsSpan().IndexOfAny("/\\:\0") < 0 && !name.Any(char.IsControl);
 
     private static CheckpointException Bad(string path, string what) => new($"{path} is not a valid index: {what}.");
