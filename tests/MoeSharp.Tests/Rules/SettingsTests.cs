@@ -24,6 +24,7 @@ public partial class SettingsTests
 
     [Theory]
     [InlineData("inspect")]
+    [InlineData("doctor")]
     [InlineData("run")]
     [InlineData("verify")]
     [InlineData("bench")]
