@@ -170,6 +170,10 @@ public sealed class DoctorTests : IDisposable
         ExpectOne("router-nonfinite", Shard, bias, 0, null);
         _tensors[bias] = good;
         Assert.Empty(Examine());
+        _tensors.Remove(bias);
+        ExpectOne("tensor-missing", null, bias, 0, null);
+        _config["use_routing_bias"] = false;
+        Assert.Empty(Examine());
     }
 
     [Fact]

@@ -28,8 +28,8 @@ internal sealed class LayerAudit
         _block = family.BlockPrefix(prefix, layer);
         int hidden = config.RequiredInt("hidden_size"), experts = family.Router(config).Experts;
         Table(names, _block + family.RouterWeight, [experts, hidden], isOptional: false);
-        foreach (string? bias in (string?[])[family.RouterLogitBias, family.RouterCorrectionBias])
-            if (bias is not null) Table(names, _block + bias, [experts], isOptional: true);
+        if (family.RouterLogitBias is { } logit) Table(names, _block + logit, [experts], isOptional: false);
+        if (family.RouterCorrectionBias is { } correction) Table(names, _block + correction, [experts], isOptional: !family.NeedsCorrectionBias(config));
         ListExperts(names, experts, hidden, Family.Intermediate(config));
         int shared = family.Shared is null ? 0 : family.SharedIntermediate(config);
         if (shared > 0) _shared = family.SharedPrefix(prefix, layer);
@@ -95,7 +95,7 @@ internal sealed class LayerAudit
     private void ListShared(TensorIndex names, int hidden, int intermediate)
     {
         if (_family.SharedGate is { } sharedGate) Table(names, _block + sharedGate, [1, hidden], isOptional: false);
-        (string gate, string up, string down) = names.Has($"{_shared}gate_proj.weight") ? ("gate_proj", "up_proj", "down_proj") : _family.Projections;
+        (string gate, string up, string down) = names.HasAnyUnder($"{_shared}gate_proj.") || names.HasAnyUnder($"{_shared}down_proj.") ? ("gate_proj", "up_proj", "down_proj") : _family.Projections;
         foreach ((string projection, int rows, int columns) in ((string, int, int)[])[(gate, intermediate, hidden), (up, intermediate, hidden), (down, hidden, intermediate)])
         {
             string name = $"{_shared}{projection}.weight";
