@@ -1,3 +1,5 @@
+using System.Globalization;
+
 namespace MoeSharp;
 
 /// <summary>How a block stores its experts: a tensor per expert, stacked over experts, or stacked with gate and up fused. Found by looking at names.</summary>
@@ -46,13 +48,14 @@ internal sealed class ExpertLayout
         ? Apart(expert, _family.Projections.Down)
         : new(_down!, ScaleOf(_index, _down!), expert, Experts, Transposed: _family.Transposed);
 
-    /// <summary>Whether a tensor belongs to one of the experts, asked for or not.</summary>
-    public bool Owns(string name)
+    /// <summary>Whether a tensor belongs to an expert outside the slice that was read; of those inside, every tensor must have been used.</summary>
+    public bool OwnsOutside(string name, int first, int count)
     {
         if (_gateUp is not null || IsStacked || !name.StartsWith(_perExpert, StringComparison.Ordinal)) return false;
         ReadOnlySpan<char> rest = name.AsSpan(_perExpert.Length);
         int dot = rest.IndexOf('.');
-        if (dot <= 0 || !int.TryParse(rest[..dot], out int expert) || expert < 0 || expert >= Experts) return false;
+        if (dot <= 0 || !int.TryParse(rest[..dot], NumberStyles.None, CultureInfo.InvariantCulture, out int expert)) return false;
+        if (expert >= Experts || (expert >= first && expert < first + count) || (rest[0] == '0' && dot > 1)) return false;
         (string gate, string up, string down) = _family.Projections;
         ReadOnlySpan<char> tensor = rest[(dot + 1)..];
         int end = tensor.IndexOf('.');

@@ -49,7 +49,7 @@ internal sealed class LayerReader
                 SharedActivation = _family.SharedActivation(_config, _layer),
                 SharedGate = shared is not null && _family.SharedGate is { } gate ? _matrices.ReadTable(_block + gate, 1, hidden, finite: true) : null,
             };
-            Account(layout, withShared);
+            Account(layout, firstExpert, count, withShared);
             return parts;
         }
         catch
@@ -120,14 +120,14 @@ internal sealed class LayerReader
         name is null || (!needed && !_model.Index.Has(_block + name)) ? null : _matrices.ReadVector(_block + name, experts, finite: true);
 
     /// <summary>Every tensor of the block is used, belongs to an expert or rows that were not asked for, is ignored by rule, or is an error.</summary>
-    private void Account(ExpertLayout layout, bool withShared)
+    private void Account(ExpertLayout layout, int firstExpert, int count, bool withShared)
     {
         string shared = _family.Shared is null ? "" : _model.SharedPrefix(_layer);
         foreach (string name in _model.Index.Names)
         {
             bool inShared = shared.Length > 0 && name.StartsWith(shared, StringComparison.Ordinal);
             if (!inShared && !name.StartsWith(_block, StringComparison.Ordinal)) continue;
-            if (_used.Contains(name) || layout.Owns(name) || (inShared && !withShared)) continue;
+            if (_used.Contains(name) || layout.OwnsOutside(name, firstExpert, count) || (inShared && !withShared)) continue;
             if (_family.SharedGate is { } gate && !withShared && name == _block + gate) continue;
             if (_family.Ignored.Any(i => name == _block + i)) continue;
             throw new CheckpointException($"{name} belongs to the MoE block of layer {_layer} but {_family.Name} has no such tensor; the checkpoint may be of another kind.");

@@ -26,6 +26,8 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
         int fileRows = source.Half >= 0 ? checked(2 * rows) : rows;
         CheckShape(file, entry, Expected(source, source.Transposed ? columns : fileRows, source.Transposed ? fileRows : columns));
         WeightFormat format = FormatOf(file, entry, source);
+        if (source.Transposed && format != WeightFormat.Bf16)
+            throw new CheckpointException($"{source.Values} in {file.Path} is stored transposed in {entry.Type}, which is supported in BF16 only.");
         int valueBytes = format.ValueBytes();
         nint lineBytes = (nint)(source.Transposed ? fileRows : columns) * valueBytes;
         byte* start = file.Pointer(entry) + Math.Max(source.Stacked, 0) * (long)fileRows * columns * valueBytes;

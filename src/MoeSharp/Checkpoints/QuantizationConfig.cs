@@ -83,7 +83,7 @@ internal sealed class QuantizationConfig
 
     private static WeightFormat MxFp8(ModelConfig config, JsonElement q, string key, int shape)
     {
-        bool known = shape == 1 ? Ints(q, key) is null or [1, 32] : !q.TryGetProperty(key, out JsonElement size) || (size.TryGetInt32(out int n) && n == 32);
+        bool known = shape == 1 ? Ints(q, key) is null or [1, 32] : !q.TryGetProperty(key, out JsonElement size) || (size.ValueKind == JsonValueKind.Number && size.TryGetInt32(out int n) && n == 32);
         return known ? WeightFormat.MxFp8 : throw Refused(config, $"mxfp8 with {key} {q.GetProperty(key).GetRawText()}");
     }
 
@@ -94,7 +94,7 @@ internal sealed class QuantizationConfig
         {
             if (group.Value.ValueKind != JsonValueKind.Object || !group.Value.TryGetProperty("weights", out JsonElement w) || w.ValueKind != JsonValueKind.Object) continue;
             string type = Text(w, "type") ?? "?", strategy = Text(w, "strategy") ?? "?";
-            int bits = w.TryGetProperty("num_bits", out JsonElement b) && b.TryGetInt32(out int n) ? n : 0;
+            int bits = w.TryGetProperty("num_bits", out JsonElement b) && b.ValueKind == JsonValueKind.Number && b.TryGetInt32(out int n) ? n : 0;
             if (type != "float" || bits != 8 || strategy != "block") throw Refused(config, $"compressed-tensors with {bits}-bit {type} weights per {strategy}");
             if (Ints(w, "block_structure") is not [128, 128]) throw Refused(config, "compressed-tensors with blocks other than [128, 128]");
             return WeightFormat.Block128;

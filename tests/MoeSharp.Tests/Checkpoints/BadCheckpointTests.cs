@@ -193,6 +193,33 @@ public sealed class BadCheckpointTests : IDisposable
         Refuses(_tiny.Folder, "config.json");
     }
 
+    [Theory]
+    [InlineData("1.up_proj.weight_scale")] // a second set of scales
+    [InlineData("01.up_proj.weight")]
+    [InlineData("+1.up_proj.weight")]
+    public void RefusesATensorOfALoadedExpertThatNobodyUses(string extra)
+    {
+        _tiny.AddBf16("model.layers.0.mlp.experts." + extra, 1, 2);
+        Refuses(Write(), extra);
+    }
+
+    [Fact]
+    public void RefusesTransposedExpertsThatAreNotBf16()
+    {
+        using var tiny = new TinyCheckpoint(2, 64, 64, WeightFormat.MxFp8);
+        tiny.AddFused("model.layers.0.mlp.experts.", "_scale", "U8"); // H = I = 64: [E, 2I, H] and [E, H, 2I] differ, so gate_up is written anew
+        tiny.AddBf16("model.layers.0.mlp.router.weight", 2, 64);
+        tiny.AddBf16("model.layers.0.mlp.router.bias", 2);
+        tiny.Config = """
+            {"model_type":"gpt_oss","num_hidden_layers":1,"hidden_size":64,"intermediate_size":64,"num_local_experts":2,"num_experts_per_tok":1,
+             "quantization_config":{"quant_method":"mxfp8"}}
+            """;
+        const string name = "model.layers.0.mlp.experts.gate_up_proj";
+        string folder = tiny.Write(name);
+        ReplaceTensor(folder, name, "F8_E4M3", [2, 64, 128], new byte[2 * 64 * 128]);
+        Refuses(folder, "transposed", "F8_E4M3");
+    }
+
     [Fact]
     public void RefusesLayersThatAreNotThere()
     {
