@@ -32,10 +32,7 @@ public sealed class CpuBackend : IExpertsBackend, IDisposable
     public Support SupportsDevice() => Support.Yes;
 
     /// <inheritdoc/>
-    public Support SupportsFormat(WeightFormat format, ActivationFormat activations) =>
-        format == WeightFormat.Bf16 && activations == ActivationFormat.Fp8
-            ? Support.No("BF16 weights take BF16 activations; FP8 activations need FP8 weights.")
-            : Support.Yes;
+    public Support SupportsFormat(WeightFormat format, ActivationFormat activations) => Formats.Pair(format, activations);
 
     /// <inheritdoc/>
     public Support SupportsActivation(Activation activation) => Support.Yes;

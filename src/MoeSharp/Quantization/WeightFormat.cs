@@ -74,4 +74,10 @@ public static class Formats
     /// <summary>What activations become when nothing is said: FP8 for FP8 weights, BF16 for BF16 weights.</summary>
     public static ActivationFormat DefaultActivations(this WeightFormat format) =>
         format == WeightFormat.Bf16 ? ActivationFormat.Bf16 : ActivationFormat.Fp8;
+
+    /// <summary>Whether the two belong together at all: the answer of a backend that does every format.</summary>
+    internal static Support Pair(WeightFormat format, ActivationFormat activations) =>
+        format == WeightFormat.Bf16 && activations == ActivationFormat.Fp8
+            ? Support.No("BF16 weights take BF16 activations; FP8 activations need FP8 weights.")
+            : Support.Yes;
 }
