@@ -57,6 +57,6 @@ public partial class SettingsTests
     [GeneratedRegex(@"^ {2,}(?:-\w, )?(?:-[?h], )*(--[\w-]+)", RegexOptions.Multiline)]
     private static partial Regex OptionLine();
 
-    [GeneratedRegex(@"GetEnvironmentVariable\(""(\w+)""\)")]
+    [GeneratedRegex(@"GetEnvironmentVariable\(""(MOESHARP_\w+)""\)")]
     private static partial Regex Variable();
 }
