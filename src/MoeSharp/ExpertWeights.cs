@@ -125,8 +125,14 @@ public sealed class ExpertWeights : IDisposable
         if (_disposed) return;
         _disposed = true;
         foreach (SafeHandle handle in _held) handle.DangerousRelease();
-        foreach (BlockScaledMatrix matrix in Gate.Concat(Up).Concat(Down))
-            if (matrix.Storage.ValuesOwner is NativeBuffer own) own.Dispose();
+        Free([.. Gate, .. Up, .. Down]);
+    }
+
+    /// <summary>Frees copies; null where a matrix was never made.</summary>
+    internal static void Free(ReadOnlySpan<BlockScaledMatrix?> matrices)
+    {
+        foreach (BlockScaledMatrix? matrix in matrices)
+            if (matrix?.Storage.ValuesOwner is NativeBuffer own) own.Dispose();
     }
 
     private void Hold(BlockScaledMatrix[] matrices)

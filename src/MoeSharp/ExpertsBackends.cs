@@ -1,3 +1,6 @@
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+
 namespace MoeSharp;
 
 /// <summary>The backends, in order of preference.</summary>
@@ -19,13 +22,16 @@ public static class ExpertsBackends
 
     /// <summary>The first backend that supports a layer.</summary>
     /// <exception cref="UnsupportedException">None does; the message holds every reason.</exception>
-    public static IExpertsBackend Choose(ExpertsShape shape)
+    public static IExpertsBackend Choose(ExpertsShape shape) => Choose(shape, NullLogger.Instance);
+
+    internal static IExpertsBackend Choose(ExpertsShape shape, ILogger logger)
     {
         var reasons = new List<string>();
         foreach (IExpertsBackend backend in All)
         {
             Support support = FusedExperts.Supports(backend, shape);
             if (support.IsSupported) return backend;
+            Log.BackendPassedOver(logger, backend.Name, support.Reason);
             reasons.Add($"{backend.Name}: {support.Reason}");
         }
         throw new UnsupportedException("No backend supports this layer. " + string.Join(" ", reasons));

@@ -1,3 +1,5 @@
+using Microsoft.Extensions.Logging;
+
 namespace MoeSharp;
 
 /// <summary>What <see cref="FusedExperts"/> needs to know beyond the weights. Validated once, when the experts are constructed.</summary>
@@ -29,6 +31,9 @@ public sealed record ExpertsOptions
 
     /// <summary>Accepts NaN codes (0x7F, 0xFF) in FP8 weights instead of refusing them at load; they then compute as NaN.</summary>
     public bool AllowNaNWeights { get; init; }
+
+    /// <summary>Hears which backend and kernels were chosen and why, and what is odd; null: nobody.</summary>
+    public ILogger? Logger { get; init; }
 }
 
 /// <summary>Options and weights reconciled: every size and choice that a backend needs, all checked. H, I, E, K in one place.</summary>

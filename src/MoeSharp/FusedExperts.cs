@@ -1,3 +1,6 @@
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+
 namespace MoeSharp;
 
 /// <summary>
@@ -9,6 +12,8 @@ public sealed class FusedExperts : IDisposable
     private const int IdsRow = 0, CountsRow = 1, OwnRows = 2;
     private readonly IPreparedExperts _prepared;
     private readonly WorkspacePool _pool;
+    private readonly CallMeter _meter;
+    private readonly ILogger _logger;
     private bool _disposed;
 
     /// <summary>Checks options against weights and backend, and lays the weights out.</summary>
@@ -17,21 +22,36 @@ public sealed class FusedExperts : IDisposable
     /// <param name="backend">What computes; null picks the fastest one that supports the layer.</param>
     /// <exception cref="ArgumentException">Options and weights contradict.</exception>
     /// <exception cref="UnsupportedException">The backend does not do this; the message is its reason.</exception>
-    public FusedExperts(ExpertsOptions options, ExpertWeights weights, IExpertsBackend? backend = null)
+    public FusedExperts(ExpertsOptions options, ExpertWeights weights, IExpertsBackend? backend = null) : this(options, weights, backend, default)
+    {
+    }
+
+    internal FusedExperts(ExpertsOptions options, ExpertWeights weights, IExpertsBackend? backend, LoadContext context)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(weights);
         Shape = ExpertsShape.From(options, weights);
-        Backend = backend ?? ExpertsBackends.Choose(Shape);
+        _logger = options.Logger ?? NullLogger.Instance;
+        Backend = backend ?? ExpertsBackends.Choose(Shape, _logger);
         Supports(Backend, Shape).ThrowIfNot();
         long budget = options.MaxWorkspaceBytes ?? long.MaxValue;
         _pool = new((tokens, plan) => PlanWorkspace(tokens, plan).Bytes, budget);
-        _prepared = Backend.Prepare(Shape, weights, options.AllowNaNWeights);
+        _prepared = Backend.Prepare(Shape, weights, options.AllowNaNWeights, context.Progress, context.Cancellation);
+        _meter = new(Shape, Backend, context.Layer);
         if (PlanWorkspace(1).Bytes is var needed && needed > budget)
         {
             _prepared.Dispose();
             throw new ArgumentException($"MaxWorkspaceBytes is {budget:N0} but one token alone needs {needed:N0}; raise it.", nameof(options));
         }
+        LogChoices(weights, options.AllowNaNWeights);
+    }
+
+    private void LogChoices(ExpertWeights weights, bool allowNaN)
+    {
+        Log.BackendChosen(_logger, Backend.Name, Shape.Experts, Shape.Hidden, Shape.Intermediate, Shape.TopK, Shape.Format, Shape.Activations, Description);
+        if (!_logger.IsEnabled(LogLevel.Warning)) return;
+        if (Backend is ReferenceBackend) Log.ReferenceIsSlow(_logger);
+        if (allowNaN && NaNCodes.First(weights) is var (expert, matrix, row, column)) Log.NaNWeightAccepted(_logger, matrix.Name, expert, row, column);
     }
 
     /// <summary>All sizes and choices.</summary>
@@ -96,12 +116,15 @@ public sealed class FusedExperts : IDisposable
         if (tokens == 0) return;
         Workspace ws = workspace ?? _pool.Rent(tokens);
         ws.Enter();
+        CallMeter.CallTimer timer = _meter.Start(tokens);
         try
         {
             RunChunks(input, tokens, output, outputF32, ws);
+            timer.Complete();
         }
         finally
         {
+            timer.Dispose();
             ws.Leave();
             if (workspace is null) _pool.Return(ws);
         }
@@ -120,8 +143,10 @@ public sealed class FusedExperts : IDisposable
         if (chunk == 0)
             throw new InvalidOperationException(
                 $"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a call takes.");
+        if (chunk < tokens) Log.CallRunsInChunks(_logger, tokens, chunk, ws.Bytes);
         PlanWorkspace(chunk, ws.Plan);
         CheckIds(input, ws.Span<int>(CountsRow));
+        if (Telemetry.ExpertRows.Enabled) RecordRows(input, ws.Span<int>(CountsRow));
         for (int first = 0; first < tokens; first += chunk)
             RunChunk(input, first, Math.Min(chunk, tokens - first), output, outputF32, ws);
     }
@@ -204,6 +229,14 @@ public sealed class FusedExperts : IDisposable
         if (input.TopkIds.IsEmpty) Permutation.CheckIds(input.TopkIds64, Shape.GlobalExperts, Shape.TopK);
         else Permutation.CheckIds(input.TopkIds, Shape.GlobalExperts, Shape.TopK);
         if (input.ExpertCounts.IsEmpty) return;
+        CountRows(input, counts);
+        for (int e = 0; e < counts.Length; e++)
+            if (counts[e] != input.ExpertCounts[e])
+                throw new ArgumentException($"expert_counts[{e}] is {input.ExpertCounts[e]} but topk_ids send {counts[e]} rows to that expert.");
+    }
+
+    private static void CountRows(in ExpertsInput input, Span<int> counts)
+    {
         counts.Clear();
         for (int i = 0; i < input.TopkWeights.Length; i++)
         {
@@ -211,9 +244,14 @@ public sealed class FusedExperts : IDisposable
             int local = id < 0 || input.ExpertMap.IsEmpty ? id : input.ExpertMap[id];
             if (local >= 0) counts[local]++;
         }
-        for (int e = 0; e < counts.Length; e++)
-            if (counts[e] != input.ExpertCounts[e])
-                throw new ArgumentException($"expert_counts[{e}] is {input.ExpertCounts[e]} but topk_ids send {counts[e]} rows to that expert.");
+    }
+
+    /// <summary>What a listener wants to see of the routing. Shared experts have none: one expert that every token passes.</summary>
+    private void RecordRows(in ExpertsInput input, Span<int> counts)
+    {
+        if (Shape.GlobalExperts == 1) return;
+        CountRows(input, counts);
+        _meter.RecordRows(counts);
     }
 
     /// <summary>Frees the prepared weights and pooled workspaces.</summary>

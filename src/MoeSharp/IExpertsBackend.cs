@@ -18,6 +18,18 @@ public interface IExpertsBackend
     /// <summary>Lays the weights out. The result keeps what it needs of them; the caller keeps <paramref name="weights"/> alive until it is disposed.</summary>
     /// <exception cref="MoeSharpException">A weight is NaN and <paramref name="allowNaNWeights"/> is false; the message names tensor, expert and block.</exception>
     IPreparedExperts Prepare(ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights);
+
+    /// <summary>Same, watched and stoppable. Where a backend does not say otherwise it can be stopped before it starts, and is done all at once.</summary>
+    /// <exception cref="OperationCanceledException">Nothing is left behind.</exception>
+    IPreparedExperts Prepare(
+        ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights, IProgress<LoadProgress>? progress, CancellationToken cancellation)
+    {
+        progress?.Report(new(LoadStage.Prepare, 0, 1));
+        cancellation.ThrowIfCancellationRequested();
+        IPreparedExperts prepared = Prepare(shape, weights, allowNaNWeights);
+        progress?.Report(new(LoadStage.Prepare, 1, 1));
+        return prepared;
+    }
 }
 
 /// <summary>Weights laid out for one backend. Immutable: several threads may run it with a workspace each.</summary>

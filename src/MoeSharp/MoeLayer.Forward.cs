@@ -43,17 +43,21 @@ public sealed partial class MoeLayer
         if (tokens == 0) return;
         Workspace ws = workspace ?? _pool.Rent(tokens);
         ws.Enter();
+        CallMeter.CallTimer timer = _meter.Start(tokens);
         try
         {
             int chunk = _pool.Chunk(tokens, ws.Bytes, ws.Plan);
             if (chunk == 0)
                 throw new InvalidOperationException(
                     $"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanBytes(1, ws.Plan):N0}; PlanBytes tells how much a call takes.");
+            if (chunk < tokens) Log.CallRunsInChunks(_logger, tokens, chunk, ws.Bytes);
             for (int first = 0; first < tokens; first += chunk)
                 ForwardChunk(call.Slice(first, Math.Min(chunk, tokens - first), HiddenSize, Router.TopK), ws);
+            timer.Complete();
         }
         finally
         {
+            timer.Dispose();
             ws.Leave();
             if (workspace is null) _pool.Return(ws);
         }

@@ -1,3 +1,7 @@
+using System.Diagnostics;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+
 namespace MoeSharp;
 
 /// <summary>
@@ -12,6 +16,8 @@ public sealed partial class MoeLayer : IDisposable
     private readonly RowDots? _sharedGate;
     private readonly int[]? _expertMap;
     private readonly Team? _team;
+    private readonly CallMeter _meter;
+    private readonly ILogger _logger;
 
     /// <summary>Builds the layer and takes over <paramref name="parts"/>: they are disposed with it (unless this throws).</summary>
     /// <param name="parts">What <see cref="Checkpoint.ReadLayer"/> returns.</param>
@@ -19,11 +25,16 @@ public sealed partial class MoeLayer : IDisposable
     /// <exception cref="ArgumentException">Parts or options contradict.</exception>
     /// <exception cref="CheckpointException">The router cannot be: a bias that is not finite, a top-k above the number of experts.</exception>
     /// <exception cref="UnsupportedException">No backend, or not the chosen one, does this.</exception>
-    public MoeLayer(LayerParts parts, MoeLayerOptions? options = null)
+    public MoeLayer(LayerParts parts, MoeLayerOptions? options = null) : this(parts, options ?? new(), default(LoadContext))
+    {
+    }
+
+    private MoeLayer(LayerParts parts, MoeLayerOptions options, LoadContext context)
     {
         ArgumentNullException.ThrowIfNull(parts);
-        options ??= new();
         Layer = parts.Layer;
+        context = context with { Layer = Layer };
+        _logger = options.Logger ?? NullLogger.Instance;
         Router = BuildRouter(parts);
         long budget = options.MaxWorkspaceBytes ?? long.MaxValue;
         _pool = new(PlanBytes, budget);
@@ -36,13 +47,15 @@ public sealed partial class MoeLayer : IDisposable
             Activations = options.Activations ?? parts.ExpertsOptions.Activations,
             MaxWorkspaceBytes = options.MaxWorkspaceBytes,
             AllowNaNWeights = options.AllowNaNWeights,
+            Logger = options.Logger ?? parts.ExpertsOptions.Logger,
         };
         CheckSizes(parts);
-        Experts = new FusedExperts(choices, _weights, options.Backend);
+        Experts = new FusedExperts(choices, _weights, options.Backend, context);
+        _meter = new(Experts.Shape, Experts.Backend, Layer);
         _team = (Experts.Backend as CpuBackend)?.Team;
         try
         {
-            if (_sharedWeights is not null) SharedExperts = new FusedExperts(SharedOptions(parts, choices), _sharedWeights, options.Backend);
+            if (_sharedWeights is not null) SharedExperts = new FusedExperts(SharedOptions(parts, choices), _sharedWeights, options.Backend, context with { Progress = null });
             long needed = PlanBytes(1, new());
             if (needed > budget) throw new ArgumentException($"MaxWorkspaceBytes is {budget:N0} but one token alone needs {needed:N0}; raise it.");
         }
@@ -58,15 +71,25 @@ public sealed partial class MoeLayer : IDisposable
     /// <param name="model">Must stay open only during this call: the layer keeps what it maps.</param>
     /// <param name="layer">Index of the decoder layer.</param>
     /// <param name="options">Null means all defaults.</param>
+    /// <param name="progress">Hears of every expert read and of what is laid out; null: nobody.</param>
+    /// <param name="cancellation">Stops the work; then everything that was mapped or allocated for the layer is released.</param>
     /// <exception cref="CheckpointException">A tensor is missing, superfluous, or not of the expected shape or type.</exception>
     /// <exception cref="UnsupportedException">No backend, or not the chosen one, does this.</exception>
-    public static MoeLayer Load(Checkpoint model, int layer, MoeLayerOptions? options = null)
+    /// <exception cref="OperationCanceledException"><paramref name="cancellation"/> asked for it.</exception>
+    public static MoeLayer Load(
+        Checkpoint model, int layer, MoeLayerOptions? options = null, IProgress<LoadProgress>? progress = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
-        LayerParts parts = model.ReadLayer(layer, options?.Selection);
+        options ??= new();
+        using Activity? activity = Telemetry.Activities.StartActivity("moesharp.load");
+        long started = Stopwatch.GetTimestamp();
+        LayerParts parts = model.ReadLayer(layer, options.Selection, progress, cancellation);
         try
         {
-            return new(parts, options);
+            var loaded = new MoeLayer(parts, options, new(layer, progress, cancellation));
+            loaded._meter.RecordLoad(started, activity);
+            Log.LayerLoaded(loaded._logger, layer, Stopwatch.GetElapsedTime(started).TotalSeconds, parts.Experts.Bytes + (parts.SharedExperts?.Bytes ?? 0));
+            return loaded;
         }
         catch
         {
@@ -121,6 +144,7 @@ public sealed partial class MoeLayer : IDisposable
         Rounding = routed.Rounding,
         MaxWorkspaceBytes = routed.MaxWorkspaceBytes,
         AllowNaNWeights = routed.AllowNaNWeights,
+        Logger = routed.Logger,
     };
 
     private void CheckSizes(LayerParts parts)

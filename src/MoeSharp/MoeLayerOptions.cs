@@ -1,3 +1,5 @@
+using Microsoft.Extensions.Logging;
+
 namespace MoeSharp;
 
 /// <summary>Choices of a <see cref="MoeLayer"/>; every one has a default that suits most.</summary>
@@ -17,4 +19,7 @@ public sealed record MoeLayerOptions
 
     /// <summary>Accepts NaN codes in FP8 weights instead of refusing them at load; they then compute as NaN.</summary>
     public bool AllowNaNWeights { get; init; }
+
+    /// <summary>Hears which backend and kernels were chosen and why, and what is odd; null: nobody.</summary>
+    public ILogger? Logger { get; init; }
 }

@@ -6,6 +6,7 @@ namespace MoeSharp;
 public sealed unsafe partial class NativeBuffer : SafeHandle
 {
     private const int HugePage = 2 << 20, AdviceHugePage = 14;
+    private static long s_live;
 
     /// <summary>Allocates this many bytes (0 is allowed).</summary>
     /// <exception cref="OutOfMemoryException">The system has no such block; the message says how much was asked for.</exception>
@@ -31,7 +32,11 @@ public sealed unsafe partial class NativeBuffer : SafeHandle
         if (hugePages && OperatingSystem.IsLinux()) _ = AdviseMemory(memory, size, AdviceHugePage); // refusal changes nothing but speed
         NativeMemory.Clear(memory, size);
         SetHandle((nint)memory);
+        Interlocked.Add(ref s_live, bytes);
     }
+
+    /// <summary>Bytes of all buffers that are not freed yet.</summary>
+    internal static long LiveBytes => Interlocked.Read(ref s_live);
 
     /// <summary>Size in bytes.</summary>
     public long Bytes { get; }
@@ -59,6 +64,7 @@ public sealed unsafe partial class NativeBuffer : SafeHandle
     protected override bool ReleaseHandle()
     {
         NativeMemory.AlignedFree((void*)handle);
+        Interlocked.Add(ref s_live, -Bytes);
         return true;
     }
 

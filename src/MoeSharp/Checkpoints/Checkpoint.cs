@@ -1,3 +1,5 @@
+using Microsoft.Extensions.Logging;
+
 namespace MoeSharp;
 
 /// <summary>A Hugging Face folder: config.json and safetensors files. Opening reads names and sizes; weights are touched when a layer is read.</summary>
@@ -46,8 +48,10 @@ public sealed class Checkpoint : IDisposable
     internal QuantizationConfig? Quantization { get; }
 
     /// <summary>Opens a folder.</summary>
+    /// <param name="path">Holds config.json and the safetensors files.</param>
+    /// <param name="logger">Hears what was found and every one of <see cref="Warnings"/>; null: nobody.</param>
     /// <exception cref="CheckpointException">Something is missing, malformed or not supported; the message says what and where.</exception>
-    public static Checkpoint Open(string path)
+    public static Checkpoint Open(string path, ILogger? logger = null)
     {
         if (!Directory.Exists(path))
             throw new CheckpointException(File.Exists(path) ? $"{path} is a file; give the folder that holds config.json and the safetensors files." : $"{path} does not exist.");
@@ -56,7 +60,9 @@ public sealed class Checkpoint : IDisposable
         try
         {
             index.OpenPresentFiles();
-            return new(path, config, index);
+            var checkpoint = new Checkpoint(path, config, index);
+            if (logger is not null) checkpoint.Describe(logger);
+            return checkpoint;
         }
         catch
         {
@@ -68,10 +74,12 @@ public sealed class Checkpoint : IDisposable
     /// <summary>Reads a layer's MoE block, mapping only what the selection needs.</summary>
     /// <exception cref="ArgumentException">The layer or the selection does not exist.</exception>
     /// <exception cref="CheckpointException">A tensor is missing, superfluous, or not of the expected shape or type.</exception>
-    public LayerParts ReadLayer(int layer, LayerSelection? selection = null)
+    /// <exception cref="OperationCanceledException"><paramref name="cancellation"/> asked for it; nothing is left behind.</exception>
+    public LayerParts ReadLayer(
+        int layer, LayerSelection? selection = null, IProgress<LoadProgress>? progress = null, CancellationToken cancellation = default)
     {
         CheckLayer(layer);
-        return new LayerReader(this, layer).Read(selection ?? LayerSelection.All);
+        return new LayerReader(this, layer).Read(selection ?? LayerSelection.All, new(layer, progress, cancellation));
     }
 
     /// <summary>The router of every MoE layer.</summary>
@@ -88,6 +96,12 @@ public sealed class Checkpoint : IDisposable
     {
         CheckLayer(layer);
         return Family.Activation(Config, layer);
+    }
+
+    private void Describe(ILogger logger)
+    {
+        Log.CheckpointOpened(logger, Path, FamilyName, MoeLayers.Count, LayerCount, QuantizedFormat);
+        foreach (string warning in Warnings) Log.CheckpointIsOdd(logger, warning);
     }
 
     internal string BlockPrefix(int layer) => Family.BlockPrefix(_prefix, layer);

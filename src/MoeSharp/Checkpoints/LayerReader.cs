@@ -21,7 +21,7 @@ internal sealed class LayerReader
         _matrices = new(model.Index, _config, model.Quantization, _used);
     }
 
-    public LayerParts Read(LayerSelection selection)
+    public LayerParts Read(LayerSelection selection, LoadContext context = default)
     {
         RouterOptions router = _family.Router(_config);
         int hidden = _model.HiddenSize, intermediate = Family.Intermediate(_config), experts = router.Experts;
@@ -33,7 +33,7 @@ internal sealed class LayerReader
         ExpertWeights? weights = null, shared = null;
         try
         {
-            weights = ReadExperts(layout, firstExpert, count, hidden, intermediate, firstRow, rows);
+            weights = ReadExperts(layout, firstExpert, count, hidden, intermediate, firstRow, rows, context);
             shared = withShared ? ReadShared(hidden) : null;
             var parts = new LayerParts
             {
@@ -60,19 +60,30 @@ internal sealed class LayerReader
         }
     }
 
-    private ExpertWeights ReadExperts(ExpertLayout layout, int first, int count, int hidden, int intermediate, int firstRow, int rows)
+    private ExpertWeights ReadExperts(
+        ExpertLayout layout, int first, int count, int hidden, int intermediate, int firstRow, int rows, LoadContext context)
     {
         var gate = new BlockScaledMatrix[count];
         var up = new BlockScaledMatrix[count];
         var down = new BlockScaledMatrix[count];
         int leading = firstRow % LeadingBlock(layout, first);
-        for (int e = 0; e < count; e++)
+        try
         {
-            gate[e] = _matrices.Read(layout.Gate(first + e), intermediate, hidden, new(firstRow, rows, 0, hidden), leading, 0);
-            up[e] = _matrices.Read(layout.Up(first + e), intermediate, hidden, new(firstRow, rows, 0, hidden), leading, 0);
-            down[e] = _matrices.Read(layout.Down(first + e), hidden, intermediate, new(0, hidden, firstRow, rows), 0, leading);
+            for (int e = 0; e < count; e++)
+            {
+                context.Step(LoadStage.Read, e, count);
+                gate[e] = _matrices.Read(layout.Gate(first + e), intermediate, hidden, new(firstRow, rows, 0, hidden), leading, 0);
+                up[e] = _matrices.Read(layout.Up(first + e), intermediate, hidden, new(firstRow, rows, 0, hidden), leading, 0);
+                down[e] = _matrices.Read(layout.Down(first + e), hidden, intermediate, new(0, hidden, firstRow, rows), 0, leading);
+            }
+            context.Step(LoadStage.Read, count, count);
+            return new(gate, up, down, ReadBiases(layout, first, count, hidden, intermediate, firstRow, rows));
         }
-        return new(gate, up, down, ReadBiases(layout, first, count, hidden, intermediate, firstRow, rows));
+        catch
+        {
+            ExpertWeights.Free([.. gate, .. up, .. down]);
+            throw;
+        }
     }
 
     /// <summary>Slices of I start at multiples of the scale block that down's columns have.</summary>

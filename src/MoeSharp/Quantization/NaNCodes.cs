@@ -15,6 +15,15 @@ internal static class NaNCodes
         return null;
     }
 
+    /// <summary>The first NaN of the first expert that has one, or null.</summary>
+    public static (int Expert, BlockScaledMatrix Matrix, int Row, int Column)? First(ExpertWeights weights)
+    {
+        for (int expert = 0; expert < weights.Count; expert++)
+            foreach (BlockScaledMatrix matrix in (ReadOnlySpan<BlockScaledMatrix>)[weights.Gate[expert], weights.Up[expert], weights.Down[expert]])
+                if (Find(matrix) is (int row, int column)) return (expert, matrix, row, column);
+        return null;
+    }
+
     /// <summary>Searches every matrix of every expert.</summary>
     /// <exception cref="CheckpointException">There is one; the message names tensor, expert, block and code.</exception>
     public static void Check(ExpertWeights weights)
