@@ -26,6 +26,7 @@ internal sealed record BenchShape(string Name, int Experts, int TopK, int Hidden
         new("qwen3.5-397b-a17b", 512, 10, 4096, 1024),
         new("deepseek-v3", 256, 8, 7168, 2048),
         new("deepseek-v3-ep8", 256, 8, 7168, 2048) { LocalExperts = 32 },
+        new("deepseek-v3-slice", 16, 8, 7168, 2048), // small enough for any machine, and for peers that know no expert map
         new("kimi-k2", 384, 8, 7168, 2048),
         new("glm-4.5", 160, 8, 5120, 1536),
         new("glm-5", 256, 8, 6144, 2048),

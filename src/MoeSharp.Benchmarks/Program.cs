@@ -1,0 +1,1 @@
+return MoeSharp.Benchmarks.CompareCommand.Run(args);
