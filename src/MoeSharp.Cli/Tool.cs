@@ -23,7 +23,7 @@ internal static class Tool
         }
     }
 
-    private static RootCommand Root()
+    internal static RootCommand Root()
     {
         var root = new RootCommand("Runs, checks and times the mixture-of-experts layers of large language models, straight from their FP8 checkpoints.")
         {

@@ -1,61 +1,31 @@
-using System.Reflection;
 using System.Text.RegularExpressions;
 
 namespace MoeSharp.Tests;
 
-/// <summary>docs/settings.md names every setting, and no other.</summary>
+/// <summary>The tables of docs/settings.md are generated from the code. MOESHARP_RECORD_SETTINGS=1 writes them anew.</summary>
 public partial class SettingsTests
 {
-    private static readonly string s_page = Repository.ReadText("docs/settings.md");
+    private const string Page = "docs/settings.md";
 
-    public static TheoryData<Type> Records => [typeof(MoeLayerOptions), typeof(LayerSelection), typeof(ExpertsOptions), typeof(RouterOptions)];
-
-    [Theory]
-    [MemberData(nameof(Records))]
-    public void RecordsAreDescribed(Type record)
+    [Fact]
+    public void TablesAreThoseOfTheCode()
     {
-        string section = Regex.Match(s_page, $@"^## {record.Name}\n.*?(?=^## |\z)", RegexOptions.Multiline | RegexOptions.Singleline).Value;
-        IEnumerable<string> rows = section.Split('\n').Where(l => l.StartsWith("| `", StringComparison.Ordinal));
-        IEnumerable<string> described = rows.SelectMany(r => CodeSpan().Matches(r.Split('|')[1])).Select(m => m.Groups[1].Value);
-        IEnumerable<string> settable = record.GetProperties(BindingFlags.Public | BindingFlags.Instance | BindingFlags.DeclaredOnly)
-            .Where(p => p.SetMethod is not null).Select(p => p.Name);
-        Assert.Equal(settable.Order(StringComparer.Ordinal), described.Order(StringComparer.Ordinal));
-    }
-
-    [Theory]
-    [InlineData("inspect")]
-    [InlineData("doctor")]
-    [InlineData("run")]
-    [InlineData("verify")]
-    [InlineData("bench")]
-    [InlineData("quantize")]
-    [InlineData("dequantize")]
-    [InlineData("info")]
-    public void OptionsOfTheToolAreDescribed(string verb)
-    {
-        string row = s_page.Split('\n').Single(l => l.StartsWith($"| `{verb}` |", StringComparison.Ordinal));
-        (int exitCode, string help) = Repository.Run("MoeSharp.Cli", [verb, "--help"]);
-        Assert.True(exitCode == 0, help);
-        IEnumerable<string> offered = OptionLine().Matches(help).Select(m => m.Groups[1].Value).Except(["--help", "--version"]);
-        Assert.Equal(offered.Order(StringComparer.Ordinal), OptionSpan().Matches(row).Select(m => m.Groups[1].Value).Order(StringComparer.Ordinal));
+        string recorded = Repository.ReadText(Page).ReplaceLineEndings("\n"), generated = SettingsPage.Render(recorded);
+        if (Environment.GetEnvironmentVariable("MOESHARP_RECORD_SETTINGS") == "1") File.WriteAllText(Repository.PathOf(Page), recorded = generated);
+        Assert.True(recorded == generated, $"Settings changed. Run this test with MOESHARP_RECORD_SETTINGS=1 and commit {Page}.\n{string.Join('\n', generated.Split('\n').Except(recorded.Split('\n')))}");
+        foreach (string section in SettingsPage.Sections) Assert.Contains($"<!-- table: {section} -->\n| ", recorded, StringComparison.Ordinal);
     }
 
     [Fact]
     public void EnvironmentVariablesAreDescribed()
     {
         IEnumerable<string> read = Repository.Files(".cs").SelectMany(f => Variable().Matches(Repository.ReadText(f))).Select(m => m.Groups[1].Value);
-        IEnumerable<string> described = CodeSpan().Matches(s_page).Select(m => m.Groups[1].Value).Where(n => n.StartsWith("MOESHARP_", StringComparison.Ordinal));
+        IEnumerable<string> described = Described().Matches(Repository.ReadText(Page)).Select(m => m.Groups[1].Value);
         Assert.Equal(read.Distinct().Order(StringComparer.Ordinal), described.Distinct().Order(StringComparer.Ordinal));
     }
 
-    [GeneratedRegex(@"`(\w+)`")]
-    private static partial Regex CodeSpan();
-
-    [GeneratedRegex(@"`(--[\w-]+)`")]
-    private static partial Regex OptionSpan();
-
-    [GeneratedRegex(@"^ {2,}(?:-\w, )?(?:-[?h], )*(--[\w-]+)", RegexOptions.Multiline)]
-    private static partial Regex OptionLine();
+    [GeneratedRegex(@"^\| `(MOESHARP_\w+)`", RegexOptions.Multiline)]
+    private static partial Regex Described();
 
     [GeneratedRegex(@"GetEnvironmentVariable\(""(MOESHARP_\w+)""\)")]
     private static partial Regex Variable();
