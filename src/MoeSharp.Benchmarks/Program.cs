@@ -1,1 +1,3 @@
-return MoeSharp.Benchmarks.CompareCommand.Run(args);
+using MoeSharp.Benchmarks;
+
+return args is ["micro", .. string[] rest] ? MicroCommand.Run(rest) : CompareCommand.Run(args);

@@ -1,4 +1,5 @@
 using System.Runtime.ExceptionServices;
+using System.Runtime.InteropServices;
 
 namespace MoeSharp;
 
@@ -12,36 +13,48 @@ internal interface ITeamJob
 
 /// <summary>
 /// Persistent worker threads that share out the tasks of one job at a time; the caller works along. Workers spin briefly after a job, since the next
-/// stage usually follows at once, then park. Callers from several threads take turns. A call allocates nothing.
+/// stage usually follows at once, then park. Callers from several threads take turns. A call allocates nothing, and takes no lock unless it must wait
+/// for another caller or wake a parked worker. On a machine with several memory nodes a worker stays on one, and each node has its share of the tasks:
+/// memory that a task touched first is near when the same share is run again.
 /// </summary>
 internal sealed unsafe class Team : IDisposable
 {
     private const long Open = 1L << 32, Generation = 1L << 33;
     private const int SpinsBeforeParking = 2000;
-    private readonly Lock _turn = new();
-    private readonly object _park = new();
+    private readonly Topology _topology;
     private readonly Thread[] _workers;
+    private readonly Share[] _shares;
+    private readonly object _queue = new(), _park = new();
+    private int _busy, _waiting;
     // Low half: workers inside the job. Then one bit: workers may enter. Above: the job's number.
     private long _gate;
     private int _parked;
-    private bool _disposed;
+    private volatile bool _disposed;
     private delegate*<void*, int, int, void> _body;
     private void* _job;
-    private int _limit, _tasks;
-    private PaddedCounter _next;
+    private int _limit;
     private Exception? _failure;
 
-    [System.Runtime.InteropServices.StructLayout(System.Runtime.InteropServices.LayoutKind.Explicit, Size = 192)]
-    private struct PaddedCounter
+    /// <summary>Tasks of one node, on cache lines of their own.</summary>
+    [StructLayout(LayoutKind.Explicit, Size = 256)]
+    private struct Share
     {
-        [System.Runtime.InteropServices.FieldOffset(96)]
-        public int Value;
+        [FieldOffset(128)]
+        public int Next;
+        [FieldOffset(132)]
+        public int End;
     }
 
     /// <summary>Starts threads - 1 workers.</summary>
-    public Team(int threads)
+    public Team(int threads) : this(threads, Topology.Machine)
+    {
+    }
+
+    internal Team(int threads, Topology topology)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(threads, 1);
+        _topology = topology;
+        _shares = new Share[Math.Min(topology.Nodes.Count, threads)];
         _workers = new Thread[threads - 1];
         for (int i = 0; i < _workers.Length; i++)
         {
@@ -54,30 +67,73 @@ internal sealed unsafe class Team : IDisposable
     /// <summary>Threads that work on a job, the caller's included.</summary>
     public int Threads => _workers.Length + 1;
 
+    /// <summary>Memory nodes among which tasks are shared out: task t of n goes to node t * Nodes / n, and to others when they have nothing left to do.</summary>
+    public int Nodes => _shares.Length;
+
+    /// <summary>Moves memory to the nodes whose shares of tasks read it. The parts are alike and each is read by tasks from its start to its end.</summary>
+    public void Place(byte* memory, long bytes, int parts)
+    {
+        for (int i = 0; i < parts * Nodes && Nodes > 1; i++)
+        {
+            nint first = (nint)(bytes * i / (parts * Nodes)), end = (nint)(bytes * (i + 1) / (parts * Nodes));
+            _topology.Move((nint)memory + first, end - first, i % Nodes);
+        }
+    }
+
     /// <summary>Runs tasks 0 .. tasks - 1, each once, and returns when all are done.</summary>
     /// <param name="limit">At most this many threads; 0 means all.</param>
     /// <exception cref="Exception">The first that a task threw; tasks not yet begun are then skipped.</exception>
     public void Run<TJob>(TJob job, int tasks, int limit = 0) where TJob : unmanaged, ITeamJob
     {
         if (tasks <= 0) return;
-        lock (_turn)
+        if (Interlocked.CompareExchange(ref _busy, 1, 0) != 0) AwaitTurn();
+        try
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             _body = &Invoke<TJob>;
             _job = &job;
-            _tasks = tasks;
             _limit = limit > 0 ? limit : Threads;
             _failure = null;
-            _next.Value = 0;
+            ShareOut(tasks);
             bool alone = tasks == 1 || _limit == 1 || _workers.Length == 0;
             if (!alone) Begin();
-            Take(0);
+            Take(0, _topology.CurrentNode());
             if (!alone) Finish();
             if (_failure is { } failure) ExceptionDispatchInfo.Throw(failure);
+        }
+        finally
+        {
+            EndTurn();
         }
     }
 
     private static void Invoke<TJob>(void* job, int task, int thread) where TJob : unmanaged, ITeamJob => ((TJob*)job)->Execute(task, thread);
+
+    private void AwaitTurn()
+    {
+        lock (_queue)
+        {
+            Interlocked.Increment(ref _waiting);
+            while (Interlocked.CompareExchange(ref _busy, 1, 0) != 0) Monitor.Wait(_queue);
+            Interlocked.Decrement(ref _waiting);
+        }
+    }
+
+    private void EndTurn()
+    {
+        Interlocked.Exchange(ref _busy, 0);
+        if (Volatile.Read(ref _waiting) == 0) return;
+        lock (_queue) Monitor.Pulse(_queue);
+    }
+
+    private void ShareOut(int tasks)
+    {
+        for (int n = 0; n < _shares.Length; n++)
+        {
+            _shares[n].Next = (int)((long)tasks * n / _shares.Length);
+            _shares[n].End = (int)((long)tasks * (n + 1) / _shares.Length);
+        }
+    }
 
     private void Begin()
     {
@@ -94,21 +150,28 @@ internal sealed unsafe class Team : IDisposable
         while ((int)Volatile.Read(ref _gate) != 0) spin.SpinOnce(sleep1Threshold: -1);
     }
 
-    private void Take(int thread)
+    /// <summary>The tasks of a node, then what is left of others.</summary>
+    private void Take(int thread, int node)
     {
         try
         {
-            for (int task; (task = Interlocked.Increment(ref _next.Value) - 1) < _tasks;) _body(_job, task, thread);
+            for (int n = 0; n < _shares.Length; n++)
+            {
+                ref Share share = ref _shares[(node + n) % _shares.Length];
+                for (int task; (task = Interlocked.Increment(ref share.Next) - 1) < share.End;) _body(_job, task, thread);
+            }
         }
         catch (Exception exception)
         {
             Interlocked.CompareExchange(ref _failure, exception, null);
-            Volatile.Write(ref _next.Value, int.MaxValue / 2);
+            foreach (ref Share share in _shares.AsSpan()) Volatile.Write(ref share.Next, int.MaxValue / 2);
         }
     }
 
     private void Work(int thread)
     {
+        int node = (int)((long)thread * _shares.Length / Threads);
+        if (_shares.Length > 1) _topology.Pin(node);
         long done = 0;
         while (true)
         {
@@ -116,7 +179,7 @@ internal sealed unsafe class Team : IDisposable
             if (_disposed) return;
             done = gate & -Generation;
             if (!TryEnter(done)) continue;
-            if (thread < _limit) Take(thread);
+            if (thread < _limit) Take(thread, node);
             Interlocked.Decrement(ref _gate);
         }
     }
@@ -154,10 +217,11 @@ internal sealed unsafe class Team : IDisposable
         return (gate & -Generation) != done && (gate & Open) != 0;
     }
 
-    /// <summary>Ends the workers; waits for a job in progress.</summary>
+    /// <summary>Ends the workers; waits for jobs in progress.</summary>
     public void Dispose()
     {
-        lock (_turn)
+        if (Interlocked.CompareExchange(ref _busy, 1, 0) != 0) AwaitTurn();
+        try
         {
             if (_disposed) return;
             lock (_park)
@@ -165,6 +229,10 @@ internal sealed unsafe class Team : IDisposable
                 _disposed = true;
                 Monitor.PulseAll(_park);
             }
+        }
+        finally
+        {
+            EndTurn();
         }
         foreach (Thread worker in _workers) worker.Join();
     }

@@ -71,7 +71,71 @@ public unsafe class TeamTests
     {
         var team = new Team(2);
         team.Dispose();
+        team.Dispose();
         Assert.Throws<ObjectDisposedException>(() => team.Run(new CountJob(), 1));
+        Assert.Throws<ObjectDisposedException>(() => team.Run(new CountJob(), 1)); // and does not keep the turn
+    }
+
+    [Fact]
+    public void DisposingWaitsForJobsAndRefusesThoseBehind()
+    {
+        for (int round = 0; round < 30; round++)
+        {
+            var team = new Team(3);
+            using var memory = new NativeBuffer(4 * 65);
+            var job = new CountJob { Counts = (int*)memory.Pointer, Threads = (int*)memory.Pointer + 64, FailAt = -1 };
+            int finished = 0, refused = 0;
+            var callers = new Thread[3];
+            for (int i = 0; i < callers.Length; i++)
+            {
+                callers[i] = new Thread(() =>
+                {
+                    try
+                    {
+                        for (; ; Interlocked.Increment(ref finished)) team.Run(job, 64);
+                    }
+                    catch (ObjectDisposedException)
+                    {
+                        Interlocked.Increment(ref refused);
+                    }
+                });
+                callers[i].Start();
+            }
+            Thread.Sleep(round % 4);
+            team.Dispose();
+            foreach (Thread caller in callers) caller.Join();
+            Assert.Equal(callers.Length, refused);
+            Assert.All(memory.Span<int>(0, 64).ToArray(), count => Assert.Equal(finished, count));
+        }
+    }
+
+    [Fact]
+    public void AFailureOfOneCallerIsNotAnothers()
+    {
+        using var team = new Team(2);
+        using var memory = new NativeBuffer(4 * 65);
+        var good = new CountJob { Counts = (int*)memory.Pointer, Threads = (int*)memory.Pointer + 64, FailAt = -1 };
+        CountJob bad = good with { FailAt = 0 };
+        int failures = 0;
+        var failing = new Thread(() =>
+        {
+            for (int i = 0; i < 100; i++)
+            {
+                try
+                {
+                    team.Run(bad, 1);
+                }
+                catch (InvalidOperationException)
+                {
+                    failures++;
+                }
+            }
+        });
+        failing.Start();
+        for (int i = 0; i < 100; i++) team.Run(good, 64);
+        failing.Join();
+        Assert.Equal(100, failures);
+        Assert.All(memory.Span<int>(0, 64).ToArray(), count => Assert.Equal(100, count));
     }
 
     [Fact]
