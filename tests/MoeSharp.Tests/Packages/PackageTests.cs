@@ -131,6 +131,6 @@ public class PackageTests(PackageFeed feed) : IClassFixture<PackageFeed>
         foreach (string file in Directory.GetFiles(Repository.PathOf("samples/tiny-qwen3-moe-fp8"))) File.Copy(file, Path.Combine(sample, Path.GetFileName(file)));
     }
 
-    private static bool FindsLinker() =>
+    internal static bool FindsLinker() =>
         Environment.GetEnvironmentVariable("PATH")!.Split(Path.PathSeparator).Any(d => File.Exists(Path.Combine(d, "clang")) || File.Exists(Path.Combine(d, "gcc")));
 }
