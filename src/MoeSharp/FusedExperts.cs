@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 
@@ -51,6 +53,9 @@ public sealed class FusedExperts : IDisposable
         Log.BackendChosen(_logger, Backend.Name, Shape.Experts, Shape.Hidden, Shape.Intermediate, Shape.TopK, Shape.Format, Shape.Activations, Description);
         if (!_logger.IsEnabled(LogLevel.Warning)) return;
         if (Backend is ReferenceBackend) Log.ReferenceIsSlow(_logger);
+        if (Backend is CpuBackend && RuntimeInformation.ProcessArchitecture == Architecture.X64 && !RuntimeFeature.IsDynamicCodeSupported &&
+            Description.StartsWith("managed-128", StringComparison.Ordinal))
+            Log.CompiledWithoutVectors(_logger, Description);
         if (allowNaN && NaNCodes.First(weights) is var (expert, matrix, row, column)) Log.NaNWeightAccepted(_logger, matrix.Name, expert, row, column);
     }
 

@@ -92,7 +92,7 @@ public class PackageTests(PackageFeed feed) : IClassFixture<PackageFeed>
             }
             """);
         CopySample(folder);
-        feed.Succeed(folder, "publish", "-c", "Release", "--use-current-runtime", "-o", "out", "-p:PublishAot=true"); // trimming and AOT warnings are errors
+        feed.Succeed(folder, "publish", "-c", "Release", "--use-current-runtime", "-o", "out", "-p:PublishAot=true", "-p:IlcInstructionSet=native"); // trimming and AOT warnings are errors
         string program = Path.Combine(folder, "out", OperatingSystem.IsWindows() ? "Ahead.exe" : "Ahead");
         string output = feed.Succeed(program, folder, []);
         Assert.StartsWith("cuda: ", output, StringComparison.Ordinal);
@@ -100,6 +100,20 @@ public class PackageTests(PackageFeed feed) : IClassFixture<PackageFeed>
         double megabytes = new FileInfo(program).Length / 1e6;
         Match stated = Regex.Match(Repository.ReadText("docs/install.md"), @"executable has ([\d.]+) MB");
         Assert.True(Math.Abs(megabytes / double.Parse(stated.Groups[1].Value) - 1) < SizeTolerance, $"docs/install.md says {stated.Value} but it has {megabytes:F1}.");
+    }
+
+    /// <summary>Without an instruction set the kernels would be a hundred times slower; the package says so where a program is published.</summary>
+    [Theory(Explicit = true)]
+    [InlineData(true, "linux-x64", "", true)]
+    [InlineData(true, "win-x64", "x86-64-v3", false)]
+    [InlineData(true, "osx-arm64", "", false)]
+    [InlineData(false, "linux-x64", "", false)]
+    public void AheadOfTimeWithoutInstructionSetIsWarnedOf(bool ahead, string runtime, string instructions, bool warned)
+    {
+        string folder = Path.Combine(feed.Folder, "Warned");
+        if (!Directory.Exists(folder)) feed.NewProject("Warned", Program(), "MoeSharp");
+        string output = feed.Succeed(folder, "msbuild", "-t:MoeSharpCheckInstructionSet", $"-p:PublishAot={ahead}", $"-p:RuntimeIdentifier={runtime}", $"-p:IlcInstructionSet={instructions}", "-p:TreatWarningsAsErrors=false");
+        Assert.Equal(warned, output.Contains("warning MOE0001", StringComparison.Ordinal));
     }
 
     [Fact(Explicit = true)]
