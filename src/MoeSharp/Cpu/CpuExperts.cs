@@ -6,6 +6,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     private readonly ExpertsShape _shape;
     private readonly Team _team;
     private readonly TileKernels _kernels;
+    private readonly Operand _operand;
     private readonly PackedWeights _gateUp, _down;
     private readonly NativeBuffer? _biases;
     private readonly int _downThreads;
@@ -15,9 +16,10 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         _shape = shape;
         _team = team;
         _kernels = kernel.For(shape.Format, withNaN);
+        _operand = kernel.Operand;
         Description = $"{kernel.Name} on {team.Threads} threads: {kernel.Reason}";
-        _gateUp = PackedWeights.GateUp(weights);
-        _down = PackedWeights.Down(weights, DownTilesPerChunk(shape.Hidden, team.Threads));
+        _gateUp = PackedWeights.GateUp(weights, kernel.Order);
+        _down = PackedWeights.Down(weights, kernel.Order, DownTilesPerChunk(shape.Hidden, team.Threads));
         _downThreads = Math.Min(team.Threads, _down.Chunks);
         if (weights.Biases is { } biases) _biases = PackBiases(shape, biases, _gateUp.Chunks * TileBlock.MaxDepth);
     }
@@ -53,16 +55,17 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     {
         long slots = (long)tokens * _shape.TopK;
         int itemRows = (int)Math.Min(slots, WorkItem.MaxRows);
-        plan.Add("hidden", ElementType.F32, tokens, _shape.Hidden, Step.Quantize, Step.GateUp);
+        ElementType operand = _operand == Operand.F32 ? ElementType.F32 : ElementType.BF16;
+        plan.Add("hidden", operand, tokens, _shape.Hidden, Step.Quantize, Step.GateUp);
         plan.Add("hidden_scales", ElementType.F32, tokens, _gateUp.Blocks, Step.Quantize, Step.GateUp);
         plan.Add("counts", ElementType.I32, _shape.Experts, 1, Step.Permute, Step.Permute);
         plan.Add("ends", ElementType.I32, _shape.Experts, 1, Step.Permute, Step.Permute);
         plan.Add("row_of_slot", ElementType.I32, tokens, _shape.TopK, Step.Permute, Step.Combine);
         plan.Add("slot_of_row", ElementType.I32, slots, 1, Step.Permute, Step.GateUp);
         plan.Add("items", ElementType.I32, WorkItem.MaxCount(slots, _shape.Experts), 3, Step.Permute, Step.Down);
-        plan.Add("activated", ElementType.F32, _down.Blocks * slots, TileBlock.MaxDepth, Step.GateUp, Step.Down);
+        plan.Add("activated", operand, _down.Blocks * slots, TileBlock.MaxDepth, Step.GateUp, Step.Down);
         plan.Add("activated_scales", ElementType.F32, _down.Blocks, slots, Step.GateUp, Step.Down);
-        plan.Add("gate_up", ElementType.F32, _team.Threads, GateUpJob.ScratchFloats(itemRows), Step.GateUp, Step.Activate);
+        plan.Add("gate_up", ElementType.U8, _team.Threads, GateUpJob.ScratchBytes(itemRows, _kernels.OperandRowBytes), Step.GateUp, Step.Activate);
         plan.Add("down", ElementType.F32, _downThreads * slots, _down.TilesPerChunk * TileBlock.Columns, Step.Down, Step.Combine);
     }
 
@@ -84,7 +87,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         {
             _team.Run(new QuantizeJob
             {
-                Quantizer = new(_shape),
+                Quantizer = new(_shape, _operand),
                 Width = _shape.Hidden,
                 Blocks = _gateUp.Blocks,
                 Hidden = hidden,
@@ -116,7 +119,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
             Kernels = _kernels,
             Weights = new(_gateUp),
             Activation = new(_shape.Activation, _shape.Rounding),
-            Quantizer = new(_shape),
+            Quantizer = new(_shape, _operand),
             Rule = MoeSharp.Activate.RuleAfter(_shape.Activation),
             Items = buffers.Items,
             SlotOfRow = buffers.SlotOfRow,
@@ -142,7 +145,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
             {
                 Kernels = _kernels,
                 Weights = new(_down),
-                HasScales = new RowQuantizer(_shape).HasScales,
+                HasScales = new RowQuantizer(_shape, _operand).HasScales,
                 Items = buffers.Items,
                 ItemCount = items,
                 RowOfSlot = buffers.RowOfSlot,
@@ -164,11 +167,12 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     /// <summary>The workspace's rows, in the order of <see cref="Plan"/>.</summary>
     private readonly ref struct Buffers(Workspace workspace, int first)
     {
-        public readonly float* Hidden = workspace.Pointer<float>(first), HiddenScales = workspace.Pointer<float>(first + 1);
+        public readonly byte* Hidden = workspace.Pointer<byte>(first);
+        public readonly float* HiddenScales = workspace.Pointer<float>(first + 1);
         public readonly int* RowOfSlot = workspace.Pointer<int>(first + 4), SlotOfRow = workspace.Pointer<int>(first + 5);
         public readonly WorkItem* Items = workspace.Pointer<WorkItem>(first + 6);
-        public readonly float* Activated = workspace.Pointer<float>(first + 7), ActivatedScales = workspace.Pointer<float>(first + 8);
-        public readonly float* GateUp = workspace.Pointer<float>(first + 9), Down = workspace.Pointer<float>(first + 10);
+        public readonly byte* Activated = workspace.Pointer<byte>(first + 7), GateUp = workspace.Pointer<byte>(first + 9);
+        public readonly float* ActivatedScales = workspace.Pointer<float>(first + 8), Down = workspace.Pointer<float>(first + 10);
     }
 
     public void Dispose()

@@ -23,8 +23,8 @@ internal unsafe struct DownJob : ITeamJob
     public int Hidden;
     /// <summary>S.</summary>
     public int Rows;
-    /// <summary>[⌈I/128⌉, S, 128].</summary>
-    public float* Activated;
+    /// <summary>[⌈I/128⌉, S, 128] operands.</summary>
+    public byte* Activated;
     /// <summary>[⌈I/128⌉, S].</summary>
     public float* ActivatedScales;
     /// <summary>[E, H]; null without.</summary>
@@ -57,21 +57,15 @@ internal unsafe struct DownJob : ITeamJob
     private readonly void Multiply(WorkItem item, int chunk, float* sums)
     {
         new Span<float>(sums, item.Rows * ChunkColumns).Clear();
-        var block = new TileBlock { SumStride = ChunkColumns, Ahead = Weights.BlockBytes };
+        var block = new TileBlock { Sums = sums, SumStride = ChunkColumns };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
-        for (int k = 0; k < Weights.Blocks; k++)
+        for (int k = 0; k < Weights.Blocks; k++, weights += tiles * Kernels.BlockBytes)
         {
             nint row = (nint)k * Rows + item.FirstRow;
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
-            block.Rows = Activated + row * Depth;
+            block.Operands = Activated + row * Kernels.OperandRowBytes;
             block.RowScales = HasScales ? ActivatedScales + row : null;
-            block.Sums = sums;
-            for (int tile = 0; tile < tiles; tile++, weights += Weights.BlockBytes, block.Sums += TileBlock.Columns)
-            {
-                block.Scales = weights;
-                block.Weights = weights + Weights.ScaleBytes;
-                Kernels.Multiply(block, item.Rows);
-            }
+            Kernels.Multiply(block, weights, tiles, item.Rows);
         }
     }
 

@@ -24,56 +24,52 @@ internal unsafe struct GateUpJob : ITeamJob
     public int Intermediate;
     /// <summary>S.</summary>
     public int Rows;
-    /// <summary>[T, H].</summary>
-    public float* Hidden;
+    /// <summary>[T, H] operands.</summary>
+    public byte* Hidden;
     /// <summary>[T, ⌈H/128⌉].</summary>
     public float* HiddenScales;
     /// <summary>[E, 2, chunks * 128]: gate, then up, zeros after I; null without.</summary>
     public float* Bias;
-    /// <summary>[threads, <see cref="ScratchFloats"/>].</summary>
-    public float* Scratch;
+    /// <summary>[threads, <see cref="ScratchBytes"/>].</summary>
+    public byte* Scratch;
     /// <summary>Rows that the scratch of a thread is for.</summary>
     public int ScratchRows;
-    /// <summary>[⌈I/128⌉, S, 128]: what Down multiplies, block by block.</summary>
-    public float* Activated;
+    /// <summary>[⌈I/128⌉, S, 128] operands: what Down multiplies, block by block.</summary>
+    public byte* Activated;
     /// <summary>[⌈I/128⌉, S].</summary>
     public float* ActivatedScales;
 
-    /// <summary>FP32 values of scratch for one thread: rows of a block, their scales, sums.</summary>
-    public static int ScratchFloats(int rows) => rows * (Depth + 2 * Depth) + (rows + 31) / 16 * 16;
+    /// <summary>Bytes of scratch for one thread: sums, operands of a block, their scales.</summary>
+    public static int ScratchBytes(int rows, int operandRowBytes) => rows * (2 * Depth * sizeof(float) + operandRowBytes) + (rows + 31) / 16 * 16 * sizeof(float);
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Execute(int task, int thread)
     {
         int chunk = task % Weights.Chunks;
         WorkItem item = Items[task / Weights.Chunks];
-        float* rows = Scratch + (nint)thread * ScratchFloats(ScratchRows), sums = rows + ScratchRows * Depth, scales = sums + ScratchRows * 2 * Depth;
+        byte* scratch = Scratch + (nint)thread * ScratchBytes(ScratchRows, Kernels.OperandRowBytes), operands = scratch + ScratchRows * 2 * Depth * sizeof(float);
+        float* sums = (float*)scratch, scales = (float*)(operands + ScratchRows * Kernels.OperandRowBytes);
         new Span<float>(sums, item.Rows * 2 * Depth).Clear();
-        var block = new TileBlock { Rows = rows, RowScales = Quantizer.HasScales ? scales : null, SumStride = 2 * Depth, Ahead = Weights.BlockBytes };
+        var block = new TileBlock { Operands = operands, RowScales = Quantizer.HasScales ? scales : null, Sums = sums, SumStride = 2 * Depth };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
-        for (int k = 0; k < Weights.Blocks; k++)
+        for (int k = 0; k < Weights.Blocks; k++, weights += tiles * Kernels.BlockBytes)
         {
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
-            Fetch(item, k, block.Depth, rows, scales);
-            block.Sums = sums;
-            for (int tile = 0; tile < tiles; tile++, weights += Weights.BlockBytes, block.Sums += TileBlock.Columns)
-            {
-                block.Scales = weights;
-                block.Weights = weights + Weights.ScaleBytes;
-                Kernels.Multiply(block, item.Rows);
-            }
+            Fetch(item, k, block.Depth, operands, scales);
+            Kernels.Multiply(block, weights, tiles, item.Rows);
         }
         Activate(item, chunk, sums);
     }
 
     /// <summary>Brings an item's rows of one 128-K block together.</summary>
-    private readonly void Fetch(WorkItem item, int k, int depth, float* rows, float* scales)
+    private readonly void Fetch(WorkItem item, int k, int depth, byte* operands, float* scales)
     {
-        for (int r = 0; r < item.Rows; r++, rows += Depth)
+        int rowBytes = Kernels.OperandRowBytes, bytes = rowBytes / Depth * depth;
+        for (int r = 0; r < item.Rows; r++, operands += rowBytes)
         {
             int token = SlotOfRow[item.FirstRow + r] / TopK;
-            new ReadOnlySpan<float>(Hidden + (nint)token * Weights.Depth + k * Depth, depth).CopyTo(new Span<float>(rows, depth));
-            if (depth % 2 != 0) rows[depth] = 0;
+            new ReadOnlySpan<byte>(Hidden + ((nint)token * Weights.Depth + k * Depth) * (rowBytes / Depth), bytes).CopyTo(new Span<byte>(operands, rowBytes));
+            if (bytes < rowBytes) new Span<byte>(operands + bytes, rowBytes - bytes).Clear();
             if (Quantizer.HasScales) scales[r] = HiddenScales[(nint)token * Weights.Blocks + k];
         }
     }
@@ -99,9 +95,9 @@ internal unsafe struct GateUpJob : ITeamJob
                 Activation.Apply(g, u).Store(values + c);
             }
             nint row = (nint)chunk * Rows + item.FirstRow + r;
-            var operands = new Span<float>(Activated + row * Depth, count);
-            Quantizer.Quantize(new ReadOnlySpan<float>(values, count), Rule, operands, new Span<float>(ActivatedScales + row, 1));
-            if (count % 2 != 0) Activated[row * Depth + count] = 0;
+            Quantizer.Quantize(new Span<float>(values, count), Rule, Activated + row * Kernels.OperandRowBytes, ActivatedScales + row);
+            int bytes = Kernels.OperandRowBytes / Depth * count;
+            if (count < Depth) new Span<byte>(Activated + row * Kernels.OperandRowBytes + bytes, Kernels.OperandRowBytes - bytes).Clear();
         }
     }
 }

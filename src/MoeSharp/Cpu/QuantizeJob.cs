@@ -5,6 +5,8 @@ namespace MoeSharp;
 /// <summary>Step 2, Quantize: one task per token. T tokens, H hidden.</summary>
 internal unsafe struct QuantizeJob : ITeamJob
 {
+    private const int Block = TileBlock.MaxDepth;
+
     public RowQuantizer Quantizer;
     public int Width;
     /// <summary>⌈H/128⌉.</summary>
@@ -20,25 +22,33 @@ internal unsafe struct QuantizeJob : ITeamJob
     /// <summary>[T]: router weights to be multiplied in; null without.</summary>
     public float* Weights;
     /// <summary>[T, H].</summary>
-    public float* Operands;
+    public byte* Operands;
     /// <summary>[T, ⌈H/128⌉].</summary>
     public float* OperandScales;
 
     public readonly void Execute(int task, int thread)
     {
-        var operands = new Span<float>(Operands + (nint)task * Width, Width);
-        var scales = new Span<float>(OperandScales + (nint)task * Blocks, Blocks);
-        if (Hidden == null)
-        {
-            TakeOver(task, operands, scales);
-            return;
-        }
-        Conversions.ToSingle(new ReadOnlySpan<BFloat16>(Hidden + (nint)task * Width, Width), operands);
-        if (Weights != null) MultiplyBf16(operands, BFloat16.FromSingle(Weights[task]).ToSingle());
-        if (Quantizer.Group > 0) Quantizer.Quantize(operands, QuantizationRule.Input, operands, scales);
+        byte* operands = Operands + (nint)task * Width * Quantizer.OperandBytes;
+        float* scales = OperandScales + (nint)task * Blocks;
+        if (Hidden == null) TakeOver(task, operands, scales);
+        else Quantize(task, operands, scales);
     }
 
-    private readonly void TakeOver(int task, Span<float> operands, Span<float> scales)
+    [SkipLocalsInit, MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private readonly void Quantize(int task, byte* operands, float* scales)
+    {
+        Span<float> values = stackalloc float[Block];
+        float weight = Weights == null ? 1 : BFloat16.FromSingle(Weights[task]).ToSingle();
+        for (int first = 0, block = 0; first < Width; first += Block, block++)
+        {
+            Span<float> part = values[..Math.Min(Block, Width - first)];
+            Conversions.ToSingle(new ReadOnlySpan<BFloat16>(Hidden + (nint)task * Width + first, part.Length), part);
+            if (Weights != null) MultiplyBf16(part, weight);
+            Quantizer.Quantize(part, QuantizationRule.Input, operands + first * Quantizer.OperandBytes, scales + block);
+        }
+    }
+
+    private readonly void TakeOver(int task, byte* operands, float* scales)
     {
         int group = Quantizer.Group, groups = Formats.Blocks(Width, group);
         for (int g = 0; g < groups; g++)
@@ -46,7 +56,8 @@ internal unsafe struct QuantizeJob : ITeamJob
             int first = g * group, length = Math.Min(group, Width - first);
             ScaleE8M0 mx = MxScales == null ? default : MxScales[(nint)task * groups + g];
             if (MxScales == null) scales[g] = Scales[(nint)task * groups + g];
-            Quantizer.Widen(new ReadOnlySpan<Float8E4M3>(Codes + (nint)task * Width + first, length), mx, operands[first..]);
+            var codes = new ReadOnlySpan<Float8E4M3>(Codes + (nint)task * Width + first, length);
+            Quantizer.Widen(codes, mx, operands + first * Quantizer.OperandBytes);
         }
     }
 

@@ -1,10 +1,11 @@
+using System.Numerics;
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 
 namespace MoeSharp;
 
-/// <summary>Step 2 for one row: the FP32 operands that kernels multiply. E4M3 values with scales
-/// beside them, MXFP8 with its scales multiplied in, or BF16.</summary>
-internal readonly struct RowQuantizer(ExpertsShape shape)
+/// <summary>Step 2 for one row: the operands that kernels multiply. E4M3 values with scales beside them, MXFP8 with its scales multiplied in, or BF16.</summary>
+internal readonly unsafe struct RowQuantizer(ExpertsShape shape, Operand operand)
 {
     private readonly bool _mx = shape.Format == WeightFormat.MxFp8, _powerOfTwo = shape.PowerOfTwoScales;
 
@@ -14,34 +15,54 @@ internal readonly struct RowQuantizer(ExpertsShape shape)
     /// <summary>Operands have scales beside them, one per 128 values.</summary>
     public bool HasScales => Group > 0 && !_mx;
 
+    /// <summary>Bytes of one operand.</summary>
+    public int OperandBytes => operand == Operand.F32 ? sizeof(float) : sizeof(ushort);
+
     /// <summary>Quantizes values that are BF16 numbers.</summary>
-    /// <param name="values">[length]; may be the same memory as <paramref name="operands"/>.</param>
+    /// <param name="values">[length]; become what the operands say.</param>
+    /// <param name="operands">[length].</param>
     /// <param name="scales">[⌈length / 128⌉] where there are scales.</param>
-    [SkipLocalsInit]
-    public void Quantize(ReadOnlySpan<float> values, QuantizationRule rule, Span<float> operands, Span<float> scales)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public void Quantize(Span<float> values, QuantizationRule rule, byte* operands, float* scales)
     {
-        if (Group == 0)
+        for (int first = 0, g = 0; Group > 0 && first < values.Length; first += Group, g++)
         {
-            values.CopyTo(operands);
-            return;
+            Span<float> part = values.Slice(first, Math.Min(Group, values.Length - first));
+            if (_mx) ActivationQuantizer.RoundToE4M3Mx(part);
+            else scales[g] = ActivationQuantizer.RoundToE4M3(part, rule, _powerOfTwo);
         }
-        Span<Float8E4M3> codes = stackalloc Float8E4M3[128];
-        Span<ScaleE8M0> mx = stackalloc ScaleE8M0[1];
-        for (int first = 0, g = 0; first < values.Length; first += Group, g++)
-        {
-            ReadOnlySpan<float> part = values.Slice(first, Math.Min(Group, values.Length - first));
-            if (_mx) ActivationQuantizer.QuantizeRowMx(part, codes, mx);
-            else ActivationQuantizer.QuantizeRow(part, rule, _powerOfTwo, Group, codes, scales[g..]);
-            Widen(codes[..part.Length], mx[0], operands[first..]);
-        }
+        Store(values, operands);
     }
 
     /// <summary>Takes over one group that the caller quantized.</summary>
-    public void Widen(ReadOnlySpan<Float8E4M3> codes, ScaleE8M0 scale, Span<float> operands)
+    [SkipLocalsInit]
+    public void Widen(ReadOnlySpan<Float8E4M3> codes, ScaleE8M0 scale, byte* operands)
     {
-        Conversions.ToSingle(codes, operands);
-        if (!_mx) return;
+        Span<float> values = stackalloc float[TileBlock.MaxDepth];
+        values = values[..codes.Length];
+        Conversions.ToSingle(codes, values);
         float factor = scale.ToSingle();
-        for (int i = 0; i < codes.Length; i++) operands[i] *= factor;
+        for (int i = 0; _mx && i < values.Length; i++) values[i] *= factor;
+        Store(values, operands);
+    }
+
+    /// <summary>Stores values that the operand type holds exactly.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private void Store(ReadOnlySpan<float> values, byte* operands)
+    {
+        if (operand == Operand.F32)
+        {
+            values.CopyTo(new Span<float>(operands, values.Length));
+            return;
+        }
+        ref uint from = ref Unsafe.As<float, uint>(ref MemoryMarshal.GetReference(values));
+        var to = (ushort*)operands;
+        int i = 0;
+        for (; i <= values.Length - Vector<ushort>.Count; i += Vector<ushort>.Count)
+        {
+            Vector<uint> low = Vector.LoadUnsafe(ref from, (nuint)i), high = Vector.LoadUnsafe(ref from, (nuint)(i + Vector<uint>.Count));
+            Vector.Narrow(low >>> 16, high >>> 16).Store(to + i);
+        }
+        for (; i < values.Length; i++) to[i] = (ushort)(Unsafe.Add(ref from, i) >> 16);
     }
 }

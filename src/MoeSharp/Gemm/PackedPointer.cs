@@ -4,18 +4,17 @@ namespace MoeSharp;
 internal readonly unsafe struct PackedPointer(PackedWeights weights)
 {
     private readonly byte* _first = weights.Pointer;
-    private readonly int _tiles = weights.Tiles;
+    private readonly int _tiles = weights.Tiles, _blockBytes = weights.BlockBytes;
 
     public readonly int TilesPerChunk = weights.TilesPerChunk, Chunks = weights.Chunks;
     /// <summary>K, and blocks of 128 along it.</summary>
     public readonly int Depth = weights.Depth, Blocks = weights.Blocks;
-    public readonly int BlockBytes = weights.BlockBytes, ScaleBytes = weights.ScaleBytes;
 
     /// <summary>First byte of a chunk: its blocks follow each other, the tiles of a K block first.</summary>
     public byte* Chunk(int expert, int chunk, out int tiles)
     {
         int first = chunk * TilesPerChunk;
         tiles = Math.Min(TilesPerChunk, _tiles - first);
-        return _first + ((long)expert * _tiles + first) * Blocks * BlockBytes;
+        return _first + ((long)expert * _tiles + first) * Blocks * _blockBytes;
     }
 }

@@ -1,26 +1,26 @@
-using System.Runtime.CompilerServices;
-
 namespace MoeSharp;
 
 /// <summary>
 /// One GEMM's weights of all experts in the order in which kernels read them:
-/// [expert][chunk][K block][tile of the chunk][scales, then values [k, 32]].
+/// [expert][chunk][K block][tile of the chunk][scales, then values in a <see cref="TileOrder"/>].
 /// A chunk is what one task multiplies, so each task reads one run of memory from end to end. Columns missing in a last tile are zeros.
 /// </summary>
 internal sealed unsafe class PackedWeights : IDisposable
 {
     private readonly NativeBuffer _buffer;
     private readonly WeightFormat _format;
+    private readonly delegate*<byte**, int, byte*, void> _arrange;
 
-    private PackedWeights(WeightFormat format, int experts, int tiles, int tilesPerChunk, int depth)
+    private PackedWeights(WeightFormat format, TileOrder order, int experts, int tiles, int tilesPerChunk, int depth)
     {
         _format = format;
+        _arrange = Arrangement.For(order, format);
         Tiles = tiles;
         TilesPerChunk = tilesPerChunk;
         Depth = depth;
         Blocks = Formats.Blocks(depth, TileBlock.MaxDepth);
-        ScaleBytes = format == WeightFormat.Bf16 ? 0 : TileBlock.ScaleBytes;
-        BlockBytes = ScaleBytes + TileBlock.Columns * TileBlock.MaxDepth * format.ValueBytes();
+        ScaleBytes = TileBlock.ScaleBytesOf(format);
+        BlockBytes = TileBlock.BytesOf(format);
         _buffer = new NativeBuffer(checked((long)experts * tiles * Blocks * BlockBytes), hugePages: true);
     }
 
@@ -45,21 +45,21 @@ internal sealed unsafe class PackedWeights : IDisposable
 
     /// <summary>Tiles of 16 gate columns and the 16 up columns that belong to them, 8 tiles a chunk: 128 intermediate values,
     /// one quantization group.</summary>
-    public static PackedWeights GateUp(ExpertWeights weights)
+    public static PackedWeights GateUp(ExpertWeights weights, TileOrder order)
     {
         const int half = TileBlock.Columns / 2;
         var packed = new PackedWeights(
-            weights.Format, weights.Count, Formats.Blocks(weights.IntermediateSize, half), TileBlock.MaxDepth / half, weights.HiddenSize);
+            weights.Format, order, weights.Count, Formats.Blocks(weights.IntermediateSize, half), TileBlock.MaxDepth / half, weights.HiddenSize);
         packed.Pack(weights.Count, (expert, tile, column) =>
             (column < half ? weights.Gate[expert] : weights.Up[expert], tile * half + column % half));
         return packed;
     }
 
     /// <summary>Tiles of 32 hidden columns.</summary>
-    public static PackedWeights Down(ExpertWeights weights, int tilesPerChunk)
+    public static PackedWeights Down(ExpertWeights weights, TileOrder order, int tilesPerChunk)
     {
         var packed = new PackedWeights(
-            weights.Format, weights.Count, Formats.Blocks(weights.HiddenSize, TileBlock.Columns), tilesPerChunk, weights.IntermediateSize);
+            weights.Format, order, weights.Count, Formats.Blocks(weights.HiddenSize, TileBlock.Columns), tilesPerChunk, weights.IntermediateSize);
         packed.Pack(weights.Count, (expert, tile, column) => (weights.Down[expert], tile * TileBlock.Columns + column));
         return packed;
     }
@@ -89,8 +89,7 @@ internal sealed unsafe class PackedWeights : IDisposable
                 rows[column] = exists ? matrix.Storage.Values + row * matrix.Storage.RowBytes + (nint)firstK * valueBytes : null;
                 if (exists && ScaleBytes > 0) PackScales(matrix, matrix.ScaleRowOf(row), block, column, target);
             }
-            if (valueBytes == 1) Transpose(rows, depth, target + ScaleBytes);
-            else TransposeWords(rows, depth, (ushort*)(target + ScaleBytes));
+            _arrange(rows, depth, target + ScaleBytes);
         }
     }
 
@@ -107,57 +106,6 @@ internal sealed unsafe class PackedWeights : IDisposable
             float scale = matrix.ScaleAt(scaleRow, block * groups + group);
             target[group * TileBlock.Columns + column] = ScaleE8M0.RoundUp(scale).Bits;
         }
-    }
-
-    /// <summary>[32][depth] bytes to [depth][32], in squares of 8 x 8.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Transpose(byte** rows, int depth, byte* target)
-    {
-        ulong* square = stackalloc ulong[8];
-        for (int column = 0; column < TileBlock.Columns; column += 8)
-        {
-            for (int k = 0; k < depth; k += 8)
-            {
-                int steps = Math.Min(8, depth - k);
-                for (int i = 0; i < 8; i++)
-                {
-                    byte* row = rows[column + i];
-                    square[i] = row == null ? 0 : steps == 8 ? Unsafe.ReadUnaligned<ulong>(row + k) : Partial(row + k, steps);
-                }
-                Swap(square, 4, 32, 0x00000000FFFFFFFF);
-                Swap(square, 2, 16, 0x0000FFFF0000FFFF);
-                Swap(square, 1, 8, 0x00FF00FF00FF00FF);
-                for (int i = 0; i < steps; i++) *(ulong*)(target + (k + i) * TileBlock.Columns + column) = square[i];
-            }
-        }
-    }
-
-    /// <summary>Swaps the off-diagonal parts of pairs of rows that lie this far apart.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Swap(ulong* square, int distance, int shift, ulong mask)
-    {
-        for (int i = 0; i < 8; i++)
-        {
-            if ((i & distance) != 0) continue;
-            ulong difference = ((square[i] >> shift) ^ square[i + distance]) & mask;
-            square[i + distance] ^= difference;
-            square[i] ^= difference << shift;
-        }
-    }
-
-    private static ulong Partial(byte* source, int bytes)
-    {
-        ulong value = 0;
-        for (int i = 0; i < bytes; i++) value |= (ulong)source[i] << (8 * i);
-        return value;
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void TransposeWords(byte** rows, int depth, ushort* target)
-    {
-        for (int column = 0; column < TileBlock.Columns; column++)
-            for (int k = 0; k < depth && rows[column] != null; k++)
-                target[k * TileBlock.Columns + column] = Unsafe.ReadUnaligned<ushort>(rows[column] + 2 * k);
     }
 
     /// <summary>Frees the memory.</summary>

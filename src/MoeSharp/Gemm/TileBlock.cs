@@ -1,36 +1,70 @@
 namespace MoeSharp;
 
+/// <summary>What the rows that a kernel multiplies are made of.</summary>
+internal enum Operand : byte
+{
+    /// <summary>FP32.</summary>
+    F32,
+    /// <summary>BF16: E4M3 values are exact in it.</summary>
+    Bf16,
+}
+
 /// <summary>
-/// One step of a grouped GEMM: some rows times one 128-K block of one 32-column tile. Sums[r, n] goes from its value over the blocks before to its
-/// value over this block too; every element's sum is one chain over ascending k, so that its bits do not depend on what else is computed.
+/// One step of a grouped GEMM: some rows times one 128-K block of adjacent 32-column tiles. Sums[r, n] goes from its value over the blocks before to its
+/// value over this block too; every element's sum has one order over ascending k, so that its bits do not depend on what else is computed.
 /// </summary>
+/// <remarks>Generated code reads this struct: it takes the offsets from here.</remarks>
 internal unsafe struct TileBlock
 {
     /// <summary>Columns of a tile: output features.</summary>
     public const int Columns = 32;
-    /// <summary>K of a block; also the row stride of <see cref="Rows"/>.</summary>
+    /// <summary>K of a block; also the row stride of <see cref="Operands"/>.</summary>
     public const int MaxDepth = 128;
     /// <summary>Bytes of a block's scales: 32 FP32, or 4 x 32 E8M0.</summary>
     public const int ScaleBytes = 128;
 
-    /// <summary>[depth, 32] packed values.</summary>
+    /// <summary>Bytes of a packed block: scales, then values.</summary>
+    public static int BytesOf(WeightFormat format) => ScaleBytesOf(format) + Columns * MaxDepth * format.ValueBytes();
+
+    /// <summary>Bytes of scales at the start of a packed block.</summary>
+    public static int ScaleBytesOf(WeightFormat format) => format == WeightFormat.Bf16 ? 0 : ScaleBytes;
+
+    /// <summary>Packed values of the first tile.</summary>
     public byte* Weights;
     /// <summary>FP32 [32], E8M0 [4, 32], or nothing.</summary>
     public byte* Scales;
-    /// <summary>[rows, 128] FP32 operands.</summary>
-    public float* Rows;
+    /// <summary>[rows, 128].</summary>
+    public byte* Operands;
     /// <summary>[rows] activation scales of this block; null means 1.</summary>
     public float* RowScales;
     /// <summary>[rows, stride].</summary>
     public float* Sums;
     /// <summary>Distance of two rows of <see cref="Sums"/>.</summary>
-    public int SumStride;
-    /// <summary>Bytes from this block to the one that will be needed when this one is done: kernels fetch it
-    /// meanwhile, since hardware stops at pages.</summary>
+    public nint SumStride;
+    /// <summary>Bytes from this block to the one that will be needed when this one is done: kernels fetch it meanwhile, since hardware stops at pages.</summary>
     public nint Ahead;
     /// <summary>What the codec looks codes up in; set by <see cref="TileKernels"/>.</summary>
     public byte* Tables;
-    /// <summary>K of this block: 128, or less in a ragged last one. Kernels take two steps at a time: after
-    /// an odd depth a row must have a zero.</summary>
+    /// <summary>K of this block: 128, or less in a ragged last one, after which operands have zeros up to the next multiple of 32.</summary>
     public int Depth;
+
+    /// <summary>Where generated code finds the fields.</summary>
+    internal static class Offsets
+    {
+        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, Depth;
+
+        static Offsets()
+        {
+            TileBlock block;
+            byte* first = (byte*)&block;
+            Weights = (int)((byte*)&block.Weights - first);
+            Scales = (int)((byte*)&block.Scales - first);
+            Operands = (int)((byte*)&block.Operands - first);
+            RowScales = (int)((byte*)&block.RowScales - first);
+            Sums = (int)((byte*)&block.Sums - first);
+            SumStride = (int)((byte*)&block.SumStride - first);
+            Ahead = (int)((byte*)&block.Ahead - first);
+            Depth = (int)((byte*)&block.Depth - first);
+        }
+    }
 }

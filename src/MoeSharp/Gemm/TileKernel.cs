@@ -52,7 +52,7 @@ internal static unsafe class TileKernel
             }
             byte* w = block->Weights + column * TCodec.ValueBytes;
             byte* scales = block->Scales + column;
-            float* x = block->Rows;
+            float* x = (float*)block->Operands;
             byte* tables = block->Tables;
             nint ahead = block->Ahead;
             int group = TScaling.HasColumnScales ? 32 : Stride;
@@ -60,7 +60,7 @@ internal static unsafe class TileKernel
             {
                 T scaleA = TScaling.HasColumnScales ? T.LoadE8M0((sbyte*)scales) : zero;
                 T scaleB = TScaling.HasColumnScales ? T.LoadE8M0((sbyte*)scales + T.Count) : zero;
-                float* end = block->Rows + Math.Min(depth, first + group);
+                float* end = (float*)block->Operands + Math.Min(depth, first + group);
                 for (; x < end; x += 2, w += 2 * TileBlock.Columns * TCodec.ValueBytes)
                 {
                     T p, q, v;

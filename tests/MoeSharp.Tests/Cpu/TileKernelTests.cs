@@ -2,34 +2,76 @@ namespace MoeSharp.Tests;
 
 public unsafe class TileKernelTests
 {
+    private const int Columns = TileBlock.Columns, Depth = TileBlock.MaxDepth;
+
     public static TheoryData<string> Kernels => [.. GemmKernels.All.Where(kernel => kernel.IsSupported).Select(kernel => kernel.Name)];
 
     private static IGemmKernel Kernel(string name) => GemmKernels.All.Single(kernel => kernel.Name == name);
+
+    /// <summary>A few tiles' block of E4M3 weights and rows to multiply it with, laid out as a kernel wants them.</summary>
+    private sealed class Problem(IGemmKernel kernel, WeightFormat format, int tiles, int rows) : IDisposable
+    {
+        private readonly NativeBuffer _packed = new(tiles * TileBlock.BytesOf(format)), _values = new((long)tiles * Columns * Depth),
+            _operands = new((rows + 16) * Depth * 4L), _rowScales = new(4L * rows), _sums = new(4L * rows * tiles * Columns);
+
+        public byte* Code(int tile, int column, int k) => _values.Pointer + (tile * Columns + column) * Depth + k;
+        public byte* Scales(int tile) => _packed.Pointer + tile * TileBlock.BytesOf(format);
+        public Span<float> RowScales => _rowScales.Span<float>(0, rows);
+        public Span<float> Sums => _sums.Span<float>(0, rows * tiles * Columns);
+
+        public void SetOperand(int row, int k, float value)
+        {
+            if (kernel.Operand == Operand.F32) ((float*)_operands.Pointer)[row * Depth + k] = value;
+            else ((BFloat16*)_operands.Pointer)[row * Depth + k] = BFloat16.FromSingle(value);
+        }
+
+        public void Multiply(bool withNaN = false, int first = 0, int? count = null, int depth = Depth, bool scaled = false)
+        {
+            byte** columns = stackalloc byte*[Columns];
+            for (int tile = 0; tile < tiles; tile++)
+            {
+                for (int n = 0; n < Columns; n++) columns[n] = Code(tile, n, 0);
+                Arrangement.For(kernel.Order, format)(columns, depth, Scales(tile) + TileBlock.ScaleBytesOf(format));
+            }
+            TileKernels kernels = kernel.For(format, withNaN);
+            var block = new TileBlock
+            {
+                Operands = _operands.Pointer + first * kernels.OperandRowBytes,
+                RowScales = scaled ? (float*)_rowScales.Pointer + first : null,
+                Sums = (float*)_sums.Pointer + first * tiles * Columns,
+                SumStride = tiles * Columns,
+                Depth = depth,
+            };
+            kernels.Multiply(block, _packed.Pointer, tiles, count ?? rows);
+        }
+
+        public void Dispose()
+        {
+            foreach (NativeBuffer buffer in (NativeBuffer[])[_packed, _values, _operands, _rowScales, _sums]) buffer.Dispose();
+        }
+    }
 
     [Theory]
     [MemberData(nameof(Kernels))]
     public void EveryCodeDecodesExactly(string name)
     {
-        using var memory = new NativeBuffer(4096 + 128 + 4 * (128 + 32));
-        byte* codes = memory.Pointer, scales = codes + 4096;
-        float* row = (float*)(scales + 128), sums = row + 128;
-        new Span<float>(scales, 32).Fill(1);
+        using var problem = new Problem(Kernel(name), WeightFormat.Block128, tiles: 1, rows: 1);
+        new Span<float>(problem.Scales(0), Columns).Fill(1);
         for (int code = 0; code < 256; code++)
         {
             bool isNaN = (code & 0x7F) == 0x7F;
-            TileKernels kernels = Kernel(name).For(WeightFormat.Block128, withNaN: isNaN || code % 5 == 0);
-            for (int k = 0; k < 128; k += 17)
+            for (int k = code % 17; k < Depth; k += 17)
             {
-                new Span<byte>(codes, 4096).Clear();
-                new Span<float>(row, 160).Clear();
-                row[k] = 1;
-                for (int n = 0; n < 32; n++) codes[k * 32 + n] = (byte)(n % 2 == 0 ? code : 0x38); // 0x38 is 1
-                kernels.Multiply(new TileBlock { Weights = codes, Scales = scales, Rows = row, Sums = sums, SumStride = 32, Depth = 128 }, 1);
-                for (int n = 0; n < 32; n++)
+                for (int i = 0; i < Depth; i++) problem.SetOperand(0, i, i == k ? 1 : 0);
+                for (int n = 0; n < Columns; n++) *problem.Code(0, n, k) = (byte)(n % 2 == 0 ? code : 0x38); // 0x38 is 1
+                problem.Sums.Clear();
+                problem.Multiply(withNaN: isNaN || code % 5 == 0);
+                for (int n = 0; n < Columns; n++)
                 {
                     float expected = n % 2 == 0 ? Float8E4M3.FromBits((byte)code).ToSingle() : 1f;
-                    Assert.True(sums[n].Equals(expected), $"code 0x{code:X2} at k={k}, n={n}: {sums[n]} instead of {expected}");
+                    Assert.True(problem.Sums[n].Equals(expected), $"code 0x{code:X2} at k={k}, n={n}: {problem.Sums[n]} instead of {expected}");
                 }
+                for (int n = 0; n < Columns; n++) *problem.Code(0, n, k) = 0;
             }
         }
     }
@@ -38,24 +80,21 @@ public unsafe class TileKernelTests
     [MemberData(nameof(Kernels))]
     public void EveryMxScaleIsAPowerOfTwo(string name)
     {
-        using var memory = new NativeBuffer(4096 + 128 + 4 * (128 + 32));
-        byte* codes = memory.Pointer, scales = codes + 4096;
-        float* row = (float*)(scales + 128), sums = row + 128;
-        TileKernels kernels = Kernel(name).For(WeightFormat.MxFp8, withNaN: false);
-        new Span<byte>(codes, 4096).Fill(0x39); // 1.125
-        for (int first = 0; first < 256; first += 32)
+        using var problem = new Problem(Kernel(name), WeightFormat.MxFp8, tiles: 1, rows: 1);
+        for (int n = 0; n < Columns; n++) new Span<byte>(problem.Code(0, n, 0), Depth).Fill(0x39); // 1.125
+        for (int first = 0; first < 256; first += Columns)
         {
-            for (int k = 5; k < 128; k += 32)
+            for (int k = 5; k < Depth; k += 32)
             {
-                new Span<byte>(scales, 128).Fill(0x7F);
-                new Span<float>(row, 160).Clear();
-                row[k] = 1;
-                for (int n = 0; n < 32; n++) scales[k / 32 * 32 + n] = (byte)(first + n);
-                kernels.Multiply(new TileBlock { Weights = codes, Scales = scales, Rows = row, Sums = sums, SumStride = 32, Depth = 128 }, 1);
-                for (int n = 0; n < 32; n++)
+                new Span<byte>(problem.Scales(0), 4 * Columns).Fill(0x7F);
+                for (int i = 0; i < Depth; i++) problem.SetOperand(0, i, i == k ? 1 : 0);
+                for (int n = 0; n < Columns; n++) problem.Scales(0)[k / 32 * Columns + n] = (byte)(first + n);
+                problem.Sums.Clear();
+                problem.Multiply();
+                for (int n = 0; n < Columns; n++)
                 {
                     float expected = 1.125f * ScaleE8M0.FromBits((byte)(first + n)).ToSingle();
-                    Assert.True(sums[n].Equals(expected), $"scale {first + n} in group {k / 32}: {sums[n]} instead of {expected}");
+                    Assert.True(problem.Sums[n].Equals(expected), $"scale {first + n} in group {k / 32}: {problem.Sums[n]} instead of {expected}");
                 }
             }
         }
@@ -63,26 +102,69 @@ public unsafe class TileKernelTests
 
     [Theory]
     [MemberData(nameof(Kernels))]
-    public void AnyNumberOfRowsGivesTheBitsOfOne(string name)
+    public void AnyNumberOfRowsAndTilesGivesTheBitsOfOne(string name)
     {
-        const int most = 40, stride = 32;
-        var random = new Random(5);
-        using var memory = new NativeBuffer(4096 + 128 + 4 * most * (128 + 1 + 2 * stride));
-        byte* codes = memory.Pointer, scales = codes + 4096;
-        float* rows = (float*)(scales + 128), rowScales = rows + most * 128, sums = rowScales + most, alone = sums + most * stride;
-        for (int i = 0; i < 4096; i++) codes[i] = (byte)(random.Next(0x7F) | (random.Next(2) << 7));
-        for (int i = 0; i < 32; i++) ((float*)scales)[i] = random.NextSingle();
-        for (int i = 0; i < most * 129; i++) rows[i] = random.NextSingle() - 0.5f;
-        TileKernels kernels = Kernel(name).For(WeightFormat.Block128, withNaN: false);
-        var block = new TileBlock { Weights = codes, Scales = scales, Rows = rows, RowScales = rowScales, SumStride = stride, Depth = 128 };
-        for (int r = 0; r < most; r++)
-            kernels.Multiply(block with { Rows = rows + r * 128, RowScales = rowScales + r, Sums = alone + r * stride }, 1);
-        for (int count = 1; count <= most; count++)
+        const int most = 40;
+        foreach (int tiles in (int[])[1, 2, 3, 7])
         {
-            new Span<float>(sums, most * stride).Clear();
-            kernels.Multiply(block with { Sums = sums }, count);
-            Assert.True(new Span<float>(sums, count * stride).SequenceEqual(new Span<float>(alone, count * stride)), $"{count} rows");
-            Assert.True(new Span<float>(sums, most * stride)[(count * stride)..].IndexOfAnyExcept(0f) < 0, $"{count} rows wrote beyond");
+            var random = new Random(5);
+            using var problem = new Problem(Kernel(name), WeightFormat.Block128, tiles, most);
+            for (int i = 0; i < tiles * Columns * Depth; i++) *problem.Code(0, 0, i) = (byte)(random.Next(0x7F) | (random.Next(2) << 7));
+            for (int i = 0; i < tiles * Columns; i++) ((float*)problem.Scales(i / Columns))[i % Columns] = random.NextSingle();
+            for (int i = 0; i < most * Depth; i++) problem.SetOperand(i / Depth, i % Depth, random.Next(-448, 449));
+            for (int i = 0; i < most; i++) problem.RowScales[i] = random.NextSingle();
+            for (int r = 0; r < most; r++) problem.Multiply(first: r, count: 1, scaled: true);
+            float[] alone = problem.Sums.ToArray();
+            Assert.All(alone, sum => Assert.NotEqual(0, sum));
+            for (int count = 1; count <= most; count++)
+            {
+                problem.Sums.Clear();
+                problem.Multiply(count: count, scaled: true);
+                int written = count * tiles * Columns;
+                Assert.True(problem.Sums[..written].SequenceEqual(alone.AsSpan(0, written)), $"{count} rows, {tiles} tiles");
+                Assert.True(problem.Sums[written..].IndexOfAnyExcept(0f) < 0, $"{count} rows, {tiles} tiles wrote beyond");
+            }
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Kernels))]
+    public void AgreesWithAPlainSum(string name)
+    {
+        const int rows = 13, tiles = 3;
+        foreach (WeightFormat format in (WeightFormat[])[WeightFormat.Block128, WeightFormat.MxFp8])
+        {
+            foreach (int depth in (int[])[128, 96, 64, 33, 5, 1])
+            {
+                var random = new Random(depth);
+                using var problem = new Problem(Kernel(name), format, tiles, rows);
+                var x = new float[rows * Depth];
+                for (int i = 0; i < rows * Depth; i++) problem.SetOperand(i / Depth, i % Depth, x[i] = i % Depth < depth ? random.Next(-448, 449) / 8 : 0);
+                for (int c = 0; c < tiles * Columns; c++)
+                    for (int k = 0; k < depth; k++) *problem.Code(0, c, k) = (byte)(random.Next(0x7F) | (random.Next(2) << 7));
+                for (int t = 0; t < tiles; t++)
+                {
+                    for (int i = 0; i < Columns; i++) ((float*)problem.Scales(t))[i] = random.NextSingle();
+                    if (format == WeightFormat.MxFp8) for (int i = 0; i < 4 * Columns; i++) problem.Scales(t)[i] = (byte)random.Next(120, 134);
+                }
+                for (int i = 0; i < problem.Sums.Length; i++) problem.Sums[i] = i % 5;
+                problem.Multiply(depth: depth);
+                for (int i = 0; i < problem.Sums.Length; i++)
+                {
+                    int row = i / (tiles * Columns), column = i % (tiles * Columns), tile = column / Columns, n = column % Columns;
+                    double expected = i % 5, magnitude = 5;
+                    for (int k = 0; k < depth; k++)
+                    {
+                        double scale = format == WeightFormat.MxFp8
+                            ? ScaleE8M0.FromBits(problem.Scales(tile)[k / 32 * Columns + n]).ToSingle() : ((float*)problem.Scales(tile))[n];
+                        double term = (double)Float8E4M3.FromBits(*problem.Code(0, column, k)).ToSingle() * x[row * Depth + k] * scale;
+                        expected += term;
+                        magnitude += Math.Abs(term);
+                    }
+                    Assert.True(Math.Abs(problem.Sums[i] - expected) <= 2e-6 * magnitude,
+                        $"{format} depth {depth}, row {row}, column {column}: {problem.Sums[i]} instead of {expected}");
+                }
+            }
         }
     }
 }

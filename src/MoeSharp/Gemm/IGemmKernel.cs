@@ -1,0 +1,31 @@
+namespace MoeSharp;
+
+/// <summary>
+/// A way to multiply packed tiles: an entry per row count, all reading the same packed blocks. Chosen once per layer from the machine, never from the
+/// number of tokens, since another kernel may sum in another order.
+/// </summary>
+internal interface IGemmKernel
+{
+    /// <summary>Short name, as reports show it.</summary>
+    string Name { get; }
+    /// <summary>Why this machine would or would not use it, in one sentence.</summary>
+    string Reason { get; }
+    /// <summary>Whether this machine can run it.</summary>
+    bool IsSupported { get; }
+    /// <summary>What rows must be made of.</summary>
+    Operand Operand { get; }
+    /// <summary>How the values of a packed block must lie.</summary>
+    TileOrder Order { get; }
+    /// <summary>Entries for a format.</summary>
+    /// <param name="withNaN">Whether NaN codes must decode to NaN.</param>
+    TileKernels For(WeightFormat format, bool withNaN);
+}
+
+/// <summary>Order of the values of a packed block, 128 k by 32 columns.</summary>
+internal enum TileOrder : byte
+{
+    /// <summary>[k][32 columns].</summary>
+    Plain,
+    /// <summary>Pairs of k beside each other, 16 columns at a time, as BF16 dot products want them.</summary>
+    Pairs,
+}

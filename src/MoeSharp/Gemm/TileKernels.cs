@@ -1,0 +1,81 @@
+using System.Runtime.CompilerServices;
+
+namespace MoeSharp;
+
+/// <summary>
+/// Entry points for 1 to <see cref="MaxRows"/> rows and 1, 2 or 4 tiles; unmanaged, so that a job can carry it. Few rows take more tiles at once: they
+/// need as many independent sums as the multipliers have latency.
+/// </summary>
+internal unsafe struct TileKernels
+{
+    /// <summary>Rows that the largest table of entries has room for.</summary>
+    public const int MostRows = 14;
+    private const int Widths = 3;
+    private Entries _entries;
+    private readonly bool _isUnmanaged;
+
+    [InlineArray((MostRows + 1) * Widths)]
+    private struct Entries
+    {
+        private nint _first;
+    }
+
+    /// <param name="isUnmanaged">Whether entries follow the system's calling convention or .NET's.</param>
+    public TileKernels(WeightFormat format, Operand operand, int maxRows, bool isUnmanaged)
+    {
+        ScaleBytes = TileBlock.ScaleBytesOf(format);
+        BlockBytes = TileBlock.BytesOf(format);
+        OperandRowBytes = TileBlock.MaxDepth * (operand == Operand.F32 ? sizeof(float) : sizeof(ushort));
+        MaxRows = maxRows;
+        _isUnmanaged = isUnmanaged;
+    }
+
+    /// <summary>Most rows that one entry does.</summary>
+    public int MaxRows { get; }
+    /// <summary>Bytes of scales at the start of a packed block.</summary>
+    public int ScaleBytes { get; }
+    /// <summary>Bytes of a packed block: scales, then values.</summary>
+    public int BlockBytes { get; }
+    /// <summary>Bytes from one row of operands to the next.</summary>
+    public int OperandRowBytes { get; }
+    /// <summary>What the codec looks codes up in; null where it does not.</summary>
+    public byte* Tables { get; init; }
+
+    /// <summary>Sets the entry for this many rows and 1 &lt;&lt; <paramref name="width"/> tiles.</summary>
+    public void Set(int rows, int width, nint entry) => _entries[rows * Widths + width] = entry;
+
+    /// <summary>Does any number of rows and adjacent tiles. Rows go in even portions: 15 are 8 + 7.</summary>
+    /// <param name="packed">The first tile's block: scales, then values.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public readonly void Multiply(TileBlock block, byte* packed, int tiles, int rows)
+    {
+        int portions = (rows + MaxRows - 1) / MaxRows, most = (rows + portions - 1) / portions, width = Widths - 1;
+        while (_entries[most * Widths + width] == 0) width--;
+        block.Tables = Tables;
+        float* sums = block.Sums;
+        byte* operands = block.Operands;
+        float* rowScales = block.RowScales;
+        for (int tile = 0; tile < tiles; tile += 1 << width)
+        {
+            while (1 << width > tiles - tile) width--;
+            block.Scales = packed + (nint)tile * BlockBytes;
+            block.Weights = block.Scales + ScaleBytes;
+            block.Sums = sums + tile * TileBlock.Columns;
+            block.Operands = operands;
+            block.RowScales = rowScales;
+            block.Ahead = BlockBytes << width;
+            for (int left = rows, turns = portions; turns > 0; turns--)
+            {
+                int portion = (left + turns - 1) / turns;
+                nint entry = _entries[portion * Widths + width];
+                if (_isUnmanaged) ((delegate* unmanaged<TileBlock*, void>)entry)(&block);
+                else ((delegate*<TileBlock*, void>)entry)(&block);
+                block.Operands += portion * OperandRowBytes;
+                block.Sums += portion * block.SumStride;
+                if (rowScales != null) block.RowScales += portion;
+                block.Ahead = 0; // fetched already
+                left -= portion;
+            }
+        }
+    }
+}
