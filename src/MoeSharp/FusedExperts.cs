@@ -68,6 +68,9 @@ public sealed class FusedExperts : IDisposable
     /// <summary>Which kernels were chosen and why, in one line.</summary>
     public string Description => _prepared.Description;
 
+    /// <summary>The weights as the backend laid them out.</summary>
+    internal IPreparedExperts Prepared => _prepared;
+
     /// <summary>H.</summary>
     public int HiddenSize => Shape.Hidden;
 

@@ -15,7 +15,7 @@ internal sealed unsafe class Ceilings : IDisposable
     private readonly Team _team;
     private readonly NativeBuffer _memory;
     private readonly int _fmaWidth;
-    private int _fmaTasks;
+    private int _fmaTasks, _dotTasks;
 
     /// <summary>Allocates what the read passes go over.</summary>
     /// <param name="bytes">Must be far more than all caches hold.</param>
@@ -25,7 +25,7 @@ internal sealed unsafe class Ceilings : IDisposable
         _memory = new NativeBuffer(bytes / ReadTaskBytes * ReadTaskBytes);
         new Span<byte>(_memory.Pointer, (int)Math.Min(_memory.Bytes, int.MaxValue)).Fill(1); // untouched pages would all be one zero page
         _fmaWidth = Simd512.IsSupported ? Simd512.Count : Simd256.IsSupported ? Simd256.Count : Simd128.Count;
-        _fmaTasks = 8 * team.Threads;
+        _fmaTasks = _dotTasks = 8 * team.Threads;
     }
 
     /// <summary>Rounds measured so far.</summary>
@@ -38,9 +38,9 @@ internal sealed unsafe class Ceilings : IDisposable
     public double FmaGFlopPerS { get; private set; }
 
     /// <summary>The same for BF16 dot products; null where no kernel here uses them.</summary>
-    public double? Bf16DotGFlopPerS => null;
+    public double? Bf16DotGFlopPerS { get; private set; }
 
-    /// <summary>One pass over the memory and one burst of FMA chains.</summary>
+    /// <summary>One pass over the memory and one burst of each kind of chains.</summary>
     public void Round()
     {
         int readTasks = (int)(_memory.Bytes / ReadTaskBytes);
@@ -49,6 +49,12 @@ internal sealed unsafe class Ceilings : IDisposable
         var fma = new FmaJob { Width = _fmaWidth };
         while ((seconds = Time(fma, _fmaTasks)) < FmaSeconds) _fmaTasks *= 2;
         FmaGFlopPerS = Math.Max(FmaGFlopPerS, 2.0 * FmaJob.Chains * _fmaWidth * FmaTaskSteps * _fmaTasks / seconds * 1e-9);
+        if (CpuFeatures.Avx512Bf16)
+        {
+            var dot = new Bf16DotJob { Code = Bf16DotBurn.Code };
+            while ((seconds = Time(dot, _dotTasks)) < FmaSeconds) _dotTasks *= 2;
+            Bf16DotGFlopPerS = Math.Max(Bf16DotGFlopPerS ?? 0, (double)Bf16DotBurn.StepOperations * FmaTaskSteps * _dotTasks / seconds * 1e-9);
+        }
         Rounds++;
     }
 
@@ -81,6 +87,13 @@ internal sealed unsafe class Ceilings : IDisposable
             }
             if ((a | b | c | d) == Vector512<byte>.AllBitsSet) throw new InvalidOperationException("The memory of a read pass was written to.");
         }
+    }
+
+    private struct Bf16DotJob : ITeamJob
+    {
+        public delegate* unmanaged<long, void> Code;
+
+        public readonly void Execute(int task, int thread) => Code(FmaTaskSteps);
     }
 
     private struct FmaJob : ITeamJob

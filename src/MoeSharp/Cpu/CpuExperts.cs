@@ -6,6 +6,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     private readonly ExpertsShape _shape;
     private readonly Team _team;
     private readonly TileKernels _kernels;
+    private readonly RowKernels _rowKernels;
     private readonly Operand _operand;
     private readonly PackedWeights _gateUp, _down;
     private readonly NativeBuffer? _biases;
@@ -20,11 +21,15 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         Description = $"{kernel.Name} on {team.Threads} threads: {kernel.Reason}";
         _gateUp = PackedWeights.GateUp(weights, kernel.Order);
         _down = PackedWeights.Down(weights, kernel.Order, DownTilesPerChunk(shape.Hidden, team.Threads));
+        _rowKernels = kernel.RowsFor(shape, weights.Biases is not null, _down.TilesPerChunk * TileBlock.Columns);
         _downThreads = Math.Min(team.Threads, _down.Chunks);
         if (weights.Biases is { } biases) _biases = PackBiases(shape, biases, _gateUp.Chunks * TileBlock.MaxDepth);
     }
 
     public string Description { get; }
+
+    /// <summary>Set by benchmarks, for one caller at a time.</summary>
+    public StageTimes? Times { get; set; }
 
     /// <summary>Bytes of packed weights.</summary>
     public long Bytes => _gateUp.Bytes + _down.Bytes;
@@ -66,16 +71,22 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         plan.Add("activated", operand, _down.Blocks * slots, TileBlock.MaxDepth, Step.GateUp, Step.Down);
         plan.Add("activated_scales", ElementType.F32, _down.Blocks, slots, Step.GateUp, Step.Down);
         plan.Add("gate_up", ElementType.U8, _team.Threads, GateUpJob.ScratchBytes(itemRows, _kernels.OperandRowBytes), Step.GateUp, Step.Activate);
-        plan.Add("down", ElementType.F32, _downThreads * slots, _down.TilesPerChunk * TileBlock.Columns, Step.Down, Step.Combine);
+        plan.Add("down", ElementType.U8, _downThreads, DownJob.ScratchBytes(itemRows, slots, _down.TilesPerChunk * TileBlock.Columns), Step.Down, Step.Combine);
     }
 
     public void Run(in ExpertsCall call, Workspace workspace)
     {
         var buffers = new Buffers(workspace, call.FirstRow);
+        StageTimes? times = Times;
+        times?.Start();
         Quantize(call, buffers);
+        times?.End(0);
         int items = Permute(call, workspace, call.FirstRow);
+        times?.End(1);
         GateUpAndActivate(call.Tokens, items, buffers);
+        times?.End(2);
         DownAndCombine(call, items, buffers);
+        times?.End(3);
     }
 
     private void Quantize(in ExpertsCall call, in Buffers buffers)
@@ -88,6 +99,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
             _team.Run(new QuantizeJob
             {
                 Quantizer = new(_shape, _operand),
+                RowKernels = _rowKernels,
                 Width = _shape.Hidden,
                 Blocks = _gateUp.Blocks,
                 Hidden = hidden,
@@ -117,6 +129,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         _team.Run(new GateUpJob
         {
             Kernels = _kernels,
+            RowKernels = _rowKernels,
             Weights = new(_gateUp),
             Activation = new(_shape.Activation, _shape.Rounding),
             Quantizer = new(_shape, _operand),
@@ -144,6 +157,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
             _team.Run(new DownJob
             {
                 Kernels = _kernels,
+                RowKernels = _rowKernels,
                 Weights = new(_down),
                 HasScales = new RowQuantizer(_shape, _operand).HasScales,
                 Items = buffers.Items,
@@ -158,6 +172,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
                 Bias = _biases is null ? null : (float*)_biases.Pointer + (nint)_shape.Experts * 2 * _gateUp.Chunks * TileBlock.MaxDepth,
                 RouterWeights = _shape.RouterWeightOnInput ? null : weights,
                 Scratch = buffers.Down,
+                ItemRows = Math.Min(call.Tokens * _shape.TopK, WorkItem.MaxRows),
                 Output = output,
                 OutputF32 = outputF32,
             }, _down.Chunks, _downThreads);
@@ -171,8 +186,8 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         public readonly float* HiddenScales = workspace.Pointer<float>(first + 1);
         public readonly int* RowOfSlot = workspace.Pointer<int>(first + 4), SlotOfRow = workspace.Pointer<int>(first + 5);
         public readonly WorkItem* Items = workspace.Pointer<WorkItem>(first + 6);
-        public readonly byte* Activated = workspace.Pointer<byte>(first + 7), GateUp = workspace.Pointer<byte>(first + 9);
-        public readonly float* ActivatedScales = workspace.Pointer<float>(first + 8), Down = workspace.Pointer<float>(first + 10);
+        public readonly byte* Activated = workspace.Pointer<byte>(first + 7), GateUp = workspace.Pointer<byte>(first + 9), Down = workspace.Pointer<byte>(first + 10);
+        public readonly float* ActivatedScales = workspace.Pointer<float>(first + 8);
     }
 
     public void Dispose()

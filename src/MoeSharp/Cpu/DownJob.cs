@@ -12,6 +12,7 @@ internal unsafe struct DownJob : ITeamJob
     private const int Depth = TileBlock.MaxDepth;
 
     public TileKernels Kernels;
+    public RowKernels RowKernels;
     public PackedPointer Weights;
     public bool HasScales;
     public WorkItem* Items;
@@ -31,8 +32,10 @@ internal unsafe struct DownJob : ITeamJob
     public float* Bias;
     /// <summary>[T, K]; null means all 1.</summary>
     public float* RouterWeights;
-    /// <summary>[threads, S, chunk columns].</summary>
-    public float* Scratch;
+    /// <summary>[threads, <see cref="ScratchBytes"/>].</summary>
+    public byte* Scratch;
+    /// <summary>Rows of the largest item.</summary>
+    public int ItemRows;
     /// <summary>[T, H], or null.</summary>
     public BFloat16* Output;
     /// <summary>[T, H], or null.</summary>
@@ -40,17 +43,20 @@ internal unsafe struct DownJob : ITeamJob
 
     private readonly int ChunkColumns => Weights.TilesPerChunk * TileBlock.Columns;
 
+    /// <summary>Bytes of scratch for one thread: an item's sums, then all BF16 rows of a chunk.</summary>
+    public static long ScratchBytes(int itemRows, long rows, int chunkColumns) => chunkColumns * (itemRows * (long)sizeof(float) + rows * sizeof(ushort));
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Execute(int chunk, int thread)
     {
-        float* sums = Scratch + (nint)thread * Rows * ChunkColumns;
+        var sums = (float*)(Scratch + thread * (nint)ScratchBytes(ItemRows, Rows, ChunkColumns));
+        var rounded = (BFloat16*)(sums + ItemRows * ChunkColumns);
         for (int i = 0; i < ItemCount; i++)
         {
-            float* itemSums = sums + (nint)Items[i].FirstRow * ChunkColumns;
-            Multiply(Items[i], chunk, itemSums);
-            Round(Items[i], chunk, itemSums);
+            Multiply(Items[i], chunk, sums);
+            Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
         }
-        Combine(chunk, sums);
+        Combine(chunk, rounded);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -71,37 +77,66 @@ internal unsafe struct DownJob : ITeamJob
 
     /// <summary>Adds the bias and rounds an expert's rows to BF16.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private readonly void Round(WorkItem item, int chunk, float* sums)
+    private readonly void Round(WorkItem item, int chunk, float* sums, BFloat16* rounded)
     {
         int count = Math.Min(ChunkColumns, Hidden - chunk * ChunkColumns);
         float* bias = Bias == null ? null : Bias + (nint)item.Expert * Hidden + chunk * ChunkColumns;
-        for (int r = 0; r < item.Rows; r++, sums += ChunkColumns)
+        if (RowKernels.Round != null && count == ChunkColumns)
+        {
+            var rows = new RoundRows { Sums = sums, Bias = bias, Rounded = rounded, Rows = item.Rows };
+            RowKernels.Round(&rows);
+            return;
+        }
+        for (int r = 0; r < item.Rows; r++, sums += ChunkColumns, rounded += ChunkColumns)
         {
             for (int c = 0; bias != null && c < count; c++) sums[c] += bias[c];
-            for (int c = 0; c < ChunkColumns; c += Vector<float>.Count) GatedActivationVector.Round(Vector.Load(sums + c)).Store(sums + c);
+            Conversions.ToBFloat16(new ReadOnlySpan<float>(sums, ChunkColumns), new Span<BFloat16>(rounded, ChunkColumns));
         }
     }
 
     [SkipLocalsInit, MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private readonly void Combine(int chunk, float* sums)
+    private readonly void Combine(int chunk, BFloat16* rounded)
     {
         int first = chunk * ChunkColumns, count = Math.Min(ChunkColumns, Hidden - first);
-        float* total = stackalloc float[ChunkColumns];
+        float one = 1;
+        float* totals = stackalloc float[CombineEmitter.MaxColumns];
         for (int t = 0; t < Tokens; t++)
         {
-            new Span<float>(total, ChunkColumns).Clear();
-            for (int slot = t * TopK; slot < (t + 1) * TopK; slot++)
+            var rows = new CombineRows
             {
-                if (RowOfSlot[slot] < 0) continue;
-                float* row = sums + (nint)RowOfSlot[slot] * ChunkColumns;
-                var weight = new Vector<float>(RouterWeights == null ? 1f : RouterWeights[slot]);
-                for (int c = 0; c < ChunkColumns; c += Vector<float>.Count)
-                    Vector.FusedMultiplyAdd(Vector.Load(row + c), weight, Vector.Load(total + c)).Store(total + c);
-            }
+                Rows = rounded,
+                RowOfSlot = RowOfSlot + t * TopK,
+                Weights = RouterWeights == null ? &one : RouterWeights + t * TopK, // weights that the input took leave K = 1
+                Totals = totals,
+                TopK = TopK,
+            };
+            if (RowKernels.Combine == null) Sum(rows, ChunkColumns);
+            else RowKernels.Combine(&rows);
             nint at = (nint)t * Hidden + first;
-            var values = new ReadOnlySpan<float>(total, count);
+            var values = new ReadOnlySpan<float>(totals, count);
             if (Output != null) Conversions.ToBFloat16(values, new Span<BFloat16>(Output + at, count));
             else values.CopyTo(new Span<float>(OutputF32 + at, count));
+        }
+    }
+
+    /// <summary>Totals = weighted sum of the token's rows, in slot order.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Sum(in CombineRows rows, int columns)
+    {
+        new Span<float>(rows.Totals, columns).Clear();
+        for (int slot = 0; slot < rows.TopK; slot++)
+        {
+            if (rows.RowOfSlot[slot] < 0) continue;
+            var row = (ushort*)(rows.Rows + (nint)rows.RowOfSlot[slot] * columns);
+            var weight = new Vector<float>(rows.Weights[slot]);
+            for (int c = 0; c < columns; c += Vector<ushort>.Count)
+            {
+                Vector.Widen(Vector.Load(row + c), out Vector<uint> low, out Vector<uint> high);
+                float* total = rows.Totals + c;
+                Vector.FusedMultiplyAdd(Vector.AsVectorSingle(low << 16), weight, Vector.Load(total)).Store(total);
+                total += Vector<float>.Count;
+                Vector.FusedMultiplyAdd(Vector.AsVectorSingle(high << 16), weight, Vector.Load(total)).Store(total);
+            }
         }
     }
 }

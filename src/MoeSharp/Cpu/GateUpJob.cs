@@ -1,5 +1,6 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
 
 namespace MoeSharp;
 
@@ -9,9 +10,10 @@ namespace MoeSharp;
 /// </summary>
 internal unsafe struct GateUpJob : ITeamJob
 {
-    private const int Depth = TileBlock.MaxDepth, Half = TileBlock.Columns / 2;
+    private const int CacheLine = 64, Depth = TileBlock.MaxDepth, Half = TileBlock.Columns / 2;
 
     public TileKernels Kernels;
+    public RowKernels RowKernels;
     public PackedPointer Weights;
     public GatedActivationVector Activation;
     public RowQuantizer Quantizer;
@@ -42,36 +44,58 @@ internal unsafe struct GateUpJob : ITeamJob
     /// <summary>Bytes of scratch for one thread: sums, operands of a block, their scales.</summary>
     public static int ScratchBytes(int rows, int operandRowBytes) => rows * (2 * Depth * sizeof(float) + operandRowBytes) + (rows + 31) / 16 * 16 * sizeof(float);
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    [SkipLocalsInit, MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Execute(int task, int thread)
     {
         int chunk = task % Weights.Chunks;
         WorkItem item = Items[task / Weights.Chunks];
         byte* scratch = Scratch + (nint)thread * ScratchBytes(ScratchRows, Kernels.OperandRowBytes), operands = scratch + ScratchRows * 2 * Depth * sizeof(float);
         float* sums = (float*)scratch, scales = (float*)(operands + ScratchRows * Kernels.OperandRowBytes);
+        int* tokens = stackalloc int[WorkItem.MaxRows];
+        for (int r = 0; r < item.Rows; r++) tokens[r] = SlotOfRow[item.FirstRow + r] / TopK;
         new Span<float>(sums, item.Rows * 2 * Depth).Clear();
         var block = new TileBlock { Operands = operands, RowScales = Quantizer.HasScales ? scales : null, Sums = sums, SumStride = 2 * Depth };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
         for (int k = 0; k < Weights.Blocks; k++, weights += tiles * Kernels.BlockBytes)
         {
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
-            Fetch(item, k, block.Depth, operands, scales);
+            Fetch(tokens, item.Rows, k, block.Depth, operands, scales);
             Kernels.Multiply(block, weights, tiles, item.Rows);
         }
-        Activate(item, chunk, sums);
+        if (RowKernels.Activate == null) Activate(item, chunk, sums);
+        else ActivateByKernel(item, chunk, sums);
     }
 
-    /// <summary>Brings an item's rows of one 128-K block together.</summary>
-    private readonly void Fetch(WorkItem item, int k, int depth, byte* operands, float* scales)
+    /// <summary>Brings an item's rows of one 128-K block together, and asks for those of the next.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private readonly void Fetch(int* tokens, int rows, int k, int depth, byte* operands, float* scales)
     {
-        int rowBytes = Kernels.OperandRowBytes, bytes = rowBytes / Depth * depth;
-        for (int r = 0; r < item.Rows; r++, operands += rowBytes)
+        int rowBytes = Kernels.OperandRowBytes, valueBytes = rowBytes / Depth, bytes = valueBytes * depth;
+        byte* block = Hidden + (nint)k * rowBytes;
+        for (int r = 0; r < rows; r++, operands += rowBytes)
         {
-            int token = SlotOfRow[item.FirstRow + r] / TopK;
-            new ReadOnlySpan<byte>(Hidden + ((nint)token * Weights.Depth + k * Depth) * (rowBytes / Depth), bytes).CopyTo(new Span<byte>(operands, rowBytes));
+            byte* source = block + (nint)tokens[r] * Weights.Depth * valueBytes;
+            for (int ahead = rowBytes; Sse.IsSupported && ahead < 2 * rowBytes; ahead += CacheLine) Sse.Prefetch0(source + ahead);
+            Unsafe.CopyBlockUnaligned(operands, source, (uint)bytes);
             if (bytes < rowBytes) new Span<byte>(operands + bytes, rowBytes - bytes).Clear();
-            if (Quantizer.HasScales) scales[r] = HiddenScales[(nint)token * Weights.Blocks + k];
+            if (Quantizer.HasScales) scales[r] = HiddenScales[(nint)tokens[r] * Weights.Blocks + k];
         }
+    }
+
+    private readonly void ActivateByKernel(WorkItem item, int chunk, float* sums)
+    {
+        nint row = (nint)chunk * Rows + item.FirstRow;
+        float* bias = Bias == null ? null : Bias + ((nint)item.Expert * 2 * Weights.Chunks + chunk) * Depth;
+        var rows = new ActivateRows
+        {
+            Sums = sums,
+            GateBias = bias,
+            UpBias = bias + Weights.Chunks * Depth,
+            Operands = Activated + row * Kernels.OperandRowBytes,
+            Scales = ActivatedScales + row,
+            Rows = item.Rows,
+        };
+        RowKernels.Activate(&rows);
     }
 
     [SkipLocalsInit, MethodImpl(MethodImplOptions.AggressiveOptimization)]

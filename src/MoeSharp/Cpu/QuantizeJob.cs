@@ -8,6 +8,7 @@ internal unsafe struct QuantizeJob : ITeamJob
     private const int Block = TileBlock.MaxDepth;
 
     public RowQuantizer Quantizer;
+    public RowKernels RowKernels;
     public int Width;
     /// <summary>⌈H/128⌉.</summary>
     public int Blocks;
@@ -39,7 +40,13 @@ internal unsafe struct QuantizeJob : ITeamJob
     {
         Span<float> values = stackalloc float[Block];
         float weight = Weights == null ? 1 : BFloat16.FromSingle(Weights[task]).ToSingle();
-        for (int first = 0, block = 0; first < Width; first += Block, block++)
+        int whole = RowKernels.Quantize == null || Weights != null ? 0 : Width / Block;
+        if (whole > 0)
+        {
+            var blocks = new QuantizeBlocks { Hidden = Hidden + (nint)task * Width, Operands = operands, Scales = scales, Blocks = whole };
+            RowKernels.Quantize(&blocks);
+        }
+        for (int first = whole * Block, block = whole; first < Width; first += Block, block++)
         {
             Span<float> part = values[..Math.Min(Block, Width - first)];
             Conversions.ToSingle(new ReadOnlySpan<BFloat16>(Hidden + (nint)task * Width + first, part.Length), part);

@@ -19,6 +19,9 @@ internal interface IGemmKernel
     /// <summary>Entries for a format.</summary>
     /// <param name="withNaN">Whether NaN codes must decode to NaN.</param>
     TileKernels For(WeightFormat format, bool withNaN);
+    /// <summary>What it has for the steps around the GEMMs of a layer.</summary>
+    /// <param name="downColumns">Columns of a chunk of Down.</param>
+    RowKernels RowsFor(ExpertsShape shape, bool hasBiases, int downColumns) => default;
 }
 
 /// <summary>Order of the values of a packed block, 128 k by 32 columns.</summary>

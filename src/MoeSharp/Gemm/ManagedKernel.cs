@@ -52,7 +52,7 @@ internal sealed unsafe class ManagedKernel<T, TE4M3>(string name, bool isSupport
         where TCodec : struct, IWeightCodec where TScaling : struct, IWeightScaling where TRows : struct, IRowCount
     {
         delegate*<TileBlock*, void> entry = &TileKernel.Run<T, TCodec, TScaling, TRows>;
-        kernels.Set(TRows.Count, width: 0, (nint)entry);
+        kernels.Set(TRows.Count, (nint)entry);
     }
 
     private readonly struct Rows1 : IRowCount { public static int Count => 1; }

@@ -10,7 +10,7 @@ internal enum Operand : byte
 }
 
 /// <summary>
-/// One step of a grouped GEMM: some rows times one 128-K block of adjacent 32-column tiles. Sums[r, n] goes from its value over the blocks before to its
+/// One step of a grouped GEMM: some rows times one 128-K block of one 32-column tile. Sums[r, n] goes from its value over the blocks before to its
 /// value over this block too; every element's sum has one order over ascending k, so that its bits do not depend on what else is computed.
 /// </summary>
 /// <remarks>Generated code reads this struct: it takes the offsets from here.</remarks>
@@ -29,7 +29,7 @@ internal unsafe struct TileBlock
     /// <summary>Bytes of scales at the start of a packed block.</summary>
     public static int ScaleBytesOf(WeightFormat format) => format == WeightFormat.Bf16 ? 0 : ScaleBytes;
 
-    /// <summary>Packed values of the first tile.</summary>
+    /// <summary>Packed values.</summary>
     public byte* Weights;
     /// <summary>FP32 [32], E8M0 [4, 32], or nothing.</summary>
     public byte* Scales;

@@ -2,19 +2,15 @@ using System.Runtime.CompilerServices;
 
 namespace MoeSharp;
 
-/// <summary>
-/// Entry points for 1 to <see cref="MaxRows"/> rows and 1, 2 or 4 tiles; unmanaged, so that a job can carry it. Few rows take more tiles at once: they
-/// need as many independent sums as the multipliers have latency.
-/// </summary>
+/// <summary>Entry points for 1 to <see cref="MaxRows"/> rows; unmanaged, so that a job can carry it.</summary>
 internal unsafe struct TileKernels
 {
     /// <summary>Rows that the largest table of entries has room for.</summary>
     public const int MostRows = 14;
-    private const int Widths = 3;
     private Entries _entries;
     private readonly bool _isUnmanaged;
 
-    [InlineArray((MostRows + 1) * Widths)]
+    [InlineArray(MostRows + 1)]
     private struct Entries
     {
         private nint _first;
@@ -41,35 +37,31 @@ internal unsafe struct TileKernels
     /// <summary>What the codec looks codes up in; null where it does not.</summary>
     public byte* Tables { get; init; }
 
-    /// <summary>Sets the entry for this many rows and 1 &lt;&lt; <paramref name="width"/> tiles.</summary>
-    public void Set(int rows, int width, nint entry) => _entries[rows * Widths + width] = entry;
+    /// <summary>Sets the entry for this many rows.</summary>
+    public void Set(int rows, nint entry) => _entries[rows] = entry;
 
     /// <summary>Does any number of rows and adjacent tiles. Rows go in even portions: 15 are 8 + 7.</summary>
     /// <param name="packed">The first tile's block: scales, then values.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Multiply(TileBlock block, byte* packed, int tiles, int rows)
     {
-        int portions = (rows + MaxRows - 1) / MaxRows, most = (rows + portions - 1) / portions, width = Widths - 1;
-        while (_entries[most * Widths + width] == 0) width--;
-        block.Tables = Tables;
-        float* sums = block.Sums;
+        int portions = (rows + MaxRows - 1) / MaxRows;
+        float* sums = block.Sums, rowScales = block.RowScales;
         byte* operands = block.Operands;
-        float* rowScales = block.RowScales;
-        for (int tile = 0; tile < tiles; tile += 1 << width)
+        block.Tables = Tables;
+        for (int tile = 0; tile < tiles; tile++)
         {
-            while (1 << width > tiles - tile) width--;
             block.Scales = packed + (nint)tile * BlockBytes;
             block.Weights = block.Scales + ScaleBytes;
             block.Sums = sums + tile * TileBlock.Columns;
             block.Operands = operands;
             block.RowScales = rowScales;
-            block.Ahead = BlockBytes << width;
+            block.Ahead = BlockBytes;
             for (int left = rows, turns = portions; turns > 0; turns--)
             {
                 int portion = (left + turns - 1) / turns;
-                nint entry = _entries[portion * Widths + width];
-                if (_isUnmanaged) ((delegate* unmanaged<TileBlock*, void>)entry)(&block);
-                else ((delegate*<TileBlock*, void>)entry)(&block);
+                if (_isUnmanaged) ((delegate* unmanaged<TileBlock*, void>)_entries[portion])(&block);
+                else ((delegate*<TileBlock*, void>)_entries[portion])(&block);
                 block.Operands += portion * OperandRowBytes;
                 block.Sums += portion * block.SumStride;
                 if (rowScales != null) block.RowScales += portion;

@@ -3,7 +3,7 @@ namespace MoeSharp;
 /// <summary>Code generated for AVX512-BF16: E4M3 becomes BF16 by table, in registers, and enters dot products of pairs.</summary>
 internal sealed class Bf16DotKernel : IGemmKernel
 {
-    private readonly GeneratedCode[] _code = new GeneratedCode[(int)WeightFormat.Bf16 + 1];
+    private readonly GeneratedCode?[] _code = new GeneratedCode?[(int)WeightFormat.Bf16 + 1];
     private readonly Lock _generate = new();
 
     public string Name => "avx512-bf16";
@@ -16,16 +16,24 @@ internal sealed class Bf16DotKernel : IGemmKernel
 
     public TileKernels For(WeightFormat format, bool withNaN)
     {
-        lock (_generate) return (_code[(int)format] ??= Generate(format)).Kernels(format, Operand);
+        GeneratedCode code;
+        lock (_generate) code = _code[(int)format] ??= Generate(format);
+        var kernels = new TileKernels(format, Operand, Bf16DotEmitter.MaxRows, isUnmanaged: true);
+        for (int rows = 1; rows <= Bf16DotEmitter.MaxRows; rows++) kernels.Set(rows, code[rows - 1]);
+        return kernels;
     }
+
+    public RowKernels RowsFor(ExpertsShape shape, bool hasBiases, int downColumns) => GeneratedRows.For(shape, hasBiases, downColumns);
 
     private static GeneratedCode Generate(WeightFormat format)
     {
         var code = new GeneratedCode.Builder();
-        var emitter = new Bf16DotEmitter(code.Assembler, format);
+        var emitter = new Bf16DotEmitter(code.Assembler, code.Constants, format);
         for (int rows = 1; rows <= Bf16DotEmitter.MaxRows; rows++)
-            for (int width = 0; Bf16DotEmitter.Fits(rows, 1 << width); width++)
-                code.Entry(rows, width, () => emitter.EmitEntry(rows, 1 << width));
+        {
+            int count = rows;
+            code.Add(() => emitter.EmitEntry(count));
+        }
         emitter.EmitTables();
         return code.Load();
     }

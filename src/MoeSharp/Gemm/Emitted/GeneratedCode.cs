@@ -2,47 +2,47 @@ using Iced.Intel;
 
 namespace MoeSharp;
 
-/// <summary>The entries of one kernel for one format, loaded. Lives as long as the process: layers keep bare pointers into it.</summary>
+/// <summary>Functions generated together. Lives as long as the process: layers keep bare pointers into it.</summary>
 internal sealed unsafe class GeneratedCode
 {
     private readonly ExecutableMemory _memory;
-    private readonly (int Rows, int Width, int Offset)[] _entries;
+    private readonly int[] _offsets;
 
-    private GeneratedCode(ExecutableMemory memory, (int Rows, int Width, int Offset)[] entries)
+    private GeneratedCode(ExecutableMemory memory, int[] offsets)
     {
         _memory = memory;
-        _entries = entries;
+        _offsets = offsets;
     }
 
-    /// <summary>The entries as a job carries them.</summary>
-    public TileKernels Kernels(WeightFormat format, Operand operand)
-    {
-        var kernels = new TileKernels(format, operand, _entries.Max(entry => entry.Rows), isUnmanaged: true);
-        foreach ((int rows, int width, int offset) in _entries) kernels.Set(rows, width, (nint)(_memory.Pointer + offset));
-        return kernels;
-    }
+    /// <summary>Address of the function that was added as number <paramref name="index"/>.</summary>
+    public nint this[int index] => (nint)(_memory.Pointer + _offsets[index]);
 
-    /// <summary>Collects entries, then loads them.</summary>
+    /// <summary>Collects functions, then loads them.</summary>
     internal sealed class Builder
     {
-        private readonly List<(int Rows, int Width, Label Start)> _entries = [];
+        private readonly List<Label> _functions = [];
+
+        public Builder() => Constants = new(Assembler);
 
         public Assembler Assembler { get; } = new(64);
 
-        public void Entry(int rows, int width, Action emit)
+        public ConstantPool Constants { get; }
+
+        public void Add(Action emit)
         {
             Label start = Assembler.CreateLabel();
             Assembler.Label(ref start);
-            _entries.Add((rows, width, start));
+            _functions.Add(start);
             emit();
         }
 
         public GeneratedCode Load()
         {
+            Constants.Emit();
             using var bytes = new MemoryStream();
             AssemblerResult result = Assembler.Assemble(new StreamCodeWriter(bytes), rip: 0, BlockEncoderOptions.ReturnNewInstructionOffsets);
-            var entries = _entries.Select(entry => (entry.Rows, entry.Width, checked((int)result.GetLabelRIP(entry.Start)))).ToArray();
-            return new(new ExecutableMemory(bytes.GetBuffer().AsSpan(0, (int)bytes.Length)), entries);
+            int[] offsets = [.. _functions.Select(label => checked((int)result.GetLabelRIP(label)))];
+            return new(new ExecutableMemory(bytes.GetBuffer().AsSpan(0, (int)bytes.Length)), offsets);
         }
     }
 }
