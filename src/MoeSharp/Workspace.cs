@@ -9,7 +9,7 @@ public sealed class Workspace : IDisposable
     private int _inUse;
 
     /// <summary>Allocates this many bytes; ask <see cref="FusedExperts.PlanWorkspace"/> how many are needed.</summary>
-    public Workspace(long bytes) => _buffer = new NativeBuffer(bytes);
+    public Workspace(long bytes) => _buffer = new NativeBuffer(bytes, hugePages: bytes >= 4 << 20);
 
     /// <summary>Size in bytes.</summary>
     public long Bytes => _buffer.Bytes;

@@ -53,25 +53,30 @@ internal unsafe struct DownJob : ITeamJob
         var rounded = (BFloat16*)(sums + ItemRows * ChunkColumns);
         for (int i = 0; i < ItemCount; i++)
         {
-            Multiply(Items[i], chunk, sums);
+            Multiply(i, chunk, sums);
             Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
         }
         Combine(chunk, rounded);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private readonly void Multiply(WorkItem item, int chunk, float* sums)
+    private readonly void Multiply(int i, int chunk, float* sums)
     {
+        WorkItem item = Items[i], following = Items[Math.Min(i + 1, ItemCount - 1)];
         new Span<float>(sums, item.Rows * ChunkColumns).Clear();
         var block = new TileBlock { Sums = sums, SumStride = ChunkColumns };
-        byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
-        for (int k = 0; k < Weights.Blocks; k++, weights += tiles * Kernels.BlockBytes)
+        byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles), next;
+        for (int k = 0; k < Weights.Blocks; k++, weights = next)
         {
+            bool isLast = k + 1 == Weights.Blocks;
             nint row = (nint)k * Rows + item.FirstRow;
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
             block.Operands = Activated + row * Kernels.OperandRowBytes;
             block.RowScales = HasScales ? ActivatedScales + row : null;
-            Kernels.Multiply(block, weights, tiles, item.Rows);
+            next = isLast ? Weights.Chunk(following.Expert, chunk, out _) : weights + tiles * Kernels.BlockBytes;
+            nint nextRow = isLast ? following.FirstRow : row + Rows;
+            Prefetch.Bytes(Activated + nextRow * Kernels.OperandRowBytes, (isLast ? following.Rows : item.Rows) * Kernels.OperandRowBytes);
+            Kernels.Multiply(block, weights, tiles, item.Rows, next);
         }
     }
 
@@ -100,19 +105,24 @@ internal unsafe struct DownJob : ITeamJob
         int first = chunk * ChunkColumns, count = Math.Min(ChunkColumns, Hidden - first);
         float one = 1;
         float* totals = stackalloc float[CombineEmitter.MaxColumns];
+        bool byKernel = RowKernels.CombineToBf16 != null && count == ChunkColumns && Output != null;
         for (int t = 0; t < Tokens; t++)
         {
+            nint at = (nint)t * Hidden + first;
             var rows = new CombineRows
             {
                 Rows = rounded,
                 RowOfSlot = RowOfSlot + t * TopK,
                 Weights = RouterWeights == null ? &one : RouterWeights + t * TopK, // weights that the input took leave K = 1
-                Totals = totals,
+                Target = byKernel ? Output + at : totals,
                 TopK = TopK,
             };
-            if (RowKernels.Combine == null) Sum(rows, ChunkColumns);
-            else RowKernels.Combine(&rows);
-            nint at = (nint)t * Hidden + first;
+            if (byKernel)
+            {
+                RowKernels.CombineToBf16(&rows);
+                continue;
+            }
+            Sum(rows, totals, ChunkColumns);
             var values = new ReadOnlySpan<float>(totals, count);
             if (Output != null) Conversions.ToBFloat16(values, new Span<BFloat16>(Output + at, count));
             else values.CopyTo(new Span<float>(OutputF32 + at, count));
@@ -121,9 +131,9 @@ internal unsafe struct DownJob : ITeamJob
 
     /// <summary>Totals = weighted sum of the token's rows, in slot order.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Sum(in CombineRows rows, int columns)
+    private static void Sum(in CombineRows rows, float* totals, int columns)
     {
-        new Span<float>(rows.Totals, columns).Clear();
+        new Span<float>(totals, columns).Clear();
         for (int slot = 0; slot < rows.TopK; slot++)
         {
             if (rows.RowOfSlot[slot] < 0) continue;
@@ -132,7 +142,7 @@ internal unsafe struct DownJob : ITeamJob
             for (int c = 0; c < columns; c += Vector<ushort>.Count)
             {
                 Vector.Widen(Vector.Load(row + c), out Vector<uint> low, out Vector<uint> high);
-                float* total = rows.Totals + c;
+                float* total = totals + c;
                 Vector.FusedMultiplyAdd(Vector.AsVectorSingle(low << 16), weight, Vector.Load(total)).Store(total);
                 total += Vector<float>.Count;
                 Vector.FusedMultiplyAdd(Vector.AsVectorSingle(high << 16), weight, Vector.Load(total)).Store(total);

@@ -1,6 +1,5 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics.X86;
 
 namespace MoeSharp;
 
@@ -10,7 +9,7 @@ namespace MoeSharp;
 /// </summary>
 internal unsafe struct GateUpJob : ITeamJob
 {
-    private const int CacheLine = 64, Depth = TileBlock.MaxDepth, Half = TileBlock.Columns / 2;
+    private const int Depth = TileBlock.MaxDepth, Half = TileBlock.Columns / 2;
 
     public TileKernels Kernels;
     public RowKernels RowKernels;
@@ -56,11 +55,12 @@ internal unsafe struct GateUpJob : ITeamJob
         new Span<float>(sums, item.Rows * 2 * Depth).Clear();
         var block = new TileBlock { Operands = operands, RowScales = Quantizer.HasScales ? scales : null, Sums = sums, SumStride = 2 * Depth };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
+        Prefetch.Bytes(weights, Kernels.BlockBytes);
         for (int k = 0; k < Weights.Blocks; k++, weights += tiles * Kernels.BlockBytes)
         {
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
             Fetch(tokens, item.Rows, k, block.Depth, operands, scales);
-            Kernels.Multiply(block, weights, tiles, item.Rows);
+            Kernels.Multiply(block, weights, tiles, item.Rows, next: weights + tiles * Kernels.BlockBytes);
         }
         if (RowKernels.Activate == null) Activate(item, chunk, sums);
         else ActivateByKernel(item, chunk, sums);
@@ -75,7 +75,7 @@ internal unsafe struct GateUpJob : ITeamJob
         for (int r = 0; r < rows; r++, operands += rowBytes)
         {
             byte* source = block + (nint)tokens[r] * Weights.Depth * valueBytes;
-            for (int ahead = rowBytes; Sse.IsSupported && ahead < 2 * rowBytes; ahead += CacheLine) Sse.Prefetch0(source + ahead);
+            Prefetch.Bytes(source + rowBytes, rowBytes);
             Unsafe.CopyBlockUnaligned(operands, source, (uint)bytes);
             if (bytes < rowBytes) new Span<byte>(operands + bytes, rowBytes - bytes).Clear();
             if (Quantizer.HasScales) scales[r] = HiddenScales[(nint)tokens[r] * Weights.Blocks + k];

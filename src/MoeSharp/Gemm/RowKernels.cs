@@ -15,7 +15,7 @@ internal unsafe struct RowKernels
     /// <summary>The end of step 6: rows of sums to BF16.</summary>
     public delegate* unmanaged<RoundRows*, void> Round;
     /// <summary>Step 7, one token's part of a chunk of columns.</summary>
-    public delegate* unmanaged<CombineRows*, void> Combine;
+    public delegate* unmanaged<CombineRows*, void> CombineToBf16;
 }
 
 /// <summary>Arguments of <see cref="RowKernels.Quantize"/>.</summary>
@@ -70,11 +70,11 @@ internal unsafe struct RoundRows
     [FieldOffset(RowsAt)] public nint Rows;
 }
 
-/// <summary>Arguments of <see cref="RowKernels.Combine"/>.</summary>
+/// <summary>Arguments of <see cref="RowKernels.CombineToBf16"/>.</summary>
 [StructLayout(LayoutKind.Explicit)]
 internal unsafe struct CombineRows
 {
-    public const int RowsAt = 0, RowOfSlotAt = 8, WeightsAt = 16, TotalsAt = 24, TopKAt = 32;
+    public const int RowsAt = 0, RowOfSlotAt = 8, WeightsAt = 16, TargetAt = 24, TopKAt = 32;
 
     /// <summary>[S, columns].</summary>
     [FieldOffset(RowsAt)] public BFloat16* Rows;
@@ -82,8 +82,8 @@ internal unsafe struct CombineRows
     [FieldOffset(RowOfSlotAt)] public int* RowOfSlot;
     /// <summary>[K].</summary>
     [FieldOffset(WeightsAt)] public float* Weights;
-    /// <summary>[columns].</summary>
-    [FieldOffset(TotalsAt)] public float* Totals;
+    /// <summary>[columns] BF16.</summary>
+    [FieldOffset(TargetAt)] public void* Target;
     /// <summary>At least 1.</summary>
     [FieldOffset(TopKAt)] public nint TopK;
 }

@@ -42,8 +42,9 @@ internal unsafe struct TileKernels
 
     /// <summary>Does any number of rows and adjacent tiles. Rows go in even portions: 15 are 8 + 7.</summary>
     /// <param name="packed">The first tile's block: scales, then values.</param>
+    /// <param name="next">The block that will be needed after the last tile's.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public readonly void Multiply(TileBlock block, byte* packed, int tiles, int rows)
+    public readonly void Multiply(TileBlock block, byte* packed, int tiles, int rows, byte* next)
     {
         int portions = (rows + MaxRows - 1) / MaxRows;
         float* sums = block.Sums, rowScales = block.RowScales;
@@ -56,7 +57,7 @@ internal unsafe struct TileKernels
             block.Sums = sums + tile * TileBlock.Columns;
             block.Operands = operands;
             block.RowScales = rowScales;
-            block.Ahead = BlockBytes;
+            block.Ahead = tile + 1 < tiles ? BlockBytes : (nint)(next - block.Scales);
             for (int left = rows, turns = portions; turns > 0; turns--)
             {
                 int portion = (left + turns - 1) / turns;

@@ -42,7 +42,7 @@ public unsafe class TileKernelTests
                 SumStride = tiles * Columns,
                 Depth = depth,
             };
-            kernels.Multiply(block, _packed.Pointer, tiles, count ?? rows);
+            kernels.Multiply(block, _packed.Pointer, tiles, count ?? rows, next: _packed.Pointer);
         }
 
         public void Dispose()

@@ -73,6 +73,12 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
             a.test(s_rowScales, s_rowScales);
             a.cmove(s_rowScales, s_row);
         }
+        a.mov(s_row, s_sums);
+        for (int row = 0; row < _rows; row++) // the sums of an item do not fit the first cache beside all else
+        {
+            for (int half = 0; half < 2; half++) a.prefetchw(__[s_row + half * Line]);
+            if (row + 1 < _rows) a.add(s_row, s_stride);
+        }
         if (format == WeightFormat.Bf16) return;
         a.vmovdqu64(s_lowTable, __[_low0]);
         a.vmovdqu64(s_highTable, __[_high0]);

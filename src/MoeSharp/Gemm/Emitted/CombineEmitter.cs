@@ -41,11 +41,12 @@ internal sealed class CombineEmitter(Assembler a, ConstantPool constants, int co
     /// <summary>void(CombineRows*).</summary>
     public void EmitCombine()
     {
+        var vectors = new Vector512Emitter(a, constants);
         Label slot = a.CreateLabel(), next = a.CreateLabel();
         a.mov(rax, __[rdi + CombineRows.RowsAt]);
         a.mov(rcx, __[rdi + CombineRows.RowOfSlotAt]);
         a.mov(rdx, __[rdi + CombineRows.WeightsAt]);
-        a.mov(rsi, __[rdi + CombineRows.TotalsAt]);
+        a.mov(rsi, __[rdi + CombineRows.TargetAt]);
         a.mov(r8, __[rdi + CombineRows.TopKAt]);
         for (int v = 0; v < _vectors; v++) a.vpxord(s_totals[v], s_totals[v], s_totals[v]);
         a.Label(ref slot);
@@ -65,7 +66,11 @@ internal sealed class CombineEmitter(Assembler a, ConstantPool constants, int co
         a.add(rdx, sizeof(float));
         a.dec(r8);
         a.jne(slot);
-        for (int v = 0; v < _vectors; v++) a.vmovups(__zmmword_ptr[rsi + v * Lanes * sizeof(float)], s_totals[v]);
+        for (int v = 0; v < _vectors; v++)
+        {
+            vectors.RoundToBf16(s_totals[v], zmm9);
+            vectors.StoreBf16(__ymmword_ptr[rsi + v * Lanes * 2], s_totals[v]);
+        }
         a.vzeroupper();
         a.ret();
     }

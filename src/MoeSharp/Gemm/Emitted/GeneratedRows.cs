@@ -19,7 +19,7 @@ internal static unsafe class GeneratedRows
             Quantize = (delegate* unmanaged<QuantizeBlocks*, void>)code[0],
             Activate = (delegate* unmanaged<ActivateRows*, void>)code[1],
             Round = (delegate* unmanaged<RoundRows*, void>)code[2],
-            Combine = (delegate* unmanaged<CombineRows*, void>)code[3],
+            CombineToBf16 = (delegate* unmanaged<CombineRows*, void>)code[3],
         };
     }
 

@@ -1,0 +1,18 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
+
+namespace MoeSharp;
+
+/// <summary>Asks for memory that will be needed soon, where the hardware cannot guess it; does nothing where there is no such instruction.</summary>
+internal static unsafe class Prefetch
+{
+    private const int CacheLine = 64;
+
+    /// <summary>Into the first cache. Any address will do.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Bytes(byte* first, int count)
+    {
+        if (!Sse.IsSupported) return;
+        for (int at = 0; at < count; at += CacheLine) Sse.Prefetch0(first + at);
+    }
+}
