@@ -64,7 +64,7 @@ internal unsafe struct DownJob : ITeamJob
     {
         WorkItem item = Items[i], following = Items[Math.Min(i + 1, ItemCount - 1)];
         new Span<float>(sums, item.Rows * ChunkColumns).Clear();
-        var block = new TileBlock { Sums = sums, SumStride = ChunkColumns };
+        var block = new TileBlock { SumStride = ChunkColumns };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles), next;
         for (int k = 0; k < Weights.Blocks; k++, weights = next)
         {
@@ -73,10 +73,15 @@ internal unsafe struct DownJob : ITeamJob
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
             block.Operands = Activated + row * Kernels.OperandRowBytes;
             block.RowScales = HasScales ? ActivatedScales + row : null;
+            block.Sums = sums;
             next = isLast ? Weights.Chunk(following.Expert, chunk, out _) : weights + tiles * Kernels.BlockBytes;
-            nint nextRow = isLast ? following.FirstRow : row + Rows;
-            Prefetch.Bytes(Activated + nextRow * Kernels.OperandRowBytes, (isLast ? following.Rows : item.Rows) * Kernels.OperandRowBytes);
-            Kernels.Multiply(block, weights, tiles, item.Rows, next);
+            nint share = (isLast ? following.Rows : item.Rows) * Kernels.OperandRowBytes / tiles;
+            byte* nextOperands = Activated + (isLast ? following.FirstRow : row + Rows) * Kernels.OperandRowBytes;
+            for (int tile = 0; tile < tiles; tile++, weights += Kernels.BlockBytes, block.Sums += TileBlock.Columns, nextOperands += share)
+            {
+                Kernels.Multiply(block, weights, item.Rows, tile + 1 < tiles ? weights + Kernels.BlockBytes : next);
+                Prefetch.Bytes(nextOperands, (int)share);
+            }
         }
     }
 

@@ -56,27 +56,34 @@ internal unsafe struct GateUpJob : ITeamJob
         var block = new TileBlock { Operands = operands, RowScales = Quantizer.HasScales ? scales : null, Sums = sums, SumStride = 2 * Depth };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
         Prefetch.Bytes(weights, Kernels.BlockBytes);
-        for (int k = 0; k < Weights.Blocks; k++, weights += tiles * Kernels.BlockBytes)
+        int share = (item.Rows + tiles - 1) / tiles;
+        for (int k = 0; k < Weights.Blocks; k++)
         {
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
             Fetch(tokens, item.Rows, k, block.Depth, operands, scales);
-            Kernels.Multiply(block, weights, tiles, item.Rows, next: weights + tiles * Kernels.BlockBytes);
+            block.Sums = sums;
+            for (int tile = 0; tile < tiles; tile++, weights += Kernels.BlockBytes, block.Sums += TileBlock.Columns)
+            {
+                Kernels.Multiply(block, weights, item.Rows, next: weights + Kernels.BlockBytes);
+                for (int r = tile * share; r < Math.Min(item.Rows, (tile + 1) * share); r++) Prefetch.Bytes(Source(tokens[r], k + 1), Kernels.OperandRowBytes);
+            }
         }
         if (RowKernels.Activate == null) Activate(item, chunk, sums);
         else ActivateByKernel(item, chunk, sums);
     }
 
-    /// <summary>Brings an item's rows of one 128-K block together, and asks for those of the next.</summary>
+    /// <summary>A token's operands of a 128-K block.</summary>
+    private readonly byte* Source(int token, int k) =>
+        Hidden + ((nint)token * Weights.Depth * (Kernels.OperandRowBytes / Depth) + (nint)k * Kernels.OperandRowBytes);
+
+    /// <summary>Brings an item's rows of one 128-K block together.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private readonly void Fetch(int* tokens, int rows, int k, int depth, byte* operands, float* scales)
     {
-        int rowBytes = Kernels.OperandRowBytes, valueBytes = rowBytes / Depth, bytes = valueBytes * depth;
-        byte* block = Hidden + (nint)k * rowBytes;
+        int rowBytes = Kernels.OperandRowBytes, bytes = rowBytes / Depth * depth;
         for (int r = 0; r < rows; r++, operands += rowBytes)
         {
-            byte* source = block + (nint)tokens[r] * Weights.Depth * valueBytes;
-            Prefetch.Bytes(source + rowBytes, rowBytes);
-            Unsafe.CopyBlockUnaligned(operands, source, (uint)bytes);
+            Unsafe.CopyBlockUnaligned(operands, Source(tokens[r], k), (uint)bytes);
             if (bytes < rowBytes) new Span<byte>(operands + bytes, rowBytes - bytes).Clear();
             if (Quantizer.HasScales) scales[r] = HiddenScales[(nint)tokens[r] * Weights.Blocks + k];
         }

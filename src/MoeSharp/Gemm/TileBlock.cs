@@ -20,6 +20,8 @@ internal unsafe struct TileBlock
     public const int Columns = 32;
     /// <summary>K of a block; also the row stride of <see cref="Operands"/>.</summary>
     public const int MaxDepth = 128;
+    /// <summary>Steps of a whole block: 4 k each.</summary>
+    public const int Steps = MaxDepth / 4;
     /// <summary>Bytes of a block's scales: 32 FP32, or 4 x 32 E8M0.</summary>
     public const int ScaleBytes = 128;
 
@@ -41,8 +43,10 @@ internal unsafe struct TileBlock
     public float* Sums;
     /// <summary>Distance of two rows of <see cref="Sums"/>.</summary>
     public nint SumStride;
-    /// <summary>Bytes from this block to the one that will be needed when this one is done: kernels fetch it meanwhile, since hardware stops at pages.</summary>
-    public nint Ahead;
+    /// <summary>Memory to ask for meanwhile, since hardware stops at pages: so many bytes per step.</summary>
+    public byte* Ahead;
+    /// <summary>How far <see cref="Ahead"/> moves per step.</summary>
+    public nint AheadStep;
     /// <summary>What the codec looks codes up in; set by <see cref="TileKernels"/>.</summary>
     public byte* Tables;
     /// <summary>K of this block: 128, or less in a ragged last one, after which operands have zeros up to the next multiple of 32.</summary>
@@ -51,7 +55,7 @@ internal unsafe struct TileBlock
     /// <summary>Where generated code finds the fields.</summary>
     internal static class Offsets
     {
-        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, Depth;
+        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, AheadStep, Depth;
 
         static Offsets()
         {
@@ -64,6 +68,7 @@ internal unsafe struct TileBlock
             Sums = (int)((byte*)&block.Sums - first);
             SumStride = (int)((byte*)&block.SumStride - first);
             Ahead = (int)((byte*)&block.Ahead - first);
+            AheadStep = (int)((byte*)&block.AheadStep - first);
             Depth = (int)((byte*)&block.Depth - first);
         }
     }

@@ -54,7 +54,7 @@ internal static unsafe class TileKernel
             byte* scales = block->Scales + column;
             float* x = (float*)block->Operands;
             byte* tables = block->Tables;
-            nint ahead = block->Ahead;
+            byte* ahead = block->Ahead;
             int group = TScaling.HasColumnScales ? 32 : Stride;
             for (int first = 0; first < depth; first += group, scales += TileBlock.Columns)
             {
@@ -66,8 +66,9 @@ internal static unsafe class TileKernel
                     T p, q, v;
                     if (Sse.IsSupported && column == 0)
                     {
-                        Sse.Prefetch0(w + ahead);
-                        if (TCodec.ValueBytes == 2) Sse.Prefetch0(w + ahead + 64);
+                        Sse.Prefetch0(ahead);
+                        if (TCodec.ValueBytes == 2) Sse.Prefetch0(ahead + 64);
+                        ahead += block->AheadStep / 2;
                     }
                     T rest = TCodec.First(w, tables, out p, out q);
                     if (TScaling.HasColumnScales) { p = T.Multiply(p, scaleA); q = T.Multiply(q, scaleB); }

@@ -40,35 +40,28 @@ internal unsafe struct TileKernels
     /// <summary>Sets the entry for this many rows.</summary>
     public void Set(int rows, nint entry) => _entries[rows] = entry;
 
-    /// <summary>Does any number of rows and adjacent tiles. Rows go in even portions: 15 are 8 + 7.</summary>
-    /// <param name="packed">The first tile's block: scales, then values.</param>
-    /// <param name="next">The block that will be needed after the last tile's.</param>
+    /// <summary>Does any number of rows, in even portions: 15 are 8 + 7.</summary>
+    /// <param name="packed">The block: scales, then values.</param>
+    /// <param name="next">The block that will be needed next: it is fetched meanwhile, each portion asking for its share, since a core has few requests to memory under way at a time.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public readonly void Multiply(TileBlock block, byte* packed, int tiles, int rows, byte* next)
+    public readonly void Multiply(TileBlock block, byte* packed, int rows, byte* next)
     {
         int portions = (rows + MaxRows - 1) / MaxRows;
-        float* sums = block.Sums, rowScales = block.RowScales;
-        byte* operands = block.Operands;
         block.Tables = Tables;
-        for (int tile = 0; tile < tiles; tile++)
+        block.Scales = packed;
+        block.Weights = packed + ScaleBytes;
+        block.Ahead = next;
+        block.AheadStep = (BlockBytes - ScaleBytes) / (TileBlock.Steps * portions);
+        for (; portions > 0; portions--)
         {
-            block.Scales = packed + (nint)tile * BlockBytes;
-            block.Weights = block.Scales + ScaleBytes;
-            block.Sums = sums + tile * TileBlock.Columns;
-            block.Operands = operands;
-            block.RowScales = rowScales;
-            block.Ahead = tile + 1 < tiles ? BlockBytes : (nint)(next - block.Scales);
-            for (int left = rows, turns = portions; turns > 0; turns--)
-            {
-                int portion = (left + turns - 1) / turns;
-                if (_isUnmanaged) ((delegate* unmanaged<TileBlock*, void>)_entries[portion])(&block);
-                else ((delegate*<TileBlock*, void>)_entries[portion])(&block);
-                block.Operands += portion * OperandRowBytes;
-                block.Sums += portion * block.SumStride;
-                if (rowScales != null) block.RowScales += portion;
-                block.Ahead = 0; // fetched already
-                left -= portion;
-            }
+            int portion = (rows + portions - 1) / portions;
+            if (_isUnmanaged) ((delegate* unmanaged<TileBlock*, void>)_entries[portion])(&block);
+            else ((delegate*<TileBlock*, void>)_entries[portion])(&block);
+            block.Operands += portion * OperandRowBytes;
+            block.Sums += portion * block.SumStride;
+            if (block.RowScales != null) block.RowScales += portion;
+            block.Ahead += block.AheadStep * TileBlock.Steps;
+            rows -= portion;
         }
     }
 }

@@ -42,7 +42,7 @@ public unsafe class TileKernelTests
                 SumStride = tiles * Columns,
                 Depth = depth,
             };
-            kernels.Multiply(block, _packed.Pointer, tiles, count ?? rows, next: _packed.Pointer);
+            for (int tile = 0; tile < tiles; tile++, block.Sums += Columns) kernels.Multiply(block, Scales(tile), count ?? rows, next: Scales(0));
         }
 
         public void Dispose()

@@ -18,7 +18,7 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
     private const int Line = 64, StepDepth = 4, GroupDepth = 32, OperandBytes = 2, RowBytes = OperandBytes * TileBlock.MaxDepth;
 
     private static readonly AssemblerRegister64 s_block = rdi, s_weights = rax, s_operands = rsi, s_sums = rdx, s_stride = rcx, s_rowScales = r8,
-        s_groups = r8, s_scales = r9, s_ahead = r10, s_steps = r11, s_row = rdi;
+        s_groups = r8, s_scales = r9, s_ahead = r10, s_aheadStep = rbx, s_steps = r11, s_row = rdi;
 
     private static readonly AssemblerRegisterZMM[] s_zmm =
     [
@@ -38,6 +38,7 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
     public void EmitEntry(int rows)
     {
         _rows = rows;
+        a.push(rbx);
         LoadArguments();
         if (_mx) EmitGroups();
         else
@@ -49,6 +50,7 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
             else EachSum((sum, address) => a.vmovups(address, sum));
         }
         a.vzeroupper();
+        a.pop(rbx);
         a.ret();
     }
 
@@ -61,6 +63,7 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
         a.mov(s_stride, __[s_block + TileBlock.Offsets.SumStride]);
         a.shl(s_stride, 2);
         a.mov(s_ahead, __[s_block + TileBlock.Offsets.Ahead]);
+        a.mov(s_aheadStep, __[s_block + TileBlock.Offsets.AheadStep]);
         a.mov(r11d, __dword_ptr[s_block + TileBlock.Offsets.Depth]);
         if (_mx) a.lea(r8d, __[s_steps + (GroupDepth - 1)]);
         if (_mx) a.shr(r8d, 5);
@@ -83,7 +86,8 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
         a.vmovdqu64(s_lowTable, __[_low0]);
         a.vmovdqu64(s_highTable, __[_high0]);
         a.vpbroadcastd(s_sign, constants.One(0x80808080u));
-        for (int line = 0; line < TileBlock.ScaleBytes; line += Line) a.prefetcht0(__[s_scales + s_ahead + line]);
+        for (int line = 0; line < TileBlock.ScaleBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
+        a.add(s_ahead, TileBlock.ScaleBytes);
     }
 
     private void ClearSums()
@@ -118,7 +122,8 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
 
     private void EmitStep()
     {
-        for (int line = 0; line < _stepBytes; line += Line) a.prefetcht0(__[s_weights + s_ahead + line]);
+        for (int line = 0; line < _stepBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
+        a.add(s_ahead, s_aheadStep);
         if (format == WeightFormat.Bf16)
         {
             a.vmovups(zmm24, __[s_weights]);
