@@ -15,6 +15,7 @@ internal sealed class BenchVerb : Verb
     private readonly Option<string> _backend = Inputs.Backend();
     private readonly Option<string> _activations = Inputs.Activations();
     private readonly Option<int?> _threads = Inputs.Threads();
+    private readonly Option<string?> _kernel = Inputs.Kernel();
     private readonly Option<string> _routing = Inputs.OneOf("--routing", "How popular experts are", "uniform", "uniform", "zipf");
     private readonly Option<long?> _seed = Inputs.Seed("Seed of the first routing; without it 1000 + T (uniform) or 2000 + T (zipf)");
 
@@ -23,7 +24,7 @@ internal sealed class BenchVerb : Verb
         "moesharp bench --shape 32,4,1024,512 --tokens 1,16 --routing zipf --json")
     {
         Add(_model);
-        foreach (Option option in (Option[])[_layer, _shape, _tokens, _format, _backend, _activations, _threads, _routing, _seed]) Add(option);
+        foreach (Option option in (Option[])[_layer, _shape, _tokens, _format, _backend, _activations, _threads, _kernel, _routing, _seed]) Add(option);
     }
 
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
@@ -32,7 +33,7 @@ internal sealed class BenchVerb : Verb
         int[] tokens = arguments.GetValue(_tokens) ?? [1, 8, 64, 512];
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
-        using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads));
+        using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));
         using BenchLayer layer = Open(arguments, backend.Backend, terminal, cancel);
         BenchCase[] cases = [.. tokens.Select(t => new BenchCase(layer, t, routing, arguments.GetValue(_seed)))];
         using Team? ownTeam = layer.Experts.Backend is CpuBackend ? null : new Team(threads);

@@ -1,14 +1,14 @@
 namespace MoeSharp.Cli;
 
-/// <summary>The backend behind --backend and --threads.</summary>
+/// <summary>The backend behind --backend, --threads and --kernel.</summary>
 internal sealed class ChosenBackend : IDisposable
 {
     private readonly CpuBackend? _own;
 
-    /// <summary>Only the cpu backend has threads, so a number of threads makes one of its own and turns auto into it.</summary>
-    public ChosenBackend(string name, int? threads)
+    /// <summary>Only the cpu backend has threads and kernels to choose from, so either makes one of its own and turns auto into it.</summary>
+    public ChosenBackend(string name, int? threads, string? kernel)
     {
-        if (threads is { } limit && name is "auto" or "cpu") _own = new CpuBackend(limit);
+        if ((threads is not null || kernel is not null) && name is "auto" or "cpu") _own = new CpuBackend(threads, kernel);
         Backend = _own ?? (name == "auto" ? null : ExpertsBackends.ByName(name));
     }
 

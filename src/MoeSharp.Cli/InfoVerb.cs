@@ -47,6 +47,10 @@ internal sealed class InfoVerb : Verb
         foreach (KernelChoice choice in choices)
             table.AddRow(new Text(Names.Of(choice.Format)), new Text(Names.Of(choice.Activations)), new Text(choice.Backend), new Text(choice.InWords()));
         terminal.Write(table);
+        var kernels = new Table().Border(TableBorder.Simple).AddColumns("cpu kernel, best first", "usable", "why");
+        foreach (IGemmKernel kernel in GemmKernels.All)
+            kernels.AddRow(new Text(kernel.Name), new Text(kernel.IsSupported ? "yes" : "no"), new Text(kernel.Reason));
+        terminal.Write(kernels);
     }
 
     private static void WriteJson(Utf8JsonWriter json, int threads, Ceilings ceilings, KernelChoice[] choices)
@@ -67,6 +71,16 @@ internal sealed class InfoVerb : Verb
             json.WriteStartArray("passed_over");
             foreach (string reason in choice.PassedOver) json.WriteStringValue(reason);
             json.WriteEndArray();
+            json.WriteEndObject();
+        }
+        json.WriteEndArray();
+        json.WriteStartArray("cpu_kernels");
+        foreach (IGemmKernel kernel in GemmKernels.All)
+        {
+            json.WriteStartObject();
+            json.WriteString("name", kernel.Name);
+            json.WriteBoolean("usable", kernel.IsSupported);
+            json.WriteString("reason", kernel.Reason);
             json.WriteEndObject();
         }
         json.WriteEndArray();

@@ -24,6 +24,9 @@ internal static class Inputs
     public static Option<string> Activations() =>
         OneOf("--activations", "How activations enter the GEMMs: fp8 or bf16; without it fp8 for FP8 weights, bf16 for BF16 weights", null, "fp8", "bf16");
 
+    public static Option<string?> Kernel() =>
+        new("--kernel") { Description = "Kernel of the cpu backend, as info lists them; without it the first that this machine can run", HelpName = "NAME" };
+
     public static Option<int?> Threads() => Number("--threads", "N", "Worker threads of the cpu backend; without it one per processor", 1);
 
     public static Option<long?> Seed(string description) => Parsed<long?>("--seed", "S", description, null, text => Whole("--seed", text, 0, uint.MaxValue));

@@ -21,6 +21,7 @@ internal sealed class RunVerb : Verb
     private readonly Option<string> _outputDtype = Inputs.OneOf("--output-dtype", "Type of output: bf16, or f32 for the sums before their last rounding", "bf16", "bf16", "f32");
     private readonly Option<bool> _expertsOnly = new("--experts-only") { Description = "Routed experts without shared experts" };
     private readonly Option<int?> _threads = Inputs.Threads();
+    private readonly Option<string?> _kernel = Inputs.Kernel();
     private readonly Option<bool> _verify = new("--verify") { Description = "Compare with the reference; exit code 1 when they differ by more than the tolerance" };
 
     public RunVerb() : base("run", "Run one MoE layer of a checkpoint: router, routed experts, shared experts.",
@@ -29,7 +30,7 @@ internal sealed class RunVerb : Verb
     {
         _layer.Required = true;
         Add(_model);
-        foreach (Option option in (Option[])[_layer, _input, _tokens, _seed, _output, _backend, _activations, _outputDtype, _expertsOnly, _threads, _verify]) Add(option);
+        foreach (Option option in (Option[])[_layer, _input, _tokens, _seed, _output, _backend, _activations, _outputDtype, _expertsOnly, _threads, _kernel, _verify]) Add(option);
         Validators.Add(result =>
         {
             if (result.GetResult(_input) is null) return;
@@ -44,7 +45,7 @@ internal sealed class RunVerb : Verb
         string? outputPath = arguments.GetValue(_output);
         if (outputPath is not null) RunFiles.CheckWritable(outputPath);
         bool expertsOnly = arguments.GetValue(_expertsOnly), isF32 = arguments.GetValue(_outputDtype) == "f32";
-        using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads));
+        using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));
         var options = new MoeLayerOptions { Backend = backend.Backend, Activations = Inputs.ActivationFormat(arguments.GetValue(_activations)) };
 
         using Checkpoint model = Checkpoint.Open(path);

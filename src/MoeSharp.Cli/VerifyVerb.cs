@@ -15,19 +15,20 @@ internal sealed class VerifyVerb : Verb
     private readonly Option<int?> _tokens = Inputs.Number("--tokens", "N", $"Random normal hidden states, {DefaultTokens} tokens when not given", 1);
     private readonly Option<int?> _rows = Inputs.Number("--rows", "R", "Compute the reference for this many sampled rows only (exact, since rows are independent); all when not given", 1);
     private readonly Option<int?> _threads = Inputs.Threads();
+    private readonly Option<string?> _kernel = Inputs.Kernel();
 
     public VerifyVerb() : base("verify", "Compare a backend with the reference: every layer whole, then every expert alone with the same tokens and weight 1.",
         "moesharp verify samples/tiny-qwen3-moe-fp8",
         "moesharp verify samples/tiny-qwen3-moe-fp8 --layer 1 --tokens 64 --rows 4 --json")
     {
         Add(_model);
-        foreach (Option option in (Option[])[_layer, _backend, _activations, _tokens, _rows, _threads]) Add(option);
+        foreach (Option option in (Option[])[_layer, _backend, _activations, _tokens, _rows, _threads, _kernel]) Add(option);
     }
 
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
         int tokens = arguments.GetValue(_tokens) ?? DefaultTokens;
-        using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads));
+        using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));
         var options = new MoeLayerOptions { Backend = backend.Backend, Activations = Inputs.ActivationFormat(arguments.GetValue(_activations)) };
         using Checkpoint model = Checkpoint.Open(arguments.GetValue(_model)!);
         IReadOnlyList<int> layers = arguments.GetValue(_layer) is { } one and not All ? [int.Parse(one, CultureInfo.InvariantCulture)] : model.MoeLayers;

@@ -9,7 +9,7 @@ public static class ExpertsBackends
     /// <summary>Scalar, readable, the specification in code.</summary>
     public static IExpertsBackend Reference { get; } = new ReferenceBackend();
 
-    /// <summary>Managed SIMD on all processors; its threads start with the first layer and live as long as the process.</summary>
+    /// <summary>Generated kernels or managed SIMD on all processors; its threads start with the first layer and live as long as the process.</summary>
     public static IExpertsBackend Cpu { get; } = new CpuBackend();
 
     /// <summary>All that this assembly has, fastest first.</summary>
@@ -31,6 +31,7 @@ public static class ExpertsBackends
         {
             Support support = FusedExperts.Supports(backend, shape);
             if (support.IsSupported) return backend;
+            if (backend is CpuBackend) backend.SupportsDevice().ThrowIfNot(); // a kernel was asked for that is not there: no reason to fall back
             Log.BackendPassedOver(logger, backend.Name, support.Reason);
             reasons.Add($"{backend.Name}: {support.Reason}");
         }

@@ -13,6 +13,20 @@ internal static class GemmKernels
         new ManagedKernel<Simd128, E4M3Weights>("managed-128", Simd128.IsSupported, "128-bit vectors"),
     ];
 
-    /// <summary>The first that this machine can run.</summary>
-    public static IGemmKernel Choose() => All.First(kernel => kernel.IsSupported);
+    /// <summary>Names the kernel to use instead of the first that this machine can run; an option in code or of the tool goes before it.</summary>
+    internal static string? Override => Environment.GetEnvironmentVariable("MOESHARP_CPU_KERNEL") is { Length: > 0 } name ? name : null;
+
+    /// <summary>The kernel with this name, or without one the override, or the first that this machine can run.</summary>
+    /// <param name="kernel">Null where the answer is no.</param>
+    public static Support Choose(string? name, out IGemmKernel? kernel)
+    {
+        string source = name is null ? "MOESHARP_CPU_KERNEL" : "The kernel option";
+        name ??= Override;
+        kernel = name is null ? All.First(candidate => candidate.IsSupported) : All.FirstOrDefault(candidate => candidate.Name == name);
+        if (kernel is null) return Support.No($"{source} names '{name}', which no CPU kernel is called; there are {string.Join(", ", All.Select(k => k.Name))}.");
+        if (kernel.IsSupported) return Support.Yes;
+        string reason = kernel.Reason;
+        kernel = null;
+        return Support.No($"{source} names {name}, but {reason}.");
+    }
 }
