@@ -8,7 +8,7 @@ public class InfoTests
     public void JsonNamesMachineFeaturesCeilingsAndKernels()
     {
         JsonElement info = ToolRun.Of("info", "--json").Json();
-        Assert.Equal(["machine", "features", "ceilings", "kernels"], info.EnumerateObject().Select(member => member.Name));
+        Assert.Equal(["machine", "features", "ceilings", "kernels", "cpu_kernels"], info.EnumerateObject().Select(member => member.Name));
         Assert.NotEmpty(info.GetProperty("machine").GetProperty("processor").GetString()!);
         Assert.Equal(5, info.GetProperty("kernels").GetArrayLength());
         foreach (JsonElement kernel in info.GetProperty("kernels").EnumerateArray())
