@@ -9,9 +9,8 @@ internal sealed class CompareCommand
 {
     private readonly Option<string> _peer = Inputs.OneOf("--peer", "What to compare with", "onnxruntime", "onnxruntime");
     private readonly Option<BenchShape?> _shape = Inputs.Parsed<BenchShape?>("--shape", "NAME|E,K,H,I",
-        $"Sizes of the layer; names: {string.Join(", ", BenchShape.Named.Select(shape => shape.Name))}", BenchShape.Parse("qwen3-30b-a3b"), BenchShape.Parse);
-    private readonly Option<int[]?> _tokens = Inputs.Parsed<int[]?>("--tokens", "T,T,...", "Token counts, one row each", [1, 4, 16, 64, 256, 1024],
-        text => text.Split(',').Select(part => (int)Inputs.Whole("--tokens", part, 1, 1 << 20)).ToArray());
+        $"Sizes of the layer; without it qwen3-30b-a3b; names: {string.Join(", ", BenchShape.Named.Select(shape => shape.Name))}", null, BenchShape.Parse);
+    private readonly Option<int[]?> _tokens = TokenCounts("1,4,16,64,256,1024");
     private readonly Option<int?> _rounds = Inputs.Number("--rounds", "N", "Rounds, of which the median counts; without it 4", 1);
     private readonly Option<int?> _threads = Inputs.Number("--threads", "N", "Threads of each side; without it one per processor", 1);
     private readonly Option<string> _out = new("--out") { HelpName = "PATH", Description = "Also write PATH.json, PATH.md and a plot; runs of other shapes in them stay" };
@@ -21,18 +20,30 @@ internal sealed class CompareCommand
         var command = new CompareCommand();
         var root = new RootCommand("Times the routed experts of a layer beside another implementation. 'micro' as the first word starts BenchmarkDotNet on the parts instead.")
         {
-            command._peer, command._shape, command._tokens, command._rounds, command._threads, command._out,
+            command._peer, command._shape, command._tokens, command._rounds, command._threads, command._out, new StagesCommand(),
         };
         root.SetAction((parsed, cancel) => Task.Run(() => command.Compare(parsed, cancel), cancel));
-        return root.Parse(arguments).Invoke();
+        try
+        {
+            return root.Parse(arguments).Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
+        }
+        catch (Exception refused) when (refused is ArgumentException or MoeSharpException or InvalidOperationException or IOException)
+        {
+            Console.Error.WriteLine(refused.Message);
+            return ExitCode.BadInput;
+        }
     }
+
+    internal static Option<int[]?> TokenCounts(string otherwise) =>
+        Inputs.Parsed<int[]?>("--tokens", "T,T,...", $"Token counts, one row each; without it {otherwise}", null,
+            text => text.Split(',').Select(part => (int)Inputs.Whole("--tokens", part, 1, 1 << 20)).ToArray());
 
     private void Compare(ParseResult arguments, CancellationToken cancel)
     {
-        BenchShape shape = arguments.GetValue(_shape)!;
+        BenchShape shape = arguments.GetValue(_shape) ?? BenchShape.Parse("qwen3-30b-a3b");
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
         Console.Error.WriteLine($"{shape.Name}: filling random weights, giving them to both sides");
-        using var comparison = new Comparison(shape, (layer, n) => new OnnxRuntimePeer(layer.Shape, layer.Weights, n), arguments.GetValue(_tokens)!, threads, cancel);
+        using var comparison = new Comparison(shape, (layer, n) => new OnnxRuntimePeer(layer.Shape, layer.Weights, n), arguments.GetValue(_tokens) ?? [1, 4, 16, 64, 256, 1024], threads, cancel);
         ComparisonRun run = comparison.Run(arguments.GetValue(_rounds) ?? 4, step => Console.Error.WriteLine($"{shape.Name}: {step}"), cancel);
         Show(run, new Terminal(Console.Out, Console.Error, json: false));
         if (arguments.GetValue(_out) is { } path) ResultsFile.Add(path, run);
