@@ -13,9 +13,8 @@ public class PeerComparisonTests
         try
         {
             string path = Path.Combine(folder.FullName, "machine");
-            Compare("--shape", "8,2,256,128", "--tokens", "1,5", "--rounds", "3", "--threads", "2", "--out", path);
-            Compare("--shape", "4,1,128,256", "--tokens", "2", "--rounds", "1", "--out", path);
-            Compare("--shape", "8,2,256,128", "--tokens", "1,4", "--rounds", "2", "--threads", "1", "--out", path);
+            foreach (string arguments in (string[])["--shape 8,2,256,128 --tokens 1,5 --rounds 3 --threads 2", "--shape 4,1,128,256 --tokens 2 --rounds 1", "--shape 8,2,256,128 --tokens 1,4 --rounds 2 --threads 1"])
+                Assert.Contains("Ceilings, measured between the rounds", Run(["--peer", "onnxruntime", .. arguments.Split(' '), "--out", path]));
             JsonElement[] runs = [.. JsonDocument.Parse(File.ReadAllText(path + ".json")).RootElement.GetProperty("runs").EnumerateArray()];
             Assert.Equal(["4,1,128,256", "8,2,256,128"], runs.Select(run => run.GetProperty("shape").GetString()));
             foreach (JsonElement run in runs) // E4M3 activations are coarser than int8 ones
@@ -35,17 +34,25 @@ public class PeerComparisonTests
         }
     }
 
-    private static void Compare(params string[] arguments)
+    [Fact]
+    public void EveryKernelIsTimedByStages()
+    {
+        string text = Run("stages", "--shape", "8,2,256,128", "--tokens", "1,3", "--rounds", "1", "--threads", "2");
+        foreach (IGemmKernel kernel in GemmKernels.All)
+            Assert.Equal(kernel.IsSupported ? 2 : 0, text.Split('\n').Count(line => line.StartsWith(kernel.Name + " ", StringComparison.Ordinal)));
+    }
+
+    private static string Run(params string[] arguments)
     {
         string output = AppContext.BaseDirectory.Replace(Path.Combine("tests", "MoeSharp.Tests"), Path.Combine("src", "MoeSharp.Benchmarks"), StringComparison.Ordinal);
         string program = Path.Combine(output, OperatingSystem.IsWindows() ? "MoeSharp.Benchmarks.exe" : "MoeSharp.Benchmarks");
         Assert.SkipUnless(File.Exists(program), "MoeSharp.Benchmarks is not built");
-        var start = new ProcessStartInfo(program, ["--peer", "onnxruntime", .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true };
         using Process process = Process.Start(start)!;
         Task<string> error = process.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken);
         string text = process.StandardOutput.ReadToEnd();
         process.WaitForExit();
         Assert.True(process.ExitCode == 0, text + error.Result);
-        Assert.Contains("Ceilings, measured between the rounds", text);
+        return text;
     }
 }
