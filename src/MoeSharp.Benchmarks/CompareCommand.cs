@@ -10,7 +10,7 @@ internal sealed class CompareCommand
     private readonly Option<string> _peer = Inputs.OneOf("--peer", "What to compare with", "onnxruntime", "onnxruntime");
     private readonly Option<BenchShape?> _shape = Inputs.Parsed<BenchShape?>("--shape", "NAME|E,K,H,I",
         $"Sizes of the layer; without it qwen3-30b-a3b; names: {string.Join(", ", BenchShape.Named.Select(shape => shape.Name))}", null, BenchShape.Parse);
-    private readonly Option<int[]?> _tokens = TokenCounts("1,4,16,64,256,1024");
+    private readonly Option<int[]?> _tokens = TokenCounts();
     private readonly Option<int?> _rounds = Inputs.Number("--rounds", "N", "Rounds, of which the median counts; without it 4", 1);
     private readonly Option<int?> _threads = Inputs.Number("--threads", "N", "Threads of each side; without it one per processor", 1);
     private readonly Option<string> _out = new("--out") { HelpName = "PATH", Description = "Also write PATH.json, PATH.md and a plot; runs of other shapes in them stay" };
@@ -34,16 +34,18 @@ internal sealed class CompareCommand
         }
     }
 
-    internal static Option<int[]?> TokenCounts(string otherwise) =>
-        Inputs.Parsed<int[]?>("--tokens", "T,T,...", $"Token counts, one row each; without it {otherwise}", null,
+    internal static Option<int[]?> TokenCounts() =>
+        Inputs.Parsed<int[]?>("--tokens", "T,T,...", "Token counts, one row each; without it 1,4,16,64,256,1024", null,
             text => text.Split(',').Select(part => (int)Inputs.Whole("--tokens", part, 1, 1 << 20)).ToArray());
+
+    internal static int[] Tokens(ParseResult arguments, Option<int[]?> option) => arguments.GetValue(option) is { Length: > 0 } given ? given : [1, 4, 16, 64, 256, 1024];
 
     private void Compare(ParseResult arguments, CancellationToken cancel)
     {
         BenchShape shape = arguments.GetValue(_shape) ?? BenchShape.Parse("qwen3-30b-a3b");
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
         Console.Error.WriteLine($"{shape.Name}: filling random weights, giving them to both sides");
-        using var comparison = new Comparison(shape, (layer, n) => new OnnxRuntimePeer(layer.Shape, layer.Weights, n), arguments.GetValue(_tokens) ?? [1, 4, 16, 64, 256, 1024], threads, cancel);
+        using var comparison = new Comparison(shape, (layer, n) => new OnnxRuntimePeer(layer.Shape, layer.Weights, n), Tokens(arguments, _tokens), threads, cancel);
         ComparisonRun run = comparison.Run(arguments.GetValue(_rounds) ?? 4, step => Console.Error.WriteLine($"{shape.Name}: {step}"), cancel);
         Show(run, new Terminal(Console.Out, Console.Error, json: false));
         if (arguments.GetValue(_out) is { } path) ResultsFile.Add(path, run);

@@ -30,7 +30,7 @@ internal sealed class BenchVerb : Verb
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
         CheckSource(arguments);
-        int[] tokens = arguments.GetValue(_tokens) ?? [1, 8, 64, 512];
+        int[] tokens = arguments.GetValue(_tokens) is { Length: > 0 } given ? given : [1, 8, 64, 512]; // an array that was not given is empty, not null
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
         using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));

@@ -7,7 +7,7 @@ namespace MoeSharp.Benchmarks;
 internal sealed class StagesCommand : Command
 {
     private readonly Option<BenchShape?> _shape = Inputs.Parsed<BenchShape?>("--shape", "NAME|E,K,H,I", "Sizes of the layer; without it qwen3-30b-a3b", null, BenchShape.Parse);
-    private readonly Option<int[]?> _tokens = CompareCommand.TokenCounts("1,16,256");
+    private readonly Option<int[]?> _tokens = CompareCommand.TokenCounts();
     private readonly Option<string> _format = Inputs.OneOf("--format", "Format of the weights", "block128", "block128", "mxfp8", "bf16");
     private readonly Option<string> _activations = Inputs.Activations();
     private readonly Option<string> _kernels = new("--kernels") { HelpName = "NAME,...", Description = "Only these; without it all that this machine supports" };
@@ -23,7 +23,7 @@ internal sealed class StagesCommand : Command
     private void Measure(ParseResult arguments, CancellationToken cancel)
     {
         BenchShape shape = arguments.GetValue(_shape) ?? BenchShape.Parse("qwen3-30b-a3b");
-        int[] tokens = arguments.GetValue(_tokens) ?? [1, 16, 256];
+        int[] tokens = CompareCommand.Tokens(arguments, _tokens);
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
         WeightFormat format = arguments.GetValue(_format) switch { "mxfp8" => WeightFormat.MxFp8, "bf16" => WeightFormat.Bf16, _ => WeightFormat.Block128 };
         var options = new ExpertsOptions { TopK = shape.TopK, Activation = shape.Activation, Activations = Inputs.ActivationFormat(arguments.GetValue(_activations)) };

@@ -46,6 +46,13 @@ public class BenchTests
     }
 
     [Fact]
+    public void WithoutTokensThereAreFourRows()
+    {
+        JsonElement report = ToolRun.Of("bench", "--shape", "4,1,128,128", "--json").Json();
+        Assert.Equal([1, 8, 64, 512], report.GetProperty("results").EnumerateArray().Select(row => row.GetProperty("tokens").GetInt32()));
+    }
+
+    [Fact]
     public void OnlyLocalSlotsCountWhereExpertsLieElsewhere()
     {
         BenchShape shape = BenchShape.Parse("8,2,128,64") with { LocalExperts = 3 };
