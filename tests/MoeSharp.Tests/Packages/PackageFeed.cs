@@ -42,7 +42,7 @@ public sealed class PackageFeed : IDisposable
         return bytes.ToArray();
     }
 
-    /// <summary>A folder as a stranger would have it: a project file made by the SDK's console template's rules, a program, packages added.</summary>
+    /// <summary>A folder as a stranger would have it: a project, a program, packages added with the commands of docs/install.md.</summary>
     public string NewProject(string name, string program, params string[] packages)
     {
         string folder = Directory.CreateDirectory(Path.Combine(Folder, name)).FullName;
@@ -55,13 +55,15 @@ public sealed class PackageFeed : IDisposable
                 <Nullable>enable</Nullable>
                 <TreatWarningsAsErrors>true</TreatWarningsAsErrors>
                 <NuGetAudit>false</NuGetAudit>
-                <RestoreAdditionalProjectSources>{Feed}</RestoreAdditionalProjectSources>
                 <RestoreFallbackFolders>{Downloaded}</RestoreFallbackFolders>
               </PropertyGroup>
             </Project>
             """);
         File.WriteAllText(Path.Combine(folder, "Program.cs"), program);
-        foreach (string package in packages) Succeed(folder, "add", "package", package, "--source", Feed);
+        string config = Path.Combine(folder, "nuget.config"); // of its own, on top of the user's
+        File.WriteAllText(config, "<configuration></configuration>");
+        Succeed(folder, "nuget", "add", "source", Feed, "--name", "moesharp", "--configfile", config);
+        foreach (string package in packages) Succeed(folder, "add", "package", package);
         return folder;
     }
 
