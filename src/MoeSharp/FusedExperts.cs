@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 
@@ -53,8 +54,7 @@ public sealed class FusedExperts : IDisposable
         Log.BackendChosen(_logger, Backend.Name, Shape.Experts, Shape.Hidden, Shape.Intermediate, Shape.TopK, Shape.Format, Shape.Activations, Description);
         if (!_logger.IsEnabled(LogLevel.Warning)) return;
         if (Backend is ReferenceBackend) Log.ReferenceIsSlow(_logger);
-        if (Backend is CpuBackend && RuntimeInformation.ProcessArchitecture == Architecture.X64 && !RuntimeFeature.IsDynamicCodeSupported &&
-            Description.StartsWith("managed-128", StringComparison.Ordinal))
+        if (Backend is CpuBackend && !RuntimeFeature.IsDynamicCodeSupported && RuntimeInformation.ProcessArchitecture == Architecture.X64 && !Vector256.IsHardwareAccelerated)
             Log.CompiledWithoutVectors(_logger, Description);
         if (allowNaN && NaNCodes.First(weights) is var (expert, matrix, row, column)) Log.NaNWeightAccepted(_logger, matrix.Name, expert, row, column);
     }

@@ -51,6 +51,17 @@ public class PackageTests(PackageFeed feed) : IClassFixture<PackageFeed>
     }
 
     [Fact(Explicit = true)]
+    public void DependenciesAreThoseOfTheInstallPage()
+    {
+        string page = Repository.ReadText("docs/install.md"), line = page.Split('\n').Single(l => l.StartsWith("- Dependencies of `MoeSharp`:", StringComparison.Ordinal));
+        string[] ids = [.. XDocument.Load(new MemoryStream(feed.Read("MoeSharp", "MoeSharp.nuspec"))).Descendants().Where(e => e.Name.LocalName == "dependency").Select(e => e.Attribute("id")!.Value)];
+        Assert.All(ids, id => Assert.Contains(id, line, StringComparison.Ordinal));
+        XElement core = XDocument.Load(new MemoryStream(feed.Read("MoeSharp.Cuda", "MoeSharp.Cuda.nuspec"))).Descendants().Single(e => e.Name.LocalName == "dependency");
+        Assert.Equal("MoeSharp", core.Attribute("id")!.Value);
+        Assert.Matches(@"^\[\d+\.\d+\.\d+\S*\]$", core.Attribute("version")!.Value); // exactly its own
+    }
+
+    [Fact(Explicit = true)]
     public void SizesAreThoseOfTheInstallPage()
     {
         string page = Repository.ReadText("docs/install.md");
