@@ -45,19 +45,37 @@ public partial class SampleTests
                 Assert.Equal(HttpStatusCode.OK, answer.StatusCode);
                 Assert.Equal(MemoryMarshal.AsBytes(expected.AsSpan()).ToArray(), await answer.Content.ReadAsByteArrayAsync(stop));
             }
+            await AnswersManyAtOnce(client, layer, stop);
             HttpResponseMessage refused = await client.PostAsync("/forward", Body(new byte[100]), stop);
             Assert.Equal(HttpStatusCode.BadRequest, refused.StatusCode);
             Assert.StartsWith("The body has 100 bytes; 512 per token", await refused.Content.ReadAsStringAsync(stop), StringComparison.Ordinal);
             string metrics = await client.GetStringAsync("/metrics", stop);
             const string tags = "backend=\"cpu\",format=\"Block128\",activations=\"Fp8\",layer=\"1\"";
-            Assert.Contains($"\nmoesharp_tokens_total{{{tags}}} 7\n", metrics, StringComparison.Ordinal);
-            Assert.Contains($"\nmoesharp_expert_rows_sum{{{tags}}} 28\n", metrics, StringComparison.Ordinal);
-            Assert.Contains($"\nmoesharp_call_duration_seconds_bucket{{{tags},le=\"+Inf\"}} 1\n", metrics, StringComparison.Ordinal);
+            Assert.Contains($"\nmoesharp_tokens_total{{{tags}}} 47\n", metrics, StringComparison.Ordinal);
+            Assert.Contains($"\nmoesharp_expert_rows_sum{{{tags}}} 188\n", metrics, StringComparison.Ordinal);
+            Assert.Contains($"\nmoesharp_call_duration_seconds_bucket{{{tags},le=\"+Inf\"}} 9\n", metrics, StringComparison.Ordinal);
             Assert.Matches(@"\nmoesharp_memory_bytes \d{4,}\n", metrics);
         }
         finally
         {
             server.Kill();
+        }
+    }
+
+    private static async Task AnswersManyAtOnce(HttpClient client, MoeLayer layer, CancellationToken stop)
+    {
+        var hidden = new BFloat16[8][];
+        for (int i = 0; i < hidden.Length; i++) hidden[i] = [.. Enumerable.Range(0, 5 * layer.HiddenSize).Select(j => (BFloat16)MathF.Cos(i + j))];
+        byte[][] answers = await Task.WhenAll(hidden.Select(async rows =>
+        {
+            HttpResponseMessage answer = await client.PostAsync("/forward", Body(MemoryMarshal.AsBytes(rows.AsSpan()).ToArray()), stop);
+            return await answer.Content.ReadAsByteArrayAsync(stop);
+        }));
+        for (int i = 0; i < hidden.Length; i++)
+        {
+            var expected = new BFloat16[hidden[i].Length];
+            layer.Forward(hidden[i], expected);
+            Assert.Equal(MemoryMarshal.AsBytes(expected.AsSpan()).ToArray(), answers[i]);
         }
     }
 
