@@ -4,7 +4,7 @@ namespace MoeSharp;
 public class MoeSharpException(string message, Exception? inner = null) : Exception(message, inner);
 
 /// <summary>A file of a checkpoint (safetensors, index, config) is malformed, incomplete or of a kind that is not supported.</summary>
-public sealed class CheckpointException(string message, Exception? inner = null) : MoeSharpException(message, inner);
+public sealed class CheckpointException(string message, Exception? inner = null) : MoeSharpException(PlainText.Of(message), inner);
 
 /// <summary>A backend was asked for something it does not do; the message is the reason its capability predicate gave.</summary>
 public sealed class UnsupportedException(string message) : MoeSharpException(message);

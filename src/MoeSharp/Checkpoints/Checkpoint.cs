@@ -15,8 +15,8 @@ public sealed class Checkpoint : IDisposable
         Index = index;
         Family = Families.Of(config);
         Quantization = QuantizationConfig.Read(config);
-        HiddenSize = config.RequiredInt("hidden_size");
-        LayerCount = config.RequiredInt("num_hidden_layers");
+        HiddenSize = Family.Hidden(config);
+        LayerCount = Family.Layers(config);
         MoeLayers = [.. Enumerable.Range(0, LayerCount).Where(l => Family.IsMoe(config, l))];
         _prefix = Prefixes.FirstOrDefault(p => MoeLayers.Count > 0 && index.HasAnyUnder($"{p}layers.{MoeLayers[0]}.{Family.Block}.")) ?? Prefixes[0];
     }
@@ -54,7 +54,8 @@ public sealed class Checkpoint : IDisposable
     public static Checkpoint Open(string path, ILogger? logger = null)
     {
         if (!Directory.Exists(path))
-            throw new CheckpointException(File.Exists(path) ? $"{path} is a file; give the folder that holds config.json and the safetensors files." : $"{path} does not exist.");
+            throw new CheckpointException(
+                File.Exists(path) ? $"{path} is a file; give the folder that holds config.json and the safetensors files." : $"{path} does not exist.");
         ModelConfig config = ModelConfig.Read(System.IO.Path.Combine(path, "config.json"));
         TensorIndex index = TensorIndex.Open(path);
         try
@@ -83,7 +84,7 @@ public sealed class Checkpoint : IDisposable
     }
 
     /// <summary>The router of every MoE layer.</summary>
-    public RouterOptions Router => Family.Router(Config);
+    public RouterOptions Router => Family.RouterOf(Config);
 
     /// <summary>I of the routed experts.</summary>
     public int IntermediateSize => Family.Intermediate(Config);

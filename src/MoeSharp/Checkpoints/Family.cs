@@ -26,7 +26,7 @@ internal sealed record Family
     /// <summary>Gate of the shared expert [1, H]; null without.</summary>
     public string? SharedGate { get; init; }
     /// <summary>I of the shared experts; 0 without.</summary>
-    public Func<ModelConfig, int> SharedIntermediate { get; init; } = static c => (c.Int("n_shared_experts", "num_shared_experts") ?? 0) * Intermediate(c);
+    public Func<ModelConfig, int> SharedIntermediate { get; init; } = static c => SharedWidth(c, "n_shared_experts", "num_shared_experts");
     /// <summary>Whether a decoder layer has a MoE block.</summary>
     public Func<ModelConfig, int, bool> IsMoe { get; init; } = static (_, _) => true;
     /// <summary>The activation of a layer's routed experts.</summary>
@@ -50,22 +50,53 @@ internal sealed record Family
         ? $"{prefix}layers.{layer}.{Shared[3..]}."
         : $"{BlockPrefix(prefix, layer)}{Shared}.";
 
-    public static int Experts(ModelConfig c) => c.RequiredInt("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts");
+    public static int Experts(ModelConfig c) => c.Size(ModelConfig.MostExperts, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts");
 
-    public static int TopK(ModelConfig c) => c.RequiredInt("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "moe_topk", "num_experts_per_topk");
+    public static int TopK(ModelConfig c) =>
+        c.Size(ModelConfig.MostExperts, "num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "moe_topk", "num_experts_per_topk");
 
-    public static int Intermediate(ModelConfig c) => c.RequiredInt("moe_intermediate_size", "expert_hidden_dim", "intermediate_size");
+    public static int Hidden(ModelConfig c) => c.Size(ModelConfig.Widest, "hidden_size");
+
+    public static int Layers(ModelConfig c) => c.Size(ModelConfig.MostLayers, "num_hidden_layers");
+
+    public static int Intermediate(ModelConfig c) => c.Size(ModelConfig.Widest, "moe_intermediate_size", "expert_hidden_dim", "intermediate_size");
+
+    /// <summary>I of so many shared experts side by side, each as wide as a routed one.</summary>
+    public static int SharedWidth(ModelConfig c, params ReadOnlySpan<string> keysOfCount)
+    {
+        long width = (long)(c.Int(keysOfCount) ?? 0) * Intermediate(c);
+        return width <= ModelConfig.Widest
+            ? (int)width
+            : throw new CheckpointException($"{c.Path}: {string.Join(" or ", keysOfCount!)} makes shared experts {width} wide; at most {ModelConfig.Widest} is supported.");
+    }
+
+    /// <summary>How the router works, checked.</summary>
+    public RouterOptions RouterOf(ModelConfig c)
+    {
+        RouterOptions router = Router(c);
+        try
+        {
+            router.Validate();
+        }
+        catch (ArgumentException e)
+        {
+            throw new CheckpointException($"{c.Path}: {e.Message}", e);
+        }
+        return router;
+    }
 
     /// <summary>SILU, with a clamp where swiglu_limit says so.</summary>
     public static Activation HiddenAct(ModelConfig c)
     {
         string act = c.Text("hidden_act", "hidden_activation") ?? "silu";
-        float? limit = c.Float("swiglu_limit") is float l and > 0 ? l : null;
+        float? limit = c.Limit("swiglu_limit");
         return act switch
         {
             "silu" or "swish" => MoeSharp.Activation.Silu(limit),
             "gelu_pytorch_tanh" or "gelu_tanh" when limit is null => MoeSharp.Activation.GeluTanh(),
-            _ => throw new CheckpointException($"{c.Path}: the activation '{act}'{(limit is null ? "" : " with swiglu_limit")} is not supported; known are silu (with or without swiglu_limit) and gelu_pytorch_tanh."),
+            _ => throw new CheckpointException(
+                $"{c.Path}: the activation '{act}'{(limit is null ? "" : " with swiglu_limit")} is not supported; known are silu (with or without " +
+                "swiglu_limit) and gelu_pytorch_tanh."),
         };
     }
 
@@ -91,8 +122,8 @@ internal sealed record Family
             Experts = Experts(c),
             TopK = TopK(c),
             Scoring = RouterScoring.Sigmoid,
-            Groups = c.Int("n_group") ?? 1,
-            TopkGroups = c.Int("topk_group") ?? 1,
+            Groups = c.UpTo(ModelConfig.MostExperts, "n_group") ?? 1,
+            TopkGroups = c.UpTo(ModelConfig.MostExperts, "topk_group") ?? 1,
             Renormalize = c.Bool("norm_topk_prob") ?? true,
             RenormalizeEpsilon = 1e-20f,
             ScalingFactor = c.Float("routed_scaling_factor") ?? 1f,

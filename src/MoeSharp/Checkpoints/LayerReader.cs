@@ -23,7 +23,7 @@ internal sealed class LayerReader
 
     public LayerParts Read(LayerSelection selection, LoadContext context = default)
     {
-        RouterOptions router = _family.Router(_config);
+        RouterOptions router = _family.RouterOf(_config);
         int hidden = _model.HiddenSize, intermediate = Family.Intermediate(_config), experts = router.Experts;
         (int firstExpert, int count) = CheckSlice(selection.Experts, experts, "experts");
         (int firstRow, int rows) = CheckSlice(selection.Intermediate, intermediate, "intermediate rows");

@@ -1,10 +1,18 @@
+using System.Globalization;
 using System.Text.Json;
 
 namespace MoeSharp;
 
-/// <summary>config.json, with what a language model nested under text_config looked up first. Keys have several published spellings: the first that is present counts.</summary>
+/// <summary>
+/// config.json, with what a language model nested under text_config looked up first. Keys have several published spellings: the first that is present
+/// counts.
+/// </summary>
 internal sealed class ModelConfig
 {
+    /// <summary>More than any model has. A config that claims more is damaged or hostile, and must not decide what this process allocates.</summary>
+    public const int MostLayers = 4096, MostExperts = 16_384, Widest = 1 << 20;
+
+    private const int LargestFile = 100_000_000;
     private readonly JsonElement _root, _text;
 
     private ModelConfig(string path, JsonElement root)
@@ -21,17 +29,32 @@ internal sealed class ModelConfig
         try
         {
             using FileStream stream = File.OpenRead(path);
+            if (stream.Length > LargestFile) throw new CheckpointException($"{path} has {stream.Length} bytes; no config.json has more than {LargestFile}.");
             using JsonDocument document = JsonDocument.Parse(stream);
             if (document.RootElement.ValueKind != JsonValueKind.Object) throw new CheckpointException($"{path} is not a JSON object.");
+            CheckStrings(document.RootElement);
             return new(path, document.RootElement.Clone());
         }
         catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException)
         {
             throw new CheckpointException($"{path} does not exist; a checkpoint folder needs a config.json.", e);
         }
-        catch (Exception e) when (e is JsonException or IOException or UnauthorizedAccessException)
+        catch (Exception e) when (e is JsonException or InvalidOperationException or IOException or UnauthorizedAccessException)
         {
             throw new CheckpointException($"{path} cannot be read: {e.Message.TrimEnd('.')}.", e);
+        }
+    }
+
+    /// <summary>Takes every string once: those that are not Unicode throw <see cref="InvalidOperationException"/> here and nowhere later.</summary>
+    private static void CheckStrings(JsonElement value)
+    {
+        if (value.ValueKind == JsonValueKind.String) value.GetString();
+        if (value.ValueKind == JsonValueKind.Array) foreach (JsonElement item in value.EnumerateArray()) CheckStrings(item);
+        if (value.ValueKind != JsonValueKind.Object) return;
+        foreach (JsonProperty property in value.EnumerateObject())
+        {
+            _ = property.Name;
+            CheckStrings(property.Value);
         }
     }
 
@@ -60,8 +83,13 @@ internal sealed class ModelConfig
         throw Bad(keys, value, "a whole number from 0 on");
     }
 
-    public int RequiredInt(params ReadOnlySpan<string> keys) =>
-        Int(keys) is int value and > 0 ? value : throw new CheckpointException($"{Path} needs a positive {string.Join(" or ", keys!)}.");
+    /// <summary>A whole number from 0 to <paramref name="most"/>.</summary>
+    public int? UpTo(int most, params ReadOnlySpan<string> keys) =>
+        Int(keys) is not { } value ? null : value <= most ? value : throw Bad(keys, Find(keys)!.Value, $"at most {most}");
+
+    /// <summary>A whole number from 1 to <paramref name="most"/>, which must be there.</summary>
+    public int Size(int most, params ReadOnlySpan<string> keys) =>
+        UpTo(most, keys) is int value and > 0 ? value : throw new CheckpointException($"{Path} needs a positive {string.Join(" or ", keys!)}.");
 
     public float? Float(params ReadOnlySpan<string> keys)
     {
@@ -69,6 +97,14 @@ internal sealed class ModelConfig
         if (value.ValueKind == JsonValueKind.Number && float.IsFinite(value.GetSingle())) return value.GetSingle();
         throw Bad(keys, value, "a finite number");
     }
+
+    /// <summary>A finite number above 0; null where there is none or it is 0, which configs write for "no limit".</summary>
+    public float? Limit(params ReadOnlySpan<string> keys) => Float(keys) switch
+    {
+        null or 0 => null,
+        > 0 and float limit => limit,
+        _ => throw Bad(keys, Find(keys)!.Value, "a positive number, or 0 or null for none"),
+    };
 
     public bool? Bool(params ReadOnlySpan<string> keys)
     {
@@ -87,7 +123,7 @@ internal sealed class ModelConfig
     {
         if (Find(keys) is not { } value) return null;
         if (value.ValueKind == JsonValueKind.String)
-            return [.. value.GetString()!.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries).Select(s => int.TryParse(s, out int n) ? n : -1)];
+            return Split(value.GetString()!) ?? throw Bad(keys, value, "a list of whole numbers");
         if (value.ValueKind != JsonValueKind.Array) throw Bad(keys, value, "a list of whole numbers");
         var numbers = new List<int>();
         foreach (JsonElement item in value.EnumerateArray())
@@ -95,14 +131,28 @@ internal sealed class ModelConfig
         return [.. numbers];
     }
 
-    /// <summary>One entry of a per-layer list of numbers; null where the list is absent or too short, or the entry is null.</summary>
+    /// <summary>One entry of a per-layer list of numbers; null where there is no list, or the entry is null.</summary>
     public float? PerLayer(string key, int layer)
     {
-        if (Find(key) is not { ValueKind: JsonValueKind.Array } list || layer >= list.GetArrayLength()) return null;
+        if (Find(key) is not { } list) return null;
+        if (list.ValueKind != JsonValueKind.Array || layer >= list.GetArrayLength()) throw Bad([key], list, $"a list with an entry for layer {layer}");
         JsonElement item = list[layer];
-        return item.ValueKind == JsonValueKind.Number ? item.GetSingle() : null;
+        if (item.ValueKind == JsonValueKind.Null) return null;
+        if (item.ValueKind == JsonValueKind.Number && item.GetSingle() is >= 0 and float number && float.IsFinite(number)) return number;
+        throw Bad([key], list, $"a list of finite numbers from 0 on (layer {layer} has {item.GetRawText()})");
+    }
+
+    private static int[]? Split(string text)
+    {
+        string[] parts = text.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+        var numbers = new int[parts.Length];
+        for (int i = 0; i < parts.Length; i++)
+            if (!int.TryParse(parts[i], NumberStyles.None, CultureInfo.InvariantCulture, out numbers[i])) return null;
+        return numbers;
     }
 
     private CheckpointException Bad(ReadOnlySpan<string> keys, JsonElement value, string expected) =>
-        new($"{Path}: {string.Join(" or ", keys!)} is {value.GetRawText()} but must be {expected}.");
+        new($"{Path}: {string.Join(" or ", keys!)} is {Short(value.GetRawText())} but must be {expected}.");
+
+    private static string Short(string json) => json.Length <= 100 ? json : $"{json[..100]} ...";
 }

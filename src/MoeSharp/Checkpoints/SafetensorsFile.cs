@@ -71,11 +71,13 @@ public sealed unsafe class SafetensorsFile : IDisposable
     }
 
     /// <summary>The bytes of a tensor; they may start at any address.</summary>
-    /// <exception cref="CheckpointException">There is no such tensor.</exception>
+    /// <exception cref="CheckpointException">There is no such tensor, or it has more than the 2^31 - 1 bytes that a span can hold.</exception>
     public ReadOnlySpan<byte> Data(string name)
     {
         TensorEntry entry = Find(name);
-        return new(Pointer(entry), checked((int)entry.Bytes));
+        if (entry.Bytes > int.MaxValue)
+            throw new CheckpointException($"{name} in {Path} has {entry.Bytes} bytes, more than the {int.MaxValue} that can be read at once.");
+        return new(Pointer(entry), (int)entry.Bytes);
     }
 
     /// <summary>The tensor with this name.</summary>

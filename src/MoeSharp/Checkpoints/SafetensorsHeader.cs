@@ -6,7 +6,9 @@ namespace MoeSharp;
 /// <summary>Reads and checks a safetensors header: 8 bytes of length, then JSON, then data without holes or overlaps to the last byte.</summary>
 internal static unsafe class SafetensorsHeader
 {
-    private const long Limit = 100_000_000;
+    /// <summary>Largest header that readers of the format accept.</summary>
+    public const long Limit = 100_000_000;
+
 
     public static Dictionary<string, TensorEntry> Read(string path, byte* start, long length)
     {
@@ -30,12 +32,13 @@ internal static unsafe class SafetensorsHeader
     private static Dictionary<string, TensorEntry> Parse(string path, ReadOnlySpan<byte> json, long data)
     {
         var reader = new Utf8JsonReader(json, new JsonReaderOptions { MaxDepth = 4 });
-        var tensors = new Dictionary<string, TensorEntry>();
+        var tensors = new Dictionary<string, TensorEntry>(json.Length / 128);
         if (!reader.Read() || reader.TokenType != JsonTokenType.StartObject) throw Bad(path, "its header is not a JSON object");
         bool metadata = false;
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {
             string name = reader.GetString()!;
+            if (PlainText.HasControls(name)) throw Bad(path, $"the name of the tensor {name} holds a control character");
             reader.Read();
             if (name == "__metadata__")
             {
@@ -55,9 +58,11 @@ internal static unsafe class SafetensorsHeader
     private static void ReadMetadata(string path, ref Utf8JsonReader reader)
     {
         if (reader.TokenType != JsonTokenType.StartObject) throw Bad(path, "__metadata__ is not an object");
+        var keys = new HashSet<string>();
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {
             string key = reader.GetString()!;
+            if (!keys.Add(key)) throw Bad(path, $"__metadata__ has the key {key} twice");
             reader.Read();
             if (reader.TokenType != JsonTokenType.String) throw Bad(path, $"__metadata__ key {key} is not a string");
         }
@@ -70,14 +75,15 @@ internal static unsafe class SafetensorsHeader
         long[]? shape = null, offsets = null;
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {
-            string key = reader.GetString()!;
+            // Files have many thousands of entries: their keys are not worth a string each.
+            string key = reader.ValueTextEquals("dtype"u8) ? "dtype" : reader.ValueTextEquals("shape"u8) ? "shape"
+                : reader.ValueTextEquals("data_offsets"u8) ? "data_offsets" : throw Bad(path, $"the entry of {name} has the unknown key {reader.GetString()}");
             reader.Read();
             bool fresh = key switch
             {
                 "dtype" => Once(ref type, reader.TokenType == JsonTokenType.String ? reader.GetString() : null),
                 "shape" => Once(ref shape, ReadNumbers(path, name, key, ref reader)),
-                "data_offsets" => Once(ref offsets, ReadNumbers(path, name, key, ref reader)),
-                _ => throw Bad(path, $"the entry of {name} has the unknown key {key}"),
+                _ => Once(ref offsets, ReadNumbers(path, name, key, ref reader)),
             };
             if (!fresh) throw Bad(path, $"the entry of {name} has {key} twice or not as it must be");
         }
@@ -92,7 +98,10 @@ internal static unsafe class SafetensorsHeader
         }
         if (total % 8 != 0) throw Bad(path, $"{name} with dtype {type} and shape [{string.Join(", ", shape)}] does not fill whole bytes");
         if ((long)(total / 8) != end - begin)
-            throw Bad(path, $"{name} with dtype {type} and shape [{string.Join(", ", shape)}] takes {total / 8} bytes but its data_offsets [{begin}, {end}] span {end - begin}");
+        {
+            string taken = $"with dtype {type} and shape [{string.Join(", ", shape)}] takes {total / 8} bytes";
+            throw Bad(path, $"{name} {taken} but its data_offsets [{begin}, {end}] span {end - begin}");
+        }
         if (begin > long.MaxValue - data) throw Bad(path, $"{name} has data_offsets [{begin}, {end}], beyond any file");
         return new(name, type, shape, data + begin, end - begin);
     }

@@ -18,7 +18,8 @@ public sealed record TensorToWrite(string Name, string Type, long[] Shape, Actio
 public static class SafetensorsWriter
 {
     /// <summary>Writes a file, replacing an existing one only when everything has been written.</summary>
-    /// <exception cref="ArgumentException">A name appears twice, a type is unknown, or a tensor wrote another number of bytes than its shape says.</exception>
+    /// <exception cref="ArgumentException">A name appears twice or holds control characters, a type is unknown, names and shapes take more than the
+    /// 100 MB that readers accept, or a tensor wrote another number of bytes than its shape says.</exception>
     /// <exception cref="IOException">The disk refused.</exception>
     public static void Write(string path, IReadOnlyList<TensorToWrite> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
@@ -67,6 +68,7 @@ public static class SafetensorsWriter
             foreach (TensorToWrite t in tensors)
             {
                 if (!names.Add(t.Name)) throw new ArgumentException($"The tensor name {t.Name} is given twice or reserved.");
+                if (PlainText.HasControls(t.Name)) throw new ArgumentException($"The tensor name {PlainText.Of(t.Name)} holds a control character.");
                 json.WriteStartObject(t.Name);
                 json.WriteString("dtype", t.Type);
                 json.WriteStartArray("shape");
@@ -81,17 +83,24 @@ public static class SafetensorsWriter
             json.WriteEndObject();
         }
         while (buffer.Length % 8 != 0) buffer.WriteByte((byte)' ');
+        if (buffer.Length - 8 > SafetensorsHeader.Limit)
+            throw new ArgumentException($"Names and shapes take {buffer.Length - 8} bytes but readers accept {SafetensorsHeader.Limit}; write several files.");
         byte[] header = buffer.ToArray();
         BinaryPrimitives.WriteInt64LittleEndian(header, header.Length - 8);
         return header;
     }
 
-    private static int BitsOf(TensorToWrite t) => TensorTypes.TryGetBits(t.Type, out int bits) ? bits : throw new ArgumentException($"{t.Name} has the unknown dtype {t.Type}.");
+    private static int BitsOf(TensorToWrite t) =>
+        TensorTypes.TryGetBits(t.Type, out int bits) ? bits : throw new ArgumentException($"{t.Name} has the unknown dtype {t.Type}.");
 
     private static long BytesOf(TensorToWrite t)
     {
-        long bits = BitsOf(t);
-        foreach (long d in t.Shape) bits = checked(bits * d);
-        return bits % 8 == 0 ? bits / 8 : throw new ArgumentException($"{t.Name} does not fill whole bytes.");
+        UInt128 bits = (UInt128)BitsOf(t);
+        foreach (long d in t.Shape)
+        {
+            if (d < 0 || bits * (UInt128)d > long.MaxValue) throw new ArgumentException($"{t.Name} cannot have the shape [{string.Join(", ", t.Shape)}].");
+            bits *= (UInt128)d;
+        }
+        return bits % 8 == 0 ? (long)bits / 8 : throw new ArgumentException($"{t.Name} does not fill whole bytes.");
     }
 }

@@ -40,7 +40,7 @@ internal sealed class TensorIndex : IDisposable
         foreach (string name in Files)
             if (File.Exists(Path.Combine(_folder, name))) FileNamed(name);
         if (_totalSize is not { } claimed || _files.Count < Files.Count()) return;
-        long total = _files.Values.Sum(f => f.Tensors.Values.Where(t => _fileOf.ContainsKey(t.Name)).Sum(t => t.Bytes));
+        long total = _files.Sum(file => file.Value.Tensors.Values.Where(t => _fileOf.GetValueOrDefault(t.Name) == file.Key).Sum(t => t.Bytes));
         if (total != claimed) Warnings.Add($"{Path.Combine(_folder, IndexName)} says that tensors take {claimed} bytes but they take {total}.");
     }
 
@@ -108,6 +108,7 @@ internal sealed class TensorIndex : IDisposable
                     reader.Skip();
                 }
             }
+            reader.Read(); // throws where something follows the object
             if (!found) throw Bad(path, "it has no weight_map");
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException or IOException or UnauthorizedAccessException)
@@ -133,6 +134,7 @@ internal sealed class TensorIndex : IDisposable
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {
             string tensor = reader.GetString()!;
+            if (PlainText.HasControls(tensor)) throw Bad(path, $"the name of the tensor {tensor} holds a control character");
             reader.Read();
             if (reader.TokenType != JsonTokenType.String) throw Bad(path, $"the file of {tensor} is not a string");
             string file = reader.GetString()!;
@@ -147,7 +149,7 @@ internal sealed class TensorIndex : IDisposable
 
     /// <summary>No folder, drive, stream or parent: nothing that leads out of the checkpoint's folder.</summary>
     public static bool IsPlainFileName(string name) =>
-        name.Length is > 0 and < 256 && name != "." && name != ".." && name.AsSpan().IndexOfAny("/\\:\0") < 0 && !name.Any(char.IsControl);
+        name.Length is > 0 and < 256 && name != "." && name != ".." && name.AsSpan().IndexOfAny("/\\:\0") < 0 && !PlainText.HasControls(name);
 
     private static CheckpointException Bad(string path, string what) => new($"{path} is not a valid index: {what}.");
 

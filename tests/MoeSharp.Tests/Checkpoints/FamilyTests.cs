@@ -16,7 +16,7 @@ public class FamilyTests
             var t = new TinyCheckpoint(4, 256, 96, WeightFormat.MxFp8)
             {
                 Config = "{\"model_type\":\"minimax_m3\",\"text_config\":{\"model_type\":\"minimax_m3_text\",\"num_hidden_layers\":1,\"hidden_size\":256,\"intermediate_size\":96,"
-                    + "\"num_local_experts\":4,\"num_experts_per_tok\":2,\"routed_scaling_factor\":2.0,\"n_shared_experts\":1,\"hidden_act\":\"swigluoai\"},"
+                    + "\"num_local_experts\":4,\"num_experts_per_tok\":2,\"routed_scaling_factor\":2.0,\"n_shared_experts\":1,\"hidden_act\":\"swigluoai\",\"moe_layer_freq\":[1]},"
                     + "\"quantization_config\":{\"quant_method\":\"mxfp8\",\"activation_scheme\":\"dynamic\",\"weight_block_size\":[1,32],\"ignored_layers\":[\"lm_head\"]}}",
             };
             const string block = "language_model.model.layers.0.block_sparse_moe.";
@@ -133,6 +133,33 @@ public class FamilyTests
         Assert.Contains(actual, v => v.ToSingle() != 0 && float.IsFinite(v.ToSingle()));
         layer.Forward(hidden, actual); // router and shared experts too
         Assert.All(actual, v => Assert.True(float.IsFinite(v.ToSingle())));
+    }
+
+    /// <summary>Router, biases and shared experts are what was written, to the bit, and none is made up.</summary>
+    [Theory, MemberData(nameof(Layouts))]
+    public void RouterAndSharedExpertsHoldTheBitsThatWereWritten(string layout)
+    {
+        (TinyCheckpoint tiny, _) = All[layout]();
+        using TinyCheckpoint __ = tiny;
+        using Checkpoint model = Checkpoint.Open(tiny.Write());
+        using LayerParts parts = model.ReadLayer(0);
+        string? Name(params string[] ends) => tiny.Names.SingleOrDefault(n => ends.Any(end => n.EndsWith(end, StringComparison.Ordinal)));
+        float[]? Table(string? name) => name is null ? null : tiny.Bf16(name);
+        Assert.Equal(Table(Name(".gate.weight", ".router.weight")), parts.RouterWeight);
+        Assert.Equal(Table(Name(".router.bias")), parts.RouterLogitBias);
+        Assert.Equal(Table(Name("e_score_correction_bias", ".router_bias")), parts.RouterCorrectionBias);
+        Assert.Equal(Table(Name(".shared_expert_gate.weight")), parts.SharedGate);
+        bool hasShared = tiny.Names.Any(n => n.Contains(".shared_expert.") || n.Contains(".shared_experts.") || n.Contains(".share_expert."));
+        Assert.Equal(hasShared, parts.SharedExperts is not null);
+        if (parts.SharedExperts is not { } shared) return;
+        foreach ((BlockScaledMatrix written, BlockScaledMatrix read) in ((BlockScaledMatrix, BlockScaledMatrix)[])
+            [(tiny.Gate[0], shared.Gate[0]), (tiny.Up[0], shared.Up[0]), (tiny.Down[0], shared.Down[0])])
+        {
+            Assert.Equal((written.Rows, written.Columns, written.ScaleRows, written.ScaleColumns), (read.Rows, read.Columns, read.ScaleRows, read.ScaleColumns));
+            for (int r = 0; r < written.Rows; r++) Assert.True(written.Row(r).SequenceEqual(read.Row(r)), $"{read.Name}, row {r}");
+            for (int r = 0; r < written.ScaleRows; r++)
+                for (int c = 0; c < written.ScaleColumns; c++) Assert.True(written.ScaleAt(r, c) == read.ScaleAt(r, c), $"{read.Name}, scale ({r}, {c})");
+        }
     }
 
     [Theory, MemberData(nameof(Layouts))]

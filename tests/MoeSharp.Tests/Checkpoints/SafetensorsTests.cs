@@ -20,6 +20,12 @@ public sealed class SafetensorsTests : IDisposable
     [InlineData("{}", 1)]
     [InlineData("""{"__metadata__":{"k":1}}""", 0)]
     [InlineData("""{"__metadata__":{},"__metadata__":{}}""", 0)]
+    [InlineData("""{"__metadata__":{"k":"1","k":"2"}}""", 0)]
+    [InlineData("""{"__metadata__":{"k":"1","\u006b":"2"}}""", 0)]
+    [InlineData("""{"a\u0000":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}""", 2)]
+    [InlineData("""{"a\u001b[31m":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}""", 2)]
+    [InlineData("""{"a\n":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}""", 2)]
+    [InlineData("""{"a":{"dtype":"U\u001b","shape":[2],"data_offsets":[0,2]}}""", 2)]
     [InlineData("""{"a":1}""", 0)]
     [InlineData("""{"a":{"dtype":"U8","shape":[2]}}""", 2)]
     [InlineData("""{"a":{"dtype":"U9","shape":[2],"data_offsets":[0,2]}}""", 2)]
@@ -135,6 +141,70 @@ public sealed class SafetensorsTests : IDisposable
         Assert.Equal([Target], Directory.GetFiles(_folder));
     }
 
+    /// <summary>Whatever a callback throws comes out as it is or, from the disk, as one sentence; the old file stays, and nothing else.</summary>
+    [Fact]
+    public void ACallbackThatThrowsLeavesTheOldFileAndNothingElse()
+    {
+        foreach (Exception thrown in (Exception[])[new OperationCanceledException(), new InvalidDataException("odd"), new IOException("the disk is full")])
+        {
+            foreach (bool exists in (bool[])[false, true])
+            {
+                if (exists) File.WriteAllText(Target, "old");
+                Exception caught = Assert.ThrowsAny<Exception>(() => SafetensorsWriter.Write(Target,
+                [
+                    TensorToWrite.Of("a", "F32", [1 << 20], new byte[4 << 20]), // more than any buffer
+                    new("b", "U8", [3], stream =>
+                    {
+                        stream.Write([1, 2]);
+                        throw thrown;
+                    }),
+                ]));
+                Assert.True(ReferenceEquals(caught, thrown) || (caught is IOException && caught.Message.Contains(Target) && caught.InnerException == thrown), $"{caught}");
+                Assert.Equal(exists ? [Target] : [], Directory.GetFiles(_folder));
+                if (exists) Assert.Equal("old", File.ReadAllText(Target));
+                File.Delete(Target);
+            }
+        }
+    }
+
+    [Fact]
+    public void RefusesToWriteWhatReadersRefuse()
+    {
+        void Refuses(string word, TensorToWrite tensor, Dictionary<string, string>? metadata = null)
+        {
+            Assert.Contains(word, Assert.Throws<ArgumentException>(() => SafetensorsWriter.Write(Target, [tensor], metadata)).Message);
+            Assert.Empty(Directory.GetFiles(_folder));
+        }
+
+        TensorToWrite fine = TensorToWrite.Of("a", "U8", [1], new byte[1]);
+        Refuses("100000000", fine, new() { ["k"] = new string('x', 100_000_000) });
+        Refuses("control character", fine with { Name = "a\u001b" });
+        Refuses("[-1]", fine with { Shape = [-1] });
+        Refuses("[4611686018427387904, 2]", fine with { Shape = [1L << 62, 2] });
+        Refuses("whole bytes", fine with { Type = "F4", Shape = [3] });
+    }
+
+    /// <summary>Sparse: the file takes no room.</summary>
+    [Fact]
+    public void TensorsOver2GiBAreMappedButNotGivenAsOneSpan()
+    {
+        Assert.SkipWhen(OperatingSystem.IsWindows(), "files are not sparse by themselves on Windows");
+        const long bytes = (1L << 31) + 5;
+        byte[] header = FileOf($$"""
+            {"big":{"dtype":"U8","shape":[{{bytes}}],"data_offsets":[0,{{bytes}}]}, "small":{"dtype":"U8","shape":[2],"data_offsets":[{{bytes}},{{bytes + 2}}]} }
+            """, 0);
+        using (FileStream stream = File.Create(Target))
+        {
+            stream.Write(header);
+            stream.SetLength(header.Length + bytes + 2);
+            stream.Position = stream.Length - 1;
+            stream.WriteByte(7);
+        }
+        using SafetensorsFile file = SafetensorsFile.Open(Target);
+        Assert.Equal([0, 7], file.Data("small").ToArray());
+        Assert.Contains($"{bytes}", Assert.Throws<CheckpointException>(() => file.Data("big").Length).Message);
+    }
+
     public void Dispose() => Directory.Delete(_folder, recursive: true);
 
     private static byte[] FileOf(string header, int dataBytes)
@@ -150,7 +220,7 @@ public sealed class SafetensorsTests : IDisposable
         File.WriteAllBytes(Target, file);
         string message = Assert.Throws<CheckpointException>(() => SafetensorsFile.Open(Target).Dispose()).Message;
         Assert.Contains(Target, message, StringComparison.Ordinal);
-        Assert.DoesNotContain('\n', message);
+        Assert.DoesNotContain(message, char.IsControl);
         return message;
     }
 }

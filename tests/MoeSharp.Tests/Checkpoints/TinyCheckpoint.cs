@@ -48,6 +48,10 @@ internal sealed class TinyCheckpoint : IDisposable
 
     public void Add(string name, string type, long[] shape, byte[] data) => _tensors.Add((TensorToWrite.Of(name, type, shape, data), data));
 
+    /// <summary>A BF16 tensor, widened.</summary>
+    public float[] Bf16(string name) =>
+        [.. MemoryMarshal.Cast<byte, BFloat16>(_tensors.Single(t => t.Tensor.Name == name).Data).ToArray().Select(v => v.ToSingle())];
+
     /// <summary>A random BF16 tensor.</summary>
     public void AddBf16(string name, params long[] shape)
     {

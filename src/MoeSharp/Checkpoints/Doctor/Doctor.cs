@@ -68,17 +68,16 @@ internal sealed class Doctor : IDisposable
 
     private void CheckLayers(Family family)
     {
-        int layers = _config.RequiredInt("num_hidden_layers"), trained = layers + (_config.Int("num_nextn_predict_layers") ?? 0);
+        int layers = Family.Layers(_config), trained = layers + (_config.UpTo(ModelConfig.MostLayers, "num_nextn_predict_layers") ?? 0);
         string[] all = [.. _shards.Names.Order(StringComparer.Ordinal)];
-        TensorIndex names = TensorIndex.OfNames(all);
         string prefix = Checkpoint.Prefixes.FirstOrDefault(p => all.Any(n => n.StartsWith($"{p}layers.", StringComparison.Ordinal))) ?? Checkpoint.Prefixes[0];
         ILookup<int, string> byLayer = all.ToLookup(name => LayerOf(prefix, name));
         (int Layer, LayerAudit Audit)[] audits =
-            [.. Enumerable.Range(0, layers).Where(l => family.IsMoe(_config, l)).Select(l => (l, new LayerAudit(_shards, names, family, _config, prefix, l)))];
+            [.. Enumerable.Range(0, layers).Where(l => family.IsMoe(_config, l)).Select(l => (l, new LayerAudit(_shards, family, _config, prefix, l, [.. byLayer[l]])))];
         HashSet<string> optional = [.. audits.SelectMany(a => a.Audit.Optional)];
         foreach ((int layer, LayerAudit audit) in audits)
         {
-            audit.Report([.. byLayer[layer]], optional, _findings.Add);
+            audit.Report(optional, _findings.Add);
             _slabs.AddRange(audit.Slabs);
         }
         Layers = audits.Length;

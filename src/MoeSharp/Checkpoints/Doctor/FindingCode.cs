@@ -27,6 +27,8 @@ internal sealed record FindingCode(string Name, Severity Severity, string Why, s
         "Without an index loaders do not know which files make up the model.", "Restore model.safetensors.index.json, or complete the download.");
     public static readonly FindingCode IndexDuplicate = new("index-duplicate", Severity.Error,
         "Which entry counts depends on the loader.", "Remove one of the entries.");
+    public static readonly FindingCode IndexSize = new("index-total-size", Severity.Warning,
+        "Tools that plan memory by total_size plan wrongly; a shard may be of another revision.", "Correct metadata.total_size in the index, or download again.");
     public static readonly FindingCode IndexPath = new("index-path", Severity.Error,
         "A name with a path can lead a loader out of the checkpoint's folder.", "Do not load this checkpoint before you trust its index; names of files must be plain.");
     public static readonly FindingCode IndexStale = new("index-stale", Severity.Error,
@@ -95,7 +97,7 @@ internal sealed record FindingCode(string Name, Severity Severity, string Why, s
     /// <summary>Every code.</summary>
     public static IReadOnlyList<FindingCode> All { get; } =
     [
-        ConfigUnsupported, IndexInvalid, IndexMissing, IndexDuplicate, IndexPath, IndexStale, ShardMissing, ShardUnreadable, ShardUnlisted,
+        ConfigUnsupported, IndexInvalid, IndexMissing, IndexDuplicate, IndexSize, IndexPath, IndexStale, ShardMissing, ShardUnreadable, ShardUnlisted,
         TensorDuplicated, TensorUnlisted, TensorMissing, TensorExtra, TensorMisnamed, WeightType, WeightShape,
         ScaleMissing, ScaleType, ScaleShape, ScaleGranularity, ScaleZero, ScaleSubnormal, ScaleNaN, ScaleInfinite, ScaleNegative, ScaleTiny,
         ScaleNotPowerOfTwo, ScaleE8M0NaN, PayloadNaN, PayloadNonFinite, PayloadSaturated, BlockZero, RouterNonFinite, IgnoreUnmatched, IgnoreInvalid,
@@ -108,6 +110,9 @@ internal sealed record FindingCode(string Name, Severity Severity, string Why, s
 /// <param name="At">Where.</param>
 internal sealed record Finding(FindingCode Code, string What, Place At)
 {
+    /// <summary>What was found, one line.</summary>
+    public string What { get; } = PlainText.Of(What);
+
     /// <summary>What, why it matters, what to do.</summary>
     public string Message => $"{What} {Code.Why} {Code.Remedy}";
 }

@@ -5,34 +5,42 @@ namespace MoeSharp;
 /// <summary>Holds the names of one layer's block against its family's table and lists the slabs to scan.</summary>
 internal sealed class LayerAudit
 {
+    /// <summary>Missing tensors of a layer that are named; the rest is counted, since a config may claim any number of experts.</summary>
+    private const int MostMissing = 100;
+
     private readonly ShardSurvey _shards;
     private readonly Family _family;
     private readonly ModelConfig _config;
     private readonly int _layer;
     private readonly string _block;
     private readonly string? _shared;
+    private readonly string[] _names = [];
     private readonly HashSet<string> _expected = [];
     private readonly Dictionary<string, int?> _missing = [];
+    private int _moreMissing;
     private readonly List<(string Name, long[] Shape)> _tables = [];
     private readonly HashSet<(string, int)> _slabs = [];
 
     /// <param name="shards">The files.</param>
-    /// <param name="names">All names.</param>
     /// <param name="family">Its table.</param>
     /// <param name="config">config.json.</param>
     /// <param name="prefix">What precedes "layers." in names.</param>
     /// <param name="layer">Decoder layer with experts.</param>
-    public LayerAudit(ShardSurvey shards, TensorIndex names, Family family, ModelConfig config, string prefix, int layer)
+    /// <param name="namesOfLayer">Names of that layer.</param>
+    public LayerAudit(ShardSurvey shards, Family family, ModelConfig config, string prefix, int layer, IReadOnlyCollection<string> namesOfLayer)
     {
         (_shards, _family, _config, _layer) = (shards, family, config, layer);
         _block = family.BlockPrefix(prefix, layer);
-        int hidden = config.RequiredInt("hidden_size"), experts = family.Router(config).Experts;
+        if (family.Shared is not null && family.SharedIntermediate(config) > 0) _shared = family.SharedPrefix(prefix, layer);
+        _names = [.. namesOfLayer.Where(IsOfBlock)];
+        if (_names.Length == 0) return; // one finding; a config may claim any number of layers
+        TensorIndex names = shards.NameIndex;
+        int hidden = Family.Hidden(config), experts = family.RouterOf(config).Experts;
         Table(names, _block + family.RouterWeight, [experts, hidden], isOptional: false);
         if (family.RouterLogitBias is { } logit) Table(names, _block + logit, [experts], isOptional: false);
         if (family.RouterCorrectionBias is { } correction) Table(names, _block + correction, [experts], isOptional: !family.NeedsCorrectionBias(config));
         ListExperts(names, experts, hidden, Family.Intermediate(config));
         int shared = family.Shared is null ? 0 : family.SharedIntermediate(config);
-        if (shared > 0) _shared = family.SharedPrefix(prefix, layer);
         if (shared > 0) ListShared(names, hidden, shared);
     }
 
@@ -43,10 +51,15 @@ internal sealed class LayerAudit
     public HashSet<string> Optional { get; } = [];
 
     /// <summary>Missing, superfluous and misnamed tensors, and routers and biases that are not finite.</summary>
-    public void Report(IReadOnlyCollection<string> namesOfLayer, IReadOnlySet<string> optionalElsewhere, Action<Finding> report)
+    public void Report(IReadOnlySet<string> optionalElsewhere, Action<Finding> report)
     {
-        foreach (string relative in optionalElsewhere.Except(Optional)) _missing.TryAdd(_block + relative, null);
-        List<string> extra = [.. namesOfLayer.Where(IsOfBlock).Where(n => !_expected.Contains(n) && !_family.Ignored.Any(i => n == _block + i))];
+        if (_names.Length == 0)
+        {
+            if (_shards.KnowsAllNames) report(new(FindingCode.TensorMissing, $"The MoE block of layer {_layer} is missing: no tensor's name starts with {_block}.", new(null, null, _layer)));
+            return;
+        }
+        foreach (string relative in optionalElsewhere.Except(Optional)) Miss(_block + relative, null);
+        List<string> extra = [.. _names.Where(n => !_expected.Contains(n) && !_family.Ignored.Any(i => n == _block + i))];
         if (_shards.KnowsAllNames)
         {
             foreach (string name in extra.ToArray())
@@ -58,6 +71,8 @@ internal sealed class LayerAudit
             }
             foreach ((string name, int? expert) in _missing)
                 report(new(FindingCode.TensorMissing, $"{name} is missing.", new(null, name, _layer, expert)));
+            if (_moreMissing > 0)
+                report(new(FindingCode.TensorMissing, $"{_moreMissing} more tensors of the MoE block of layer {_layer} are missing.", new(null, null, _layer)));
         }
         foreach (string name in extra)
             report(new(FindingCode.TensorExtra, $"{name} belongs to the MoE block of layer {_layer}, but {_family.Name} with this config has no such tensor.", At(name, ExpertOf(name))));
@@ -74,8 +89,14 @@ internal sealed class LayerAudit
         }
         else if (!isOptional)
         {
-            _missing.TryAdd(name, null);
+            Miss(name, null);
         }
+    }
+
+    private void Miss(string name, int? expert)
+    {
+        if (_missing.Count < MostMissing) _missing.TryAdd(name, expert);
+        else _moreMissing++;
     }
 
     private void ListExperts(TensorIndex names, int experts, int hidden, int intermediate)
@@ -107,9 +128,10 @@ internal sealed class LayerAudit
     {
         if (!names.Has(source.Values))
         {
-            _missing.TryAdd(source.Values, source.Stacked >= 0 ? null : expert);
+            if (source.Stacked <= 0) Miss(source.Values, source.Stacked < 0 ? expert : null);
             return;
         }
+        if (source.Stacked > 0 && _shards.Find(source.Values) is var (_, entry) && (entry.Shape.Length != 3 || entry.Shape[0] != source.StackedCount)) return; // reported for slice 0
         _expected.Add(source.Values);
         if (source.Scales is not null) _expected.Add(source.Scales);
         if (_slabs.Add((source.Values, source.Stacked))) Slabs.Add(Slab.Of(source, _layer, expert, rows, columns));
@@ -171,21 +193,21 @@ internal sealed class LayerAudit
             report(new(FindingCode.WeightType, $"{name} is {entry.Type} but F32, BF16 or F16 is needed.", At(name, null)));
             return;
         }
-        if (FirstNonFinite(file, entry) is not (int element, float value)) return;
+        if (FirstNonFinite(file, entry) is not (long element, float value)) return;
         bool isRouter = name == _block + _family.RouterWeight || name == _block + _family.RouterLogitBias || name == _block + _family.RouterCorrectionBias;
         report(new(isRouter ? FindingCode.RouterNonFinite : FindingCode.PayloadNonFinite, FormattableString.Invariant($"{name} holds {value} at element {element}."), At(name, null)));
     }
 
-    private static (int Element, float Value)? FirstNonFinite(SafetensorsFile file, TensorEntry entry)
+    private static unsafe (long Element, float Value)? FirstNonFinite(SafetensorsFile file, TensorEntry entry)
     {
-        ReadOnlySpan<byte> data = file.Data(entry.Name);
-        for (int i = 0; i < entry.Elements; i++)
+        byte* data = file.Pointer(entry);
+        for (long i = 0; i < entry.Elements; i++)
         {
             float value = entry.Type switch
             {
-                "F32" => BitConverter.ToSingle(data[(4 * i)..]),
-                "BF16" => BFloat16.FromBits(BitConverter.ToUInt16(data[(2 * i)..])).ToSingle(),
-                _ => (float)BitConverter.ToHalf(data[(2 * i)..]),
+                "F32" => BitConverter.ToSingle(new ReadOnlySpan<byte>(data + 4 * i, 4)),
+                "BF16" => BFloat16.FromBits(BitConverter.ToUInt16(new ReadOnlySpan<byte>(data + 2 * i, 2))).ToSingle(),
+                _ => (float)BitConverter.ToHalf(new ReadOnlySpan<byte>(data + 2 * i, 2)),
             };
             if (!float.IsFinite(value)) return (i, value);
         }

@@ -11,6 +11,7 @@ internal sealed class ShardSurvey : IDisposable
     private readonly Dictionary<string, SafetensorsFile> _files = [];
     private readonly Dictionary<string, (SafetensorsFile File, TensorEntry Entry)> _found = [];
     private bool _hasIndex;
+    private long? _claimedSize;
 
     public ShardSurvey(string folder, Action<Finding> report)
     {
@@ -21,11 +22,16 @@ internal sealed class ShardSurvey : IDisposable
         string[] shards = _hasIndex ? [.. _listed.Values.Distinct().Order(StringComparer.Ordinal)] : present.Contains(TensorIndex.SingleName) ? [TensorIndex.SingleName] : present;
         foreach (string shard in shards) Open(shard);
         Compare();
+        if (_claimedSize is { } claimed && _files.Count == shards.Length) CheckSize(claimed);
         foreach (string file in present.Except(shards)) CheckUnlisted(file);
+        NameIndex = TensorIndex.OfNames(_listed.Keys.Union(_found.Keys));
     }
 
     /// <summary>Every name that the index or a shard knows, readable or not.</summary>
-    public IEnumerable<string> Names => _listed.Keys.Union(_found.Keys);
+    public IEnumerable<string> Names => NameIndex.Names;
+
+    /// <summary>The same, to look layouts up in.</summary>
+    public TensorIndex NameIndex { get; }
 
     /// <summary>False when a file is unreadable and no index says what it held, so that missing names mean nothing.</summary>
     public bool KnowsAllNames { get; private set; } = true;
@@ -50,6 +56,9 @@ internal sealed class ShardSurvey : IDisposable
                 throw new JsonException("it has no weight_map");
             foreach (JsonProperty entry in map.EnumerateObject()) List(entry.Name, entry.Value);
             _hasIndex = true;
+            if (document.RootElement.TryGetProperty("metadata", out JsonElement metadata) && metadata.ValueKind == JsonValueKind.Object
+                && metadata.TryGetProperty("total_size", out JsonElement size) && size.ValueKind == JsonValueKind.Number && size.TryGetInt64(out long total))
+                _claimedSize = total;
         }
         catch (Exception e) when (e is JsonException or IOException or UnauthorizedAccessException or InvalidOperationException)
         {
@@ -105,6 +114,13 @@ internal sealed class ShardSurvey : IDisposable
             string where = Find(tensor) is { } found ? $"{Path.GetFileName(found.File.Path)} does" : "no other shard does";
             _report(new(FindingCode.IndexStale, $"The index says that {tensor} is in {file}, which does not hold it ({where}).", new(file, tensor)));
         }
+    }
+
+    private void CheckSize(long claimed)
+    {
+        long total = _found.Where(tensor => _listed.ContainsKey(tensor.Key)).Sum(tensor => tensor.Value.Entry.Bytes);
+        if (total == claimed) return;
+        _report(new(FindingCode.IndexSize, $"The index says that tensors take {claimed} bytes but they take {total}.", new(TensorIndex.IndexName)));
     }
 
     /// <summary>A file beside the shards is only suspicious when it looks like one or holds tensors of the model.</summary>

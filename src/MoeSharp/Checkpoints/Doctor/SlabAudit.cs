@@ -132,10 +132,10 @@ internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, Quantizati
         if (!typed || !shaped) return;
         int bytes = ScaleValue.Bytes(entry.Type);
         byte* start = file.Pointer(entry) + Math.Max(slab.Source.Stacked, 0) * (long)rows * columns * bytes;
-        for (int i = 0; i < rows * columns; i++)
+        for (long i = 0; i < (long)rows * columns; i++)
         {
-            if (ScaleValue.Judge(entry.Type, start + (long)i * bytes, format == WeightFormat.Block128PowerOfTwo) is not var (code, what)) continue;
-            (int Row, int Column) block = (i / columns, i % columns);
+            if (ScaleValue.Judge(entry.Type, start + i * bytes, format == WeightFormat.Block128PowerOfTwo) is not var (code, what)) continue;
+            (int Row, int Column) block = ((int)(i / columns), (int)(i % columns));
             See(code, file, entry, block, $"{entry.Name} holds {what} for block ({block.Row}, {block.Column})");
         }
     }

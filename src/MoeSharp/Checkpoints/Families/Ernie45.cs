@@ -10,7 +10,7 @@ internal static partial class Families
         RouterCorrectionBias = "moe_statics.e_score_correction_bias",
         NeedsCorrectionBias = static c => c.Bool("moe_use_aux_free") ?? true,
         Shared = "shared_experts",
-        SharedIntermediate = static c => (c.Int("moe_num_shared_experts") ?? 0) * Family.Intermediate(c),
+        SharedIntermediate = static c => Family.SharedWidth(c, "moe_num_shared_experts"),
         IsMoe = static (c, layer) =>
             layer >= (c.Int("moe_layer_start_index") ?? 0) && layer <= (c.Int("moe_layer_end_index") ?? int.MaxValue) &&
             (layer + 1) % Math.Max(c.Int("moe_layer_interval") ?? 1, 1) == 0,

@@ -11,7 +11,7 @@ internal static partial class Families
         RouterWeight = "router.weight",
         RouterLogitBias = "router.bias",
         SharedIntermediate = static _ => 0,
-        Activation = static (c, _) => MoeSharp.Activation.SwigluOai(limit: c.Float("swiglu_limit") ?? 7f, interleaved: true),
+        Activation = static (c, _) => MoeSharp.Activation.SwigluOai(limit: c.Limit("swiglu_limit") ?? 7f, interleaved: true),
         Router = static c => new() { Experts = Family.Experts(c), TopK = Family.TopK(c), Scoring = RouterScoring.TopkSoftmax },
     };
 }

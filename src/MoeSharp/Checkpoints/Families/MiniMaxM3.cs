@@ -6,10 +6,11 @@ internal static partial class Families
     public static Family MiniMaxM3 => MiniMaxM2 with
     {
         Name = "MiniMax-M3",
-        ModelTypes = ["minimax_m3", "minimax_m3_text"],
+        ModelTypes = ["minimax_m3", "minimax_m3_text", "minimax_m3_vl", "minimax_m3_vl_text"],
         Shared = "shared_experts",
-        SharedIntermediate = static c => c.Int("shared_intermediate_size", "shared_expert_intermediate_size")
-            ?? (c.Int("n_shared_experts", "num_shared_experts") ?? 0) * Family.Intermediate(c),
+        SharedIntermediate = static c => c.UpTo(ModelConfig.Widest, "shared_intermediate_size", "shared_expert_intermediate_size")
+            ?? Family.SharedWidth(c, "n_shared_experts", "num_shared_experts"),
+        IsMoe = Family.AfterDense, // the first layers are dense, as moe_layer_freq lists
         Activation = SwigluOai,
         SharedActivation = SwigluOai,
         Fp8Name = "e4m3",
@@ -18,8 +19,8 @@ internal static partial class Families
     private static Activation SwigluOai(ModelConfig c, int layer)
     {
         string act = c.Text("hidden_act") ?? "swigluoai";
-        if (act is not ("swigluoai" or "silu"))
-            throw new CheckpointException($"{c.Path}: the activation '{act}' is not known for MiniMax-M3; swigluoai is.");
-        return Activation.SwigluOai(c.Float("swiglu_alpha") ?? 1.702f, c.Float("swiglu_beta") ?? 1f, c.Float("swiglu_limit") ?? 7f);
+        if (act is not "swigluoai")
+            throw new CheckpointException($"{c.Path}: hidden_act is '{act}' but MiniMax-M3 is known with swigluoai only; correct config.json.");
+        return Activation.SwigluOai(c.Float("swiglu_alpha") ?? 1.702f, c.Float("swiglu_beta") ?? 1f, c.Limit("swiglu_limit") ?? 7f);
     }
 }

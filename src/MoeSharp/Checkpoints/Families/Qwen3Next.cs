@@ -9,7 +9,7 @@ internal static partial class Families
         ModelTypes = ["qwen3_next"],
         Shared = "shared_expert",
         SharedGate = "shared_expert_gate.weight",
-        SharedIntermediate = static c => c.Int("shared_expert_intermediate_size") ?? 0,
+        SharedIntermediate = static c => c.UpTo(ModelConfig.Widest, "shared_expert_intermediate_size") ?? 0,
         IsMoe = Family.SparseStep,
         BlockScales = ScaleType.BF16,
         Router = static c => Family.Softmax(c, c.Bool("norm_topk_prob") ?? true),

@@ -11,7 +11,7 @@ internal static partial class Families
         RouterCorrectionBias = "router_bias",
         NeedsCorrectionBias = static c => c.Bool("use_moe_router_bias") ?? true,
         Shared = "../share_expert",
-        SharedIntermediate = static c => c.Int("share_expert_dim", "share_expert_dims") ?? 0,
+        SharedIntermediate = static c => c.UpTo(ModelConfig.Widest, "share_expert_dim", "share_expert_dims") ?? 0,
         IsMoe = static (c, layer) => c.Ints("moe_layers_enum") is { } layers ? layers.Contains(layer) : Family.AfterDense(c, layer),
         Activation = static (c, layer) => Step(c, "swiglu_limits", layer),
         SharedActivation = static (c, layer) => Step(c, "swiglu_limits_shared", layer),
