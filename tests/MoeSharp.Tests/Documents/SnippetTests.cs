@@ -6,6 +6,7 @@ public class SnippetTests
     [Theory]
     [InlineData("docs/load-a-model.md", "LoadAModelTests")]
     [InlineData("docs/own-router.md", "OwnRouterTests")]
+    [InlineData("src/MoeSharp.Cuda/README.md", "CudaReadmeTests")]
     public void SnippetsAreTested(string page, string test)
     {
         string source = Lines(Repository.ReadText($"tests/MoeSharp.Tests/Documents/{test}.cs"));
