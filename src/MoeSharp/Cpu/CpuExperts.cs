@@ -21,6 +21,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         Description = $"{kernel.Name} on {team.Threads} threads: {kernel.Reason}";
         _gateUp = PackedWeights.GateUp(weights, kernel.Order);
         _down = PackedWeights.Down(weights, kernel.Order, DownTilesPerChunk(shape.Hidden, team.Threads));
+        foreach (PackedWeights packed in (PackedWeights[])[_gateUp, _down]) team.Place(packed.Pointer, packed.Bytes, shape.Experts);
         _rowKernels = kernel.RowsFor(shape, weights.Biases is not null, _down.TilesPerChunk * TileBlock.Columns);
         _downThreads = Math.Min(team.Threads, _down.Chunks);
         if (weights.Biases is { } biases) _biases = PackBiases(shape, biases, _gateUp.Chunks * TileBlock.MaxDepth);
@@ -135,6 +136,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
             Quantizer = new(_shape, _operand),
             Rule = MoeSharp.Activate.RuleAfter(_shape.Activation),
             Items = buffers.Items,
+            ItemsPerChunk = _team.Nodes > 1 ? items : 0,
             SlotOfRow = buffers.SlotOfRow,
             TopK = _shape.TopK,
             Intermediate = _shape.Intermediate,

@@ -18,6 +18,8 @@ internal unsafe struct GateUpJob : ITeamJob
     public RowQuantizer Quantizer;
     public QuantizationRule Rule;
     public WorkItem* Items;
+    /// <summary>Items, where tasks go chunk by chunk: memory nodes hold chunks. 0: item by item.</summary>
+    public int ItemsPerChunk;
     /// <summary>[S].</summary>
     public int* SlotOfRow;
     public int TopK;
@@ -46,8 +48,8 @@ internal unsafe struct GateUpJob : ITeamJob
     [SkipLocalsInit, MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Execute(int task, int thread)
     {
-        int chunk = task % Weights.Chunks;
-        WorkItem item = Items[task / Weights.Chunks];
+        int chunk = ItemsPerChunk > 0 ? task / ItemsPerChunk : task % Weights.Chunks;
+        WorkItem item = Items[ItemsPerChunk > 0 ? task % ItemsPerChunk : task / Weights.Chunks];
         byte* scratch = Scratch + (nint)thread * ScratchBytes(ScratchRows, Kernels.OperandRowBytes), operands = scratch + ScratchRows * 2 * Depth * sizeof(float);
         float* sums = (float*)scratch, scales = (float*)(operands + ScratchRows * Kernels.OperandRowBytes);
         int* tokens = stackalloc int[WorkItem.MaxRows];

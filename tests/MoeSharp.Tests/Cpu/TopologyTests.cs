@@ -82,6 +82,26 @@ public sealed unsafe class TopologyTests : IDisposable
         Assert.True(before.AsSpan().SequenceEqual(new Span<byte>(memory.Pointer, (int)memory.Bytes)), "placing memory changed it");
     }
 
+    [Theory]
+    [InlineData(1)]
+    [InlineData(37)]
+    public void ALayerComputesTheSameOnTwoNodes(int tokens)
+    {
+        var random = new RandomExperts(experts: 7, topK: 3, hidden: 384, intermediate: 320, WeightFormat.Block128);
+        using ExpertWeights weights = random.Weights();
+        using var backend = new CpuBackend(3);
+        using Team team = TwoNodes(threads: 3, out _);
+        using var one = new FusedExperts(new ExpertsOptions { TopK = 3 }, weights, backend);
+        using var two = new FusedExperts(new ExpertsOptions { TopK = 3 }, weights, new GivenTeam(team));
+        (BFloat16[] hidden, int[] ids, float[] routed) = random.Call(tokens);
+        var expected = new BFloat16[hidden.Length];
+        var actual = new BFloat16[hidden.Length];
+        one.Forward(hidden, ids, routed, expected);
+        two.Forward(hidden, ids, routed, actual);
+        Assert.Contains(expected, value => value.ToSingle() != 0);
+        Assert.Equal(expected, actual);
+    }
+
     private Team TwoNodes(int threads, out int[] processors)
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "threads are pinned on Linux only");
@@ -98,6 +118,16 @@ public sealed unsafe class TopologyTests : IDisposable
     {
         Directory.CreateDirectory(Path.Combine(_root.FullName, name));
         File.WriteAllText(Path.Combine(_root.FullName, name, "cpulist"), processors);
+    }
+
+    private sealed class GivenTeam(Team team) : IExpertsBackend
+    {
+        public string Name => "cpu on a team";
+        public Support SupportsDevice() => Support.Yes;
+        public Support SupportsFormat(WeightFormat format, ActivationFormat activations) => Support.Yes;
+        public Support SupportsActivation(Activation activation) => Support.Yes;
+        public IPreparedExperts Prepare(ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights) =>
+            new CpuExperts(shape, weights, team, GemmKernels.All.First(kernel => kernel.IsSupported), withNaN: false);
     }
 
     private struct PlaceJob : ITeamJob
