@@ -1,3 +1,5 @@
+using System.Globalization;
+
 namespace MoeSharp;
 
 /// <summary>Reads one MoE layer by its family's table and accounts for every tensor of the block.</summary>
@@ -77,13 +79,34 @@ internal sealed class LayerReader
                 down[e] = _matrices.Read(layout.Down(first + e), hidden, intermediate, new(0, hidden, firstRow, rows), 0, leading);
             }
             context.Step(LoadStage.Read, count, count);
-            return new(gate, up, down, ReadBiases(layout, first, count, hidden, intermediate, firstRow, rows));
+            ExpertBiases? biases = ReadBiases(layout, first, count, hidden, intermediate, firstRow, rows);
+            return new(gate, up, down, biases) { Source = Source($"experts {first} {count}, intermediate {firstRow} {rows}") };
         }
         catch
         {
             ExpertWeights.Free([.. gate, .. up, .. down]);
             throw;
         }
+    }
+
+    /// <summary>The part of the layer; each tensor read so far with its place; and name, size and time of their files and of the config.</summary>
+    private string Source(string part)
+    {
+        var text = new System.Text.StringBuilder($"{part}\n{Identity(_config.Path)}");
+        var seen = new HashSet<SafetensorsFile>();
+        foreach (string name in _used.Order(StringComparer.Ordinal))
+        {
+            (SafetensorsFile file, TensorEntry entry) = _model.Index.Find(name);
+            if (seen.Add(file)) text.Append('\n').Append(Identity(file.Path));
+            text.Append(CultureInfo.InvariantCulture, $"\n{name} {entry.Type} {entry.ShapeText} {entry.Offset}");
+        }
+        return text.ToString();
+    }
+
+    private static string Identity(string path)
+    {
+        var file = new FileInfo(File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? path);
+        return string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(path)} {file.Length} {file.LastWriteTimeUtc.Ticks}");
     }
 
     /// <summary>Slices of I start at multiples of the scale block that down's columns have.</summary>

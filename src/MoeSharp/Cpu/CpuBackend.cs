@@ -7,6 +7,7 @@ public sealed class CpuBackend : IExpertsBackend, IDisposable
     private readonly int _threads;
     private readonly IGemmKernel? _kernel;
     private readonly Support _support;
+    private readonly PackedCache? _packedCache;
     private Team? _team;
     private bool _disposed;
 
@@ -14,8 +15,12 @@ public sealed class CpuBackend : IExpertsBackend, IDisposable
     /// <param name="threads">At most this many work on a call, the caller's included; null takes one per processor.</param>
     /// <param name="kernel">Name of the kernel to use, as <c>moesharp info</c> lists them; null takes the first that this machine can run. The environment
     /// variable MOESHARP_CPU_KERNEL does the same where this is null. A kernel that cannot run here is refused when a layer is made.</param>
-    public CpuBackend(int? threads = null, string? kernel = null) : this(threads)
+    /// <param name="packedCache">Folder for weights as the kernels read them. Layers of a checkpoint are stored there when first loaded; later processes map them
+    /// instead of laying weights out again, and share the memory. Files are found by what the checkpoint's files are (name, size, time), checked against their
+    /// checksums, and never deleted. null stores nothing.</param>
+    public CpuBackend(int? threads = null, string? kernel = null, string? packedCache = null) : this(threads)
     {
+        if (packedCache is not null) _packedCache = new PackedCache(packedCache);
         _support = GemmKernels.Choose(kernel, out _kernel);
     }
 
@@ -52,9 +57,21 @@ public sealed class CpuBackend : IExpertsBackend, IDisposable
         ArgumentNullException.ThrowIfNull(shape);
         ArgumentNullException.ThrowIfNull(weights);
         _support.ThrowIfNot();
-        bool withNaN = allowNaNWeights && weights.Gate.Concat(weights.Up).Concat(weights.Down).Any(matrix => NaNCodes.Find(matrix) is not null);
-        if (!allowNaNWeights) NaNCodes.Check(weights);
-        return new CpuExperts(shape, weights, Team, _kernel!, withNaN);
+        int downTiles = CpuExperts.DownTilesPerChunk(shape.Hidden, Team.Threads);
+        PackedFile? stored = _packedCache?.Open(weights, _kernel!.Order, downTiles);
+        try
+        {
+            if (!allowNaNWeights && stored is not { HasNaN: false }) NaNCodes.Check(weights);
+            bool withNaN = allowNaNWeights && (stored?.HasNaN ?? NaNCodes.First(weights) is not null);
+            var experts = new CpuExperts(shape, weights, Team, _kernel!, withNaN, stored);
+            if (stored is null) _packedCache?.Store(weights, _kernel!.Order, experts.Packed.GateUp, experts.Packed.Down, withNaN);
+            return experts;
+        }
+        catch
+        {
+            stored?.Dispose();
+            throw;
+        }
     }
 
     internal Team Team

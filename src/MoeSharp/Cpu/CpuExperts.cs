@@ -10,17 +10,19 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     private readonly Operand _operand;
     private readonly PackedWeights _gateUp, _down;
     private readonly NativeBuffer? _biases;
+    private readonly PackedFile? _stored;
     private readonly int _downThreads;
 
-    public CpuExperts(ExpertsShape shape, ExpertWeights weights, Team team, IGemmKernel kernel, bool withNaN)
+    public CpuExperts(ExpertsShape shape, ExpertWeights weights, Team team, IGemmKernel kernel, bool withNaN, PackedFile? stored = null)
     {
         _shape = shape;
         _team = team;
+        _stored = stored;
         _kernels = kernel.For(shape.Format, withNaN);
         _operand = kernel.Operand;
         Description = $"{kernel.Name} on {team.Threads} threads: {kernel.Reason}";
-        _gateUp = PackedWeights.GateUp(weights, kernel.Order);
-        _down = PackedWeights.Down(weights, kernel.Order, DownTilesPerChunk(shape.Hidden, team.Threads));
+        _gateUp = PackedWeights.GateUp(weights, kernel.Order, stored?.GateUp);
+        _down = PackedWeights.Down(weights, kernel.Order, DownTilesPerChunk(shape.Hidden, team.Threads), stored?.Down);
         foreach (PackedWeights packed in (PackedWeights[])[_gateUp, _down]) team.Place(packed.Pointer, packed.Bytes, shape.Experts);
         _rowKernels = kernel.RowsFor(shape, weights.Biases is not null, _down.TilesPerChunk * TileBlock.Columns);
         _downThreads = Math.Min(team.Threads, _down.Chunks);
@@ -32,11 +34,14 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     /// <summary>Set by benchmarks, for one caller at a time.</summary>
     public StageTimes? Times { get; set; }
 
+    /// <summary>As kernels read them.</summary>
+    public (PackedWeights GateUp, PackedWeights Down) Packed => (_gateUp, _down);
+
     /// <summary>Bytes of packed weights.</summary>
     public long Bytes => _gateUp.Bytes + _down.Bytes;
 
     /// <summary>128 columns, or fewer where that would leave threads idle.</summary>
-    private static int DownTilesPerChunk(int hidden, int threads)
+    public static int DownTilesPerChunk(int hidden, int threads)
     {
         int tiles = 4;
         while (tiles > 1 && Formats.Blocks(hidden, tiles * TileBlock.Columns) < 4 * threads) tiles /= 2;
@@ -196,6 +201,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     {
         _gateUp.Dispose();
         _down.Dispose();
+        _stored?.Dispose();
         _biases?.Dispose();
     }
 }

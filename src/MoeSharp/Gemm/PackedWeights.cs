@@ -7,11 +7,11 @@ namespace MoeSharp;
 /// </summary>
 internal sealed unsafe class PackedWeights : IDisposable
 {
-    private readonly NativeBuffer _buffer;
+    private readonly PackedMemory _memory;
     private readonly WeightFormat _format;
     private readonly delegate*<byte**, int, byte*, void> _arrange;
 
-    private PackedWeights(WeightFormat format, TileOrder order, int experts, int tiles, int tilesPerChunk, int depth)
+    private PackedWeights(WeightFormat format, TileOrder order, int experts, int tiles, int tilesPerChunk, int depth, PackedMemory? stored)
     {
         _format = format;
         _arrange = Arrangement.For(order, format);
@@ -21,7 +21,9 @@ internal sealed unsafe class PackedWeights : IDisposable
         Blocks = Formats.Blocks(depth, TileBlock.MaxDepth);
         ScaleBytes = TileBlock.ScaleBytesOf(format);
         BlockBytes = TileBlock.BytesOf(format);
-        _buffer = new NativeBuffer(checked((long)experts * tiles * Blocks * BlockBytes), hugePages: true);
+        long bytes = checked((long)experts * tiles * Blocks * BlockBytes);
+        if (stored is { } memory && memory.Bytes != bytes) throw new ArgumentException($"Stored weights have {memory.Bytes} bytes but {bytes} are needed.");
+        _memory = stored ?? Allocate(bytes);
     }
 
     /// <summary>Tiles of an expert.</summary>
@@ -39,29 +41,37 @@ internal sealed unsafe class PackedWeights : IDisposable
     /// <summary>Bytes of a block.</summary>
     public int BlockBytes { get; }
     /// <summary>All bytes.</summary>
-    public long Bytes => _buffer.Bytes;
+    public long Bytes => _memory.Bytes;
     /// <summary>First byte.</summary>
-    public byte* Pointer => _buffer.Pointer;
+    public byte* Pointer => _memory.Pointer;
 
     /// <summary>Tiles of 16 gate columns and the 16 up columns that belong to them, 8 tiles a chunk: 128 intermediate values,
     /// one quantization group.</summary>
-    public static PackedWeights GateUp(ExpertWeights weights, TileOrder order)
+    /// <param name="stored">What an earlier call with the same arguments packed; null packs.</param>
+    public static PackedWeights GateUp(ExpertWeights weights, TileOrder order, PackedMemory? stored = null)
     {
         const int half = TileBlock.Columns / 2;
         var packed = new PackedWeights(
-            weights.Format, order, weights.Count, Formats.Blocks(weights.IntermediateSize, half), TileBlock.MaxDepth / half, weights.HiddenSize);
-        packed.Pack(weights.Count, (expert, tile, column) =>
+            weights.Format, order, weights.Count, Formats.Blocks(weights.IntermediateSize, half), TileBlock.MaxDepth / half, weights.HiddenSize, stored);
+        if (stored is null) packed.Pack(weights.Count, (expert, tile, column) =>
             (column < half ? weights.Gate[expert] : weights.Up[expert], tile * half + column % half));
         return packed;
     }
 
     /// <summary>Tiles of 32 hidden columns.</summary>
-    public static PackedWeights Down(ExpertWeights weights, TileOrder order, int tilesPerChunk)
+    /// <param name="stored">As for GateUp.</param>
+    public static PackedWeights Down(ExpertWeights weights, TileOrder order, int tilesPerChunk, PackedMemory? stored = null)
     {
         var packed = new PackedWeights(
-            weights.Format, order, weights.Count, Formats.Blocks(weights.HiddenSize, TileBlock.Columns), tilesPerChunk, weights.IntermediateSize);
-        packed.Pack(weights.Count, (expert, tile, column) => (weights.Down[expert], tile * TileBlock.Columns + column));
+            weights.Format, order, weights.Count, Formats.Blocks(weights.HiddenSize, TileBlock.Columns), tilesPerChunk, weights.IntermediateSize, stored);
+        if (stored is null) packed.Pack(weights.Count, (expert, tile, column) => (weights.Down[expert], tile * TileBlock.Columns + column));
         return packed;
+    }
+
+    private static PackedMemory Allocate(long bytes)
+    {
+        var buffer = new NativeBuffer(bytes, hugePages: true);
+        return new(buffer.Pointer, bytes, buffer);
     }
 
     /// <summary>Where a chunk's block of a tile starts, from the first byte of all.</summary>
@@ -109,5 +119,5 @@ internal sealed unsafe class PackedWeights : IDisposable
     }
 
     /// <summary>Frees the memory.</summary>
-    public void Dispose() => _buffer.Dispose();
+    public void Dispose() => _memory.Owner.Dispose();
 }
