@@ -1,0 +1,54 @@
+using BenchmarkDotNet.Attributes;
+
+namespace MoeSharp.Benchmarks;
+
+/// <summary>
+/// A kernel alone on one thread: some rows times eight K blocks of one tile, all in the first cache. 8,192 operations per row and block; beside the peak of a
+/// thread (<c>moesharp info --threads 1</c>) this says what the instructions reach when memory does not matter.
+/// </summary>
+public unsafe class TileKernelRate
+{
+    private const int Blocks = 8;
+    private NativeBuffer _packed = null!, _operands = null!, _sums = null!;
+    private TileKernels _kernels;
+
+    /// <summary>Names in the registry.</summary>
+    [ParamsSource(nameof(Kernels))]
+    public string Kernel { get; set; } = "";
+
+    /// <summary>Rows of a call.</summary>
+    [Params(1, 4, 12, 16)]
+    public int Rows { get; set; }
+
+    /// <summary>Those that this machine can run.</summary>
+    public static IEnumerable<string> Kernels => GemmKernels.All.Where(kernel => kernel.IsSupported).Select(kernel => kernel.Name);
+
+    [GlobalSetup]
+    public void Fill()
+    {
+        IGemmKernel kernel = GemmKernels.All.Single(k => k.Name == Kernel);
+        _kernels = kernel.For(WeightFormat.Block128, withNaN: false);
+        _packed = new NativeBuffer(Blocks * _kernels.BlockBytes);
+        _operands = new NativeBuffer(Blocks * 16 * _kernels.OperandRowBytes); // AMX reads tiles of 16 rows
+        _sums = new NativeBuffer(16 * TileBlock.Columns * sizeof(float));
+        for (int i = 0; i < _packed.Bytes; i++) _packed.Pointer[i] = 0x38; // code 0x38 is 1; as a scale it is small and positive
+        for (int i = 0; i < _operands.Bytes; i += 2) *(ushort*)(_operands.Pointer + i) = kernel.Operand == Operand.Bf16 || i % 4 == 2 ? (ushort)0x3F80 : (ushort)0;
+    }
+
+    [GlobalCleanup]
+    public void Free()
+    {
+        foreach (NativeBuffer buffer in (NativeBuffer[])[_packed, _operands, _sums]) buffer.Dispose();
+    }
+
+    [Benchmark(OperationsPerInvoke = Blocks)]
+    public void Multiply()
+    {
+        var block = new TileBlock { Sums = (float*)_sums.Pointer, SumStride = TileBlock.Columns, Depth = TileBlock.MaxDepth };
+        for (int k = 0; k < Blocks; k++)
+        {
+            block.Operands = _operands.Pointer + k * 16 * _kernels.OperandRowBytes;
+            _kernels.Multiply(block, _packed.Pointer + k * _kernels.BlockBytes, Rows, next: _packed.Pointer);
+        }
+    }
+}
