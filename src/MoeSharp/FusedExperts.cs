@@ -177,6 +177,7 @@ public sealed class FusedExperts : IDisposable
             Weights = input.TopkWeights.Slice(first * k, tokens * k),
             Output = output.IsEmpty ? default : output.Slice(first * h, tokens * h),
             OutputF32 = outputF32.IsEmpty ? default : outputF32.Slice(first * h, tokens * h),
+            MaxThreads = input.MaxThreads,
             FirstRow = OwnRows,
         }, ws);
     }
@@ -188,6 +189,7 @@ public sealed class FusedExperts : IDisposable
     private int CheckInput(in ExpertsInput input, int outputLength)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
+        if (input.MaxThreads < 0) throw new ArgumentException($"MaxThreads is {input.MaxThreads}; it must be at least 1, or 0 for all threads.");
         int h = Shape.Hidden, k = Shape.TopK;
         bool quantized = input.Hidden.IsEmpty && !input.QuantizedHidden.IsEmpty;
         int hiddenLength = quantized ? input.QuantizedHidden.Length : input.Hidden.Length;

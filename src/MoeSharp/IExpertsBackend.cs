@@ -67,6 +67,8 @@ public readonly ref struct ExpertsCall
     public Span<BFloat16> Output { get; init; }
     /// <summary>[T, H]: the FP32 sums unrounded.</summary>
     public Span<float> OutputF32 { get; init; }
+    /// <summary>At most this many threads may work on the call; 0: all.</summary>
+    public int MaxThreads { get; init; }
     /// <summary>Index of the backend's first row in the workspace plan.</summary>
     public int FirstRow { get; init; }
 }

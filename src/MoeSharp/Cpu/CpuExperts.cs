@@ -89,7 +89,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         times?.End(0);
         int items = Permute(call, workspace, call.FirstRow);
         times?.End(1);
-        GateUpAndActivate(call.Tokens, items, buffers);
+        GateUpAndActivate(call.Tokens, items, call.MaxThreads, buffers);
         times?.End(2);
         DownAndCombine(call, items, buffers);
         times?.End(3);
@@ -115,7 +115,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
                 Weights = _shape.RouterWeightOnInput ? weights : null,
                 Operands = buffers.Hidden,
                 OperandScales = buffers.HiddenScales,
-            }, call.Tokens);
+            }, call.Tokens, call.MaxThreads);
         }
     }
 
@@ -129,7 +129,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         return WorkItem.Split(counts, workspace.Span<WorkItem>(row + 6));
     }
 
-    private void GateUpAndActivate(int tokens, int items, in Buffers buffers)
+    private void GateUpAndActivate(int tokens, int items, int maxThreads, in Buffers buffers)
     {
         int rows = tokens * _shape.TopK;
         _team.Run(new GateUpJob
@@ -153,7 +153,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
             ScratchRows = Math.Min(rows, WorkItem.MaxRows),
             Activated = buffers.Activated,
             ActivatedScales = buffers.ActivatedScales,
-        }, items * _gateUp.Chunks);
+        }, items * _gateUp.Chunks, maxThreads);
     }
 
     private void DownAndCombine(in ExpertsCall call, int items, in Buffers buffers)
@@ -182,7 +182,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
                 ItemRows = Math.Min(call.Tokens * _shape.TopK, WorkItem.MaxRows),
                 Output = output,
                 OutputF32 = outputF32,
-            }, _down.Chunks, _downThreads);
+            }, _down.Chunks, call.MaxThreads > 0 ? Math.Min(call.MaxThreads, _downThreads) : _downThreads);
         }
     }
 
