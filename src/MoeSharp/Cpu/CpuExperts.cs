@@ -74,7 +74,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         plan.Add("row_of_slot", ElementType.I32, tokens, _shape.TopK, Step.Permute, Step.Combine);
         plan.Add("slot_of_row", ElementType.I32, slots, 1, Step.Permute, Step.GateUp);
         plan.Add("items", ElementType.I32, WorkItem.MaxCount(slots, _shape.Experts), 3, Step.Permute, Step.Down);
-        plan.Add("activated", operand, _down.Blocks * slots, TileBlock.MaxDepth, Step.GateUp, Step.Down);
+        plan.Add("activated", operand, _down.Blocks * slots + AmxEmitter.TileRows - 1, TileBlock.MaxDepth, Step.GateUp, Step.Down);
         plan.Add("activated_scales", ElementType.F32, _down.Blocks, slots, Step.GateUp, Step.Down);
         plan.Add("gate_up", ElementType.U8, _team.Threads, GateUpJob.ScratchBytes(itemRows, _kernels.OperandRowBytes), Step.GateUp, Step.Activate);
         plan.Add("down", ElementType.U8, _downThreads, DownJob.ScratchBytes(itemRows, slots, _down.TilesPerChunk * TileBlock.Columns), Step.Down, Step.Combine);

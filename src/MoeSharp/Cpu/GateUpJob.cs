@@ -43,7 +43,11 @@ internal unsafe struct GateUpJob : ITeamJob
     public float* ActivatedScales;
 
     /// <summary>Bytes of scratch for one thread: sums, operands of a block, their scales.</summary>
-    public static int ScratchBytes(int rows, int operandRowBytes) => rows * (2 * Depth * sizeof(float) + operandRowBytes) + (rows + 31) / 16 * 16 * sizeof(float);
+    public static int ScratchBytes(int rows, int operandRowBytes)
+    {
+        int readable = Formats.Blocks(rows, AmxEmitter.TileRows) * AmxEmitter.TileRows;
+        return readable * (2 * Depth * sizeof(float) + operandRowBytes + sizeof(float));
+    }
 
     [SkipLocalsInit, MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Execute(int task, int thread)

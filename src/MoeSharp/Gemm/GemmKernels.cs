@@ -5,6 +5,7 @@ internal static class GemmKernels
 {
     public static IReadOnlyList<IGemmKernel> All { get; } =
     [
+        new AmxKernel(),
         new Bf16DotKernel(),
         new ManagedKernel<Simd512, E4M3TableWeights>(
             "managed-512-vbmi", E4M3TableWeights.IsSupported, "512-bit vectors, and AVX512-VBMI to decode FP8 by table"),

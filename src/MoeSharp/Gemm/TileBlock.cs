@@ -51,11 +51,13 @@ internal unsafe struct TileBlock
     public byte* Tables;
     /// <summary>K of this block: 128, or less in a ragged last one, after which operands have zeros up to the next multiple of 32.</summary>
     public int Depth;
+    /// <summary>Rows; kernels with an entry per number of rows do not look.</summary>
+    public int RowCount;
 
     /// <summary>Where generated code finds the fields.</summary>
     internal static class Offsets
     {
-        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, AheadStep, Depth;
+        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, AheadStep, Depth, RowCount;
 
         static Offsets()
         {
@@ -69,6 +71,7 @@ internal unsafe struct TileBlock
             SumStride = (int)((byte*)&block.SumStride - first);
             Ahead = (int)((byte*)&block.Ahead - first);
             AheadStep = (int)((byte*)&block.AheadStep - first);
+            RowCount = (int)((byte*)&block.RowCount - first);
             Depth = (int)((byte*)&block.Depth - first);
         }
     }

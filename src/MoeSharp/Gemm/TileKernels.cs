@@ -28,6 +28,8 @@ internal unsafe struct TileKernels
 
     /// <summary>Most rows that one entry does.</summary>
     public int MaxRows { get; }
+    /// <summary>Entry 0 does any number of rows up to the most.</summary>
+    public bool AnyRows { get; init; }
     /// <summary>Bytes of scales at the start of a packed block.</summary>
     public int ScaleBytes { get; }
     /// <summary>Bytes of a packed block: scales, then values.</summary>
@@ -55,8 +57,10 @@ internal unsafe struct TileKernels
         for (; portions > 0; portions--)
         {
             int portion = (rows + portions - 1) / portions;
-            if (_isUnmanaged) ((delegate* unmanaged<TileBlock*, void>)_entries[portion])(&block);
-            else ((delegate*<TileBlock*, void>)_entries[portion])(&block);
+            nint entry = _entries[AnyRows ? 0 : portion];
+            block.RowCount = portion;
+            if (_isUnmanaged) ((delegate* unmanaged<TileBlock*, void>)entry)(&block);
+            else ((delegate*<TileBlock*, void>)entry)(&block);
             block.Operands += portion * OperandRowBytes;
             block.Sums += portion * block.SumStride;
             if (block.RowScales != null) block.RowScales += portion;

@@ -8,8 +8,7 @@ namespace MoeSharp;
 /// A step takes 4 k: each half of the tile is one line of 64 codes, decoded to two vectors of BF16 pairs.
 /// </summary>
 /// <remarks>
-/// Registers: zmm0-23 sums, zmm24-28 what is being decoded and a pair of operands of one row in every lane, zmm29-31 the first half of each table and
-/// the sign mask. The dot product takes BF16 subnormals for zero; the tables hold only normal numbers.
+/// Registers: zmm0-23 sums, zmm24-28 what is being decoded and a pair of operands of one row in every lane, zmm29-31 the decoder's.
 /// </remarks>
 internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants, WeightFormat format)
 {
@@ -26,11 +25,9 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
         zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23,
     ];
 
-    private static readonly AssemblerRegisterZMM s_lowTable = zmm29, s_highTable = zmm30, s_sign = zmm31;
-
     private readonly bool _promotes = format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, _mx = format == WeightFormat.MxFp8;
     private readonly int _stepBytes = StepDepth * TileBlock.Columns * format.ValueBytes();
-    private Label _low0 = a.CreateLabel(), _low1 = a.CreateLabel(), _high0 = a.CreateLabel(), _high1 = a.CreateLabel();
+    private readonly E4M3TableDecoder _decoder = new(a, constants);
     private Label _ones = a.CreateLabel();
     private int _rows;
 
@@ -83,9 +80,7 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
             if (row + 1 < _rows) a.add(s_row, s_stride);
         }
         if (format == WeightFormat.Bf16) return;
-        a.vmovdqu64(s_lowTable, __[_low0]);
-        a.vmovdqu64(s_highTable, __[_high0]);
-        a.vpbroadcastd(s_sign, constants.One(0x80808080u));
+        _decoder.LoadTables();
         for (int line = 0; line < TileBlock.ScaleBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
         a.add(s_ahead, TileBlock.ScaleBytes);
     }
@@ -133,23 +128,11 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
         }
         else
         {
-            Decode(s_weights + 0, zmm25, zmm26, pair0: zmm24, pair1: zmm26);
-            Decode(s_weights + Line, zmm27, zmm28, pair0: zmm25, pair1: zmm27);
+            _decoder.Decode(__[s_weights], zmm25, zmm26, pair0: zmm24, pair1: zmm26);
+            _decoder.Decode(__[s_weights + Line], zmm27, zmm28, pair0: zmm25, pair1: zmm27);
         }
         MultiplyPair(0, zmm24, zmm25);
         MultiplyPair(1, zmm26, zmm27);
-    }
-
-    /// <summary>64 codes of 16 columns by 4 k to two vectors: per column the pair k, k + 1, and the pair k + 2, k + 3.</summary>
-    private void Decode(AssemblerMemoryOperand line, AssemblerRegisterZMM low, AssemblerRegisterZMM high, AssemblerRegisterZMM pair0, AssemblerRegisterZMM pair1)
-    {
-        a.vmovdqu64(low, __[line]);
-        a.vmovdqa64(high, low);
-        a.vpermi2b(low, s_lowTable, __[_low1]);
-        a.vpermi2b(high, s_highTable, __[_high1]);
-        a.vpternlogd(high, s_sign, __[line], 0xF8); // high | (sign & codes): the look-up takes no notice of a code's sign
-        a.vpunpcklbw(pair0, low, high);
-        a.vpunpckhbw(pair1, low, high);
     }
 
     private void MultiplyPair(int pair, AssemblerRegisterZMM half0, AssemblerRegisterZMM half1)
@@ -209,22 +192,11 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
         }
     }
 
-    /// <summary>The constants, after the last entry: low bytes and high bytes of 128 codes; ones for rows without scales.</summary>
+    /// <summary>What entries read beside constants, after the last of them.</summary>
     public void EmitTables()
     {
-        Span<byte> tables = stackalloc byte[256];
-        E4M3TableWeights.FillTables(tables);
-        Constant(ref _low0, tables[..64]);
-        Constant(ref _low1, tables[64..128]);
-        Constant(ref _high0, tables[128..192]);
-        Constant(ref _high1, tables[192..]);
+        _decoder.EmitTables();
         a.Label(ref _ones);
         for (int row = 0; row < MaxRows; row++) a.dd(1f);
-    }
-
-    private void Constant(ref Label label, Span<byte> bytes)
-    {
-        a.Label(ref label);
-        a.db(bytes.ToArray());
     }
 }
