@@ -69,7 +69,8 @@ public class CpuBackendTests
         var bitsOf = new Dictionary<string, float[]>(); // kernels that multiply FP32 sum in the same order
         foreach (IGemmKernel kernel in GemmKernels.All.Where(kernel => kernel.IsSupported))
         {
-            string family = kernel.Operand == Operand.F32 ? "fp32" : kernel.Name;
+            bool isFp32 = kernel is { Operand: Operand.F32, Name: not "avx512" }; // avx512 has an exponential function of its own
+            string family = isFp32 ? "fp32" : kernel.Name;
             float[]? expected = bitsOf.GetValueOrDefault(family);
             for (int threads = 1; threads <= 4; threads++)
             {

@@ -167,4 +167,26 @@ public unsafe class TileKernelTests
             }
         }
     }
+
+    [Theory]
+    [InlineData(WeightFormat.Block128)]
+    [InlineData(WeightFormat.MxFp8)]
+    public void GeneratedFp32KernelsGiveTheBitsOfManagedOnes(WeightFormat format)
+    {
+        const int rows = 29, tiles = 2;
+        float[]? expected = null;
+        foreach (IGemmKernel kernel in GemmKernels.All.Where(kernel => kernel is { IsSupported: true, Operand: Operand.F32 }))
+        {
+            var random = new Random(11);
+            using var problem = new Problem(kernel, format, tiles, rows);
+            for (int i = 0; i < tiles * Columns * Depth; i++) *problem.Code(0, 0, i) = (byte)(random.Next(0x7F) | (random.Next(2) << 7));
+            for (int i = 0; i < tiles * TileBlock.ScaleBytes; i++) problem.Scales(i / TileBlock.ScaleBytes)[i % TileBlock.ScaleBytes] = (byte)random.Next(100, 140);
+            for (int i = 0; i < tiles * Columns && format == WeightFormat.Block128; i++) ((float*)problem.Scales(i / Columns))[i % Columns] = random.NextSingle();
+            for (int i = 0; i < rows * Depth; i++) problem.SetOperand(i / Depth, i % Depth, random.NextSingle() - 0.5f);
+            for (int i = 0; i < rows; i++) problem.RowScales[i] = random.NextSingle();
+            problem.Multiply(scaled: format == WeightFormat.Block128);
+            expected ??= problem.Sums.ToArray();
+            Assert.True(problem.Sums.SequenceEqual(expected), $"{kernel.Name} {format}");
+        }
+    }
 }

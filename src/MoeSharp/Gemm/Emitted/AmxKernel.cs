@@ -23,7 +23,7 @@ internal sealed class AmxKernel : IGemmKernel
         return kernels;
     }
 
-    public RowKernels RowsFor(ExpertsShape shape, bool hasBiases, int downColumns) => GeneratedRows.For(shape, hasBiases, downColumns);
+    public RowKernels RowsFor(ExpertsShape shape, bool hasBiases, int downColumns) => GeneratedRows.For(shape, Operand, hasBiases, downColumns);
 
     private static GeneratedCode Generate(WeightFormat format)
     {

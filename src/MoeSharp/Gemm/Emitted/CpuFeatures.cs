@@ -20,17 +20,17 @@ internal static partial class CpuFeatures
         (_, int b, int c, int d) = X86Base.CpuId(7, 0);
         int a1 = X86Base.CpuId(7, 1).Eax;
         bool avx = (state & AvxState) == AvxState, avx512 = avx && (state & Avx512State) == Avx512State;
-        Avx2Fma = avx && Has(basic, 12) && Has(basic, 28) && Has(b, 5);
-        Avx512F = avx512 && Has(b, 16);
-        Avx512Vbmi = Avx512F && Has(b, 30) && Has(c, 1);
-        Avx512Bf16 = Avx512F && Has(a1, 5);
+        Avx2Fma = avx && Has(basic, 12) && Has(basic, 28) && Has(basic, 29) && Has(b, 5);
+        Avx512 = avx512 && Has(b, 16) && Has(b, 30) && Has(b, 31);
+        Avx512Vbmi = Avx512 && Has(c, 1);
+        Avx512Bf16 = Avx512 && Has(a1, 5);
         AmxBf16 = Avx512Vbmi && (TrapsAmx || ((state & AmxState) == AmxState && Has(d, 24) && Has(d, 22) && RequestTiles()));
     }
 
-    /// <summary>256-bit integers and fused multiply-adds.</summary>
+    /// <summary>256-bit integers, fused multiply-adds and binary16.</summary>
     public static bool Avx2Fma { get; }
-    /// <summary>512-bit FP32.</summary>
-    public static bool Avx512F { get; }
+    /// <summary>512-bit vectors: F, BW and VL.</summary>
+    public static bool Avx512 { get; }
     /// <summary>512-bit look-ups of bytes.</summary>
     public static bool Avx512Vbmi { get; }
     /// <summary>512-bit BF16 dot products.</summary>

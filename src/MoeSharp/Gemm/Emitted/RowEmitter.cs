@@ -18,10 +18,12 @@ internal sealed class RowEmitter
     private readonly ConstantPool _constants;
     private readonly Vector512Emitter _vectors;
     private readonly ExpertsShape _shape;
+    private readonly Operand _operand;
     private readonly bool _hasBiases;
 
-    public RowEmitter(Assembler a, ConstantPool constants, ExpertsShape shape, bool hasBiases)
+    public RowEmitter(Assembler a, ConstantPool constants, ExpertsShape shape, Operand operand, bool hasBiases)
     {
+        _operand = operand;
         _a = a;
         _constants = constants;
         _vectors = new(a, constants);
@@ -77,7 +79,7 @@ internal sealed class RowEmitter
         Label row = _a.CreateLabel();
         _a.Label(ref row);
         body();
-        _a.add(s_operands, Block * 2);
+        _a.add(s_operands, Vectors * OperandBytes);
         _a.add(s_scales, sizeof(float));
         _a.dec(s_count);
         _a.jne(row);
@@ -153,7 +155,7 @@ internal sealed class RowEmitter
     {
         if (_shape.Group == 0)
         {
-            for (int v = 0; v < Vectors; v++) _vectors.StoreBf16(__ymmword_ptr[s_operands + v * Lanes * 2], s_row[v]);
+            for (int v = 0; v < Vectors; v++) StoreOperands(v, s_row[v]);
             return;
         }
         int vectors = _shape.Group / Lanes;
@@ -169,9 +171,18 @@ internal sealed class RowEmitter
                 _vectors.DivideAndRoundToE4M3(zmm9, s_row[v], zmm8, zmm10, zmm11);
                 if (_shape.Format == WeightFormat.MxFp8) _a.vmulps(zmm9, zmm9, zmm8);
                 _vectors.CopySign(zmm9, s_row[v]);
-                _vectors.StoreBf16(__ymmword_ptr[s_operands + v * Lanes * 2], zmm9);
+                StoreOperands(v, zmm9);
             }
         }
+    }
+
+    /// <summary>Bytes of a vector of operands.</summary>
+    private int OperandBytes => Lanes * (_operand == Operand.F32 ? sizeof(float) : sizeof(ushort));
+
+    private void StoreOperands(int v, AssemblerRegisterZMM values)
+    {
+        if (_operand == Operand.F32) _a.vmovups(__zmmword_ptr[s_operands + v * OperandBytes], values);
+        else _vectors.StoreBf16(__ymmword_ptr[s_operands + v * OperandBytes], values);
     }
 
     /// <summary>xmm8: absmax to scale, stored too. <see cref="ActivationQuantizer.Scale"/> is the same in C#.</summary>

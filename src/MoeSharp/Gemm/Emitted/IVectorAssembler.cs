@@ -1,0 +1,132 @@
+using Iced.Intel;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace MoeSharp;
+
+/// <summary>The vector instructions of an FP32 microkernel, so that it is written once for several register widths. Registers go by number.</summary>
+internal interface IVectorAssembler
+{
+    /// <summary>What decoded codes are short of.</summary>
+    public const float CodeScale = 256;
+    /// <summary>0x7F as a number, decoded.</summary>
+    public const float DecodedNaN = 480 / CodeScale;
+    /// <summary>FP32 values per register.</summary>
+    int Lanes { get; }
+    /// <summary>Registers there are.</summary>
+    int Registers { get; }
+    void Clear(int register);
+    void Load(int register, AssemblerRegister64 address, int offset);
+    void Store(int register, AssemblerRegister64 address, int offset);
+    void Broadcast(int register, AssemblerRegister64 address, int offset);
+    /// <summary>target = a * b.</summary>
+    void Multiply(int target, int a, int b);
+    /// <summary>sum += a * b.</summary>
+    void MultiplyAdd(int sum, int a, int b);
+    /// <summary>sum = sum * factor + memory.</summary>
+    void ScaleAndAdd(int sum, int factor, AssemblerRegister64 address, int offset);
+    /// <summary>As many E4M3 codes as there are lanes, divided by <see cref="CodeScale"/>: moved into place, a code is a binary16 number, subnormal codes
+    /// included, whose exponent has a bias greater by 8.</summary>
+    void DecodeE4M3(int register, AssemblerRegister64 address, int offset, bool withNaN, int temporary);
+    /// <summary>register *= <see cref="CodeScale"/>.</summary>
+    void MultiplyByCodeScale(int register);
+    /// <summary>BF16 values.</summary>
+    void DecodeBf16(int register, AssemblerRegister64 address, int offset);
+    /// <summary>E8M0 scales: 0 is 2^-127, 255 is NaN.</summary>
+    void DecodeE8M0(int register, AssemblerRegister64 address, int offset, int temporary);
+}
+
+/// <summary>AVX-512 F, BW and VL.</summary>
+internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
+{
+    private static AssemblerRegisterZMM Z(int register) => new(Register.ZMM0 + register);
+
+    public int Lanes => 16;
+    public int Registers => 32;
+    public void Clear(int register) => a.vpxord(Z(register), Z(register), Z(register));
+    public void Load(int register, AssemblerRegister64 address, int offset) => a.vmovups(Z(register), __zmmword_ptr[address + offset]);
+    public void Store(int register, AssemblerRegister64 address, int offset) => a.vmovups(__zmmword_ptr[address + offset], Z(register));
+    public void Broadcast(int register, AssemblerRegister64 address, int offset) => a.vbroadcastss(Z(register), __dword_ptr[address + offset]);
+    public void Multiply(int target, int x, int y) => a.vmulps(Z(target), Z(x), Z(y));
+    public void MultiplyAdd(int sum, int x, int y) => a.vfmadd231ps(Z(sum), Z(x), Z(y));
+
+    public void ScaleAndAdd(int sum, int factor, AssemblerRegister64 address, int offset) =>
+        a.vfmadd213ps(Z(sum), Z(factor), __zmmword_ptr[address + offset]);
+
+    public void DecodeE4M3(int register, AssemblerRegister64 address, int offset, bool withNaN, int temporary)
+    {
+        var half = new AssemblerRegisterYMM(Register.YMM0 + register);
+        a.evex.vpmovsxbw(half, __xmmword_ptr[address + offset]); // VEX cannot name registers above 15
+        a.evex.vpsllw(half, half, 7);
+        a.vpandd(half, half, constants.Every(0xBFFFBFFFu)); // the copy of the sign beside the sign
+        a.evex.vcvtph2ps(Z(register), half);
+        if (!withNaN) return;
+        a.vpandd(Z(temporary), Z(register), constants.Every(0x7FFFFFFFu));
+        a.vpcmpeqd(k1, Z(temporary), constants.Every(IVectorAssembler.DecodedNaN));
+        a.vpbroadcastd(Z(register).k1, constants.One(0x7FC00000u));
+    }
+
+    public void MultiplyByCodeScale(int register) => a.vmulps(Z(register), Z(register), constants.Every(IVectorAssembler.CodeScale));
+
+    public void DecodeBf16(int register, AssemblerRegister64 address, int offset)
+    {
+        a.vpmovzxwd(Z(register), __ymmword_ptr[address + offset]);
+        a.vpslld(Z(register), Z(register), 16);
+    }
+
+    public void DecodeE8M0(int register, AssemblerRegister64 address, int offset, int temporary)
+    {
+        a.vpmovzxbd(Z(register), __xmmword_ptr[address + offset]);
+        a.vpslld(Z(register), Z(register), 23);
+        a.vpcmpeqd(k1, Z(register), constants.Every(0x7F800000u));
+        a.vpmaxud(Z(register), Z(register), constants.Every(0x00400000u));
+        a.vpbroadcastd(Z(register).k1, constants.One(0x7FC00000u));
+    }
+}
+
+/// <summary>AVX2, FMA and F16C.</summary>
+internal sealed class Avx2Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
+{
+    private static AssemblerRegisterYMM Y(int register) => new(Register.YMM0 + register);
+
+    public int Lanes => 8;
+    public int Registers => 16;
+    public void Clear(int register) => a.vxorps(Y(register), Y(register), Y(register));
+    public void Load(int register, AssemblerRegister64 address, int offset) => a.vmovups(Y(register), __ymmword_ptr[address + offset]);
+    public void Store(int register, AssemblerRegister64 address, int offset) => a.vmovups(__ymmword_ptr[address + offset], Y(register));
+    public void Broadcast(int register, AssemblerRegister64 address, int offset) => a.vbroadcastss(Y(register), __dword_ptr[address + offset]);
+    public void Multiply(int target, int x, int y) => a.vmulps(Y(target), Y(x), Y(y));
+    public void MultiplyAdd(int sum, int x, int y) => a.vfmadd231ps(Y(sum), Y(x), Y(y));
+
+    public void ScaleAndAdd(int sum, int factor, AssemblerRegister64 address, int offset) =>
+        a.vfmadd213ps(Y(sum), Y(factor), __ymmword_ptr[address + offset]);
+
+    public void DecodeE4M3(int register, AssemblerRegister64 address, int offset, bool withNaN, int temporary)
+    {
+        var half = new AssemblerRegisterXMM(Register.XMM0 + register);
+        a.vpmovsxbw(half, __qword_ptr[address + offset]);
+        a.vpsllw(half, half, 7);
+        a.vpand(half, half, constants.HalfWide(0xBFFFBFFFu)); // the copy of the sign beside the sign
+        a.vcvtph2ps(Y(register), half);
+        if (!withNaN) return;
+        a.vpand(Y(temporary), Y(register), constants.Wide(0x7FFFFFFFu));
+        a.vpcmpeqd(Y(temporary), Y(temporary), constants.Wide(IVectorAssembler.DecodedNaN));
+        a.vorps(Y(register), Y(register), Y(temporary));
+    }
+
+    public void MultiplyByCodeScale(int register) => a.vmulps(Y(register), Y(register), constants.Wide(IVectorAssembler.CodeScale));
+
+    public void DecodeBf16(int register, AssemblerRegister64 address, int offset)
+    {
+        a.vpmovzxwd(Y(register), __xmmword_ptr[address + offset]);
+        a.vpslld(Y(register), Y(register), 16);
+    }
+
+    public void DecodeE8M0(int register, AssemblerRegister64 address, int offset, int temporary)
+    {
+        a.vpmovzxbd(Y(register), __qword_ptr[address + offset]);
+        a.vpslld(Y(register), Y(register), 23);
+        a.vpcmpeqd(Y(temporary), Y(register), constants.Wide(0x7F800000u));
+        a.vpmaxud(Y(register), Y(register), constants.Wide(0x00400000u));
+        a.vorps(Y(register), Y(register), Y(temporary));
+    }
+}
