@@ -8,6 +8,13 @@ public unsafe class TileKernelTests
 
     private static IGemmKernel Kernel(string name) => GemmKernels.All.Single(kernel => kernel.Name == name);
 
+    [Fact]
+    public void AmxIsAmongThemWhereItIsTrapped()
+    {
+        Assert.SkipUnless(Environment.GetEnvironmentVariable("MOESHARP_TEST_AMX") == "trap", "AMX is not trapped in this process; AmxTrapTests starts one where it is");
+        Assert.Equal("amx-bf16", GemmKernels.All.First(kernel => kernel.IsSupported).Name);
+    }
+
     /// <summary>A few tiles' block of E4M3 weights and rows to multiply it with, laid out as a kernel wants them.</summary>
     private sealed class Problem(IGemmKernel kernel, WeightFormat format, int tiles, int rows) : IDisposable
     {
