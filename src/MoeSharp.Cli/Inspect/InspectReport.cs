@@ -6,10 +6,15 @@ namespace MoeSharp.Cli;
 /// <summary>What a checkpoint holds: a tree of the kinds of layers, a table of which layers are of which kind, or JSON layer by layer.</summary>
 internal sealed class InspectReport(string model, string family, IReadOnlyList<(int Layer, LayerSummary Summary)> layers)
 {
+    private long Tensors => layers.Sum(layer => (long)layer.Summary.Tensors);
+
+    private long Bytes => layers.Sum(layer => layer.Summary.Bytes);
+
     public void WriteTreeAndTable(Terminal terminal)
     {
         List<(string Layers, int Count, LayerSummary Summary)> runs = Runs();
-        var tree = new Tree(new Text($"{model}: {family}, {Units.Plural(layers.Count, "MoE layer")}, {Units.Bytes(layers.Sum(layer => layer.Summary.Bytes))}"));
+        var tree = new Tree(new Text(
+            $"{model}: {family}, {Units.Plural(layers.Count, "MoE layer")}, {Units.Plural(Tensors, "tensor")}, {Units.Bytes(Bytes)}"));
         foreach ((string range, int count, LayerSummary summary) in runs)
         {
             TreeNode node = tree.AddNode(new Text(count == 1 ? $"layer {range}" : $"layers {range}"));
@@ -22,12 +27,12 @@ internal sealed class InspectReport(string model, string family, IReadOnlyList<(
         var table = new Table().Border(TableBorder.Simple).AddColumn("layers");
         foreach (string column in (string[])["E", "K", "H", "I"]) table.AddColumn(new TableColumn(column).RightAligned());
         table.AddColumns("weights", "activation");
-        foreach (string column in (string[])["a layer", "all"]) table.AddColumn(new TableColumn(column).RightAligned());
+        foreach (string column in (string[])["tensors", "a layer", "all"]) table.AddColumn(new TableColumn(column).RightAligned());
         foreach ((string range, int count, LayerSummary summary) in runs)
         {
             ExpertsSummary experts = summary.Experts;
             table.AddRow(range, $"{experts.Count}", $"{summary.Router.TopK}", $"{experts.Hidden}", $"{experts.Intermediate}", experts.FormatInWords(),
-                Names.Of(experts.Activation), Units.Bytes(summary.Bytes), Units.Bytes(count * summary.Bytes));
+                Names.Of(experts.Activation), Units.Count(summary.Tensors), Units.Bytes(summary.Bytes), Units.Bytes(count * summary.Bytes));
         }
         terminal.Write(table);
     }
@@ -36,7 +41,8 @@ internal sealed class InspectReport(string model, string family, IReadOnlyList<(
     {
         json.WriteString("model", model);
         json.WriteString("family", family);
-        json.WriteNumber("bytes", layers.Sum(layer => layer.Summary.Bytes));
+        json.WriteNumber("tensors", Tensors);
+        json.WriteNumber("bytes", Bytes);
         json.WriteStartArray("layers");
         foreach ((int layer, LayerSummary summary) in layers) summary.Write(json, layer);
         json.WriteEndArray();

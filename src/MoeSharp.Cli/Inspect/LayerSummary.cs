@@ -3,27 +3,20 @@ using System.Text.Json;
 namespace MoeSharp.Cli;
 
 /// <summary>What one layer is made of. Equal for layers that are made alike.</summary>
-internal sealed record LayerSummary
+internal sealed record LayerSummary(LayerOutline Outline)
 {
-    public required ExpertsSummary Experts { get; init; }
-    public required ExpertsSummary? Shared { get; init; }
-    public required bool IsSharedGated { get; init; }
-    public required RouterOptions Router { get; init; }
-    public required bool HasLogitBias { get; init; }
-    public required bool HasCorrectionBias { get; init; }
+    public RouterOptions Router => Outline.Router;
+
+    public ExpertsSummary Experts { get; } = new(Outline.Experts);
+
+    public ExpertsSummary? Shared { get; } = Outline.Shared is { } shared ? new(shared) : null;
+
+    public bool IsSharedGated => Outline.IsSharedGated;
+
+    public int Tensors => Outline.Tensors;
 
     /// <summary>Of weights and scales, routed and shared.</summary>
     public long Bytes => Experts.Bytes + (Shared?.Bytes ?? 0);
-
-    public static LayerSummary Of(LayerParts parts) => new()
-    {
-        Experts = ExpertsSummary.Of(parts.Experts, parts.ExpertsOptions.Activation),
-        Shared = parts.SharedExperts is { } shared ? ExpertsSummary.Of(shared, parts.SharedActivation) : null,
-        IsSharedGated = parts.SharedGate is not null,
-        Router = parts.Router,
-        HasLogitBias = parts.RouterLogitBias is not null,
-        HasCorrectionBias = parts.RouterCorrectionBias is not null,
-    };
 
     /// <summary>The router in one line.</summary>
     public string RouterInWords()
@@ -34,8 +27,8 @@ internal sealed record LayerSummary
             Router.Scoring switch { RouterScoring.Softmax => "softmax", RouterScoring.Sigmoid => "sigmoid", _ => "softmax over the top-k" },
         };
         if (Router.Groups > 1) words.Add($"best {Router.TopkGroups} of {Router.Groups} groups");
-        if (HasLogitBias) words.Add("logit bias");
-        if (HasCorrectionBias) words.Add("correction bias");
+        if (Outline.HasLogitBias) words.Add("logit bias");
+        if (Outline.HasCorrectionBias) words.Add("correction bias");
         if (Router.Renormalize) words.Add("renormalized");
         if (Router.ScalingFactor != 1f) words.Add(FormattableString.Invariant($"scaled by {Router.ScalingFactor}"));
         return string.Join(", ", words);
@@ -45,6 +38,7 @@ internal sealed record LayerSummary
     {
         json.WriteStartObject();
         json.WriteNumber("layer", layer);
+        json.WriteNumber("tensors", Tensors);
         json.WriteNumber("bytes", Bytes);
         json.WriteStartObject("router");
         json.WriteString("scoring", Router.Scoring switch { RouterScoring.Softmax => "softmax", RouterScoring.Sigmoid => "sigmoid", _ => "topk-softmax" });
@@ -54,8 +48,8 @@ internal sealed record LayerSummary
         json.WriteNumber("topk_groups", Router.TopkGroups);
         json.WriteBoolean("renormalize", Router.Renormalize);
         json.WriteNumber("scaling_factor", Router.ScalingFactor);
-        json.WriteBoolean("logit_bias", HasLogitBias);
-        json.WriteBoolean("correction_bias", HasCorrectionBias);
+        json.WriteBoolean("logit_bias", Outline.HasLogitBias);
+        json.WriteBoolean("correction_bias", Outline.HasCorrectionBias);
         json.WriteEndObject();
         json.WriteStartObject("experts");
         Experts.Write(json);
@@ -76,11 +70,23 @@ internal sealed record LayerSummary
 }
 
 /// <summary>Equal experts of one layer: how many, how large, in which format.</summary>
-internal sealed record ExpertsSummary(int Count, int Hidden, int Intermediate, WeightFormat Format, ScaleType ScaleType, Activation Activation, bool HasBiases, long Bytes)
+internal sealed record ExpertsSummary(MatricesOutline Outline)
 {
-    public static ExpertsSummary Of(ExpertWeights weights, Activation activation) => new(
-        weights.Count, weights.HiddenSize, weights.IntermediateSize, weights.Format, weights.Gate[0].ScaleType, activation, weights.Biases is not null,
-        weights.Gate.Concat(weights.Up).Concat(weights.Down).Sum(matrix => matrix.Bytes));
+    public int Count => Outline.Count;
+
+    public int Hidden => Outline.Hidden;
+
+    public int Intermediate => Outline.Intermediate;
+
+    public WeightFormat Format => Outline.Format;
+
+    public ScaleType ScaleType => Outline.Scales;
+
+    public Activation Activation => Outline.Activation;
+
+    public bool HasBiases => Outline.HasBiases;
+
+    public long Bytes => Outline.Bytes;
 
     public string FormatInWords() => ScaleType == ScaleType.None ? Names.Of(Format) : $"{Names.Of(Format)}, {ScaleType} scales";
 

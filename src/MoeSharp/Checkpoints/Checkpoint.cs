@@ -83,6 +83,13 @@ public sealed class Checkpoint : IDisposable
         return new LayerReader(this, layer).Read(selection ?? LayerSelection.All, new(layer, progress, cancellation));
     }
 
+    /// <summary>What headers say of a layer; touches no weights.</summary>
+    internal LayerOutline Outline(int layer)
+    {
+        CheckLayer(layer);
+        return new LayerReader(this, layer).Outline();
+    }
+
     /// <summary>The router of every MoE layer.</summary>
     public RouterOptions Router => Family.RouterOf(Config);
 

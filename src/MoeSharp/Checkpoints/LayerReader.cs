@@ -46,7 +46,9 @@ internal sealed class LayerReader
                 RouterCorrectionBias = Bias(_family.RouterCorrectionBias, experts, _family.NeedsCorrectionBias(_config)),
                 Experts = weights,
                 ExpertsOptions = new() { TopK = router.TopK, Activation = activation, GlobalExperts = experts },
-                ExpertMap = count == experts ? null : [.. Enumerable.Range(0, experts).Select(g => g >= firstExpert && g < firstExpert + count ? g - firstExpert : -1)],
+                ExpertMap = count == experts
+                    ? null
+                    : [.. Enumerable.Range(0, experts).Select(g => g >= firstExpert && g < firstExpert + count ? g - firstExpert : -1)],
                 SharedExperts = shared,
                 SharedActivation = _family.SharedActivation(_config, _layer),
                 SharedGate = shared is not null && _family.SharedGate is { } gate ? _matrices.ReadTable(_block + gate, 1, hidden, finite: true) : null,
@@ -60,6 +62,76 @@ internal sealed class LayerReader
             shared?.Dispose();
             throw;
         }
+    }
+
+    /// <summary>The layer by what headers say, as strictly as when it is read.</summary>
+    public LayerOutline Outline()
+    {
+        RouterOptions router = _family.RouterOf(_config);
+        int hidden = _model.HiddenSize, experts = router.Experts, sharedIntermediate = _family.Shared is null ? 0 : _family.SharedIntermediate(_config);
+        Activation activation = _family.Activation(_config, _layer);
+        var layout = new ExpertLayout(_model.Index, _family, _block, experts, activation.Interleaved);
+        var routed = new Sources(layout.Gate, layout.Up, layout.Down, activation, layout.GateUpBias is not null);
+        MatricesOutline? shared = null;
+        if (sharedIntermediate > 0)
+        {
+            (MatrixSource gate, MatrixSource up, MatrixSource down) = SharedSources();
+            shared = Outline(new(_ => gate, _ => up, _ => down, _family.SharedActivation(_config, _layer), false), 1, hidden, sharedIntermediate);
+        }
+        MatricesOutline outline = Outline(routed, experts, hidden, Family.Intermediate(_config));
+        _matrices.Describe(_block + _family.RouterWeight, experts, hidden);
+        if (_family.RouterLogitBias is { } logit) _matrices.Describe(_block + logit, null, experts);
+        bool hasCorrection = _family.RouterCorrectionBias is { } name && (_family.NeedsCorrectionBias(_config) || _model.Index.Has(_block + name));
+        if (hasCorrection) _matrices.Describe(_block + _family.RouterCorrectionBias, null, experts);
+        if (layout.GateUpBias is { } gateUpBias) _matrices.Describe(gateUpBias, experts, 2L * Family.Intermediate(_config));
+        if (layout.DownBias is { } downBias) _matrices.Describe(downBias, experts, hidden);
+        bool isGated = shared is not null && _family.SharedGate is not null;
+        if (isGated) _matrices.Describe(_block + _family.SharedGate, 1, hidden);
+        Account(layout, 0, experts, withShared: true);
+        return new()
+        {
+            Router = router,
+            HasLogitBias = _family.RouterLogitBias is not null,
+            HasCorrectionBias = hasCorrection,
+            Experts = outline,
+            Shared = shared,
+            IsSharedGated = isGated,
+            Tensors = _used.Count,
+        };
+    }
+
+    private readonly record struct Sources(
+        Func<int, MatrixSource> Gate, Func<int, MatrixSource> Up, Func<int, MatrixSource> Down, Activation Activation, bool HasBiases);
+
+    private MatricesOutline Outline(Sources of, int experts, int hidden, int intermediate)
+    {
+        var tensors = new HashSet<string>();
+        (WeightFormat Format, ScaleType Scales)? first = null;
+        void Add(MatrixSource source, int rows, int columns)
+        {
+            (WeightFormat Format, ScaleType Scales) described = _matrices.Describe(source, rows, columns);
+            first ??= described;
+            if (described.Format != first.Value.Format)
+                throw new CheckpointException(
+                    $"{source.Values} is {described.Format} but other experts of layer {_layer} are {first.Value.Format}; a layer has one format.");
+            tensors.Add(source.Values);
+            if (source.Scales is not null && described.Format != WeightFormat.Bf16) tensors.Add(source.Scales);
+        }
+
+        for (int e = 0; e < experts; e++)
+        {
+            Add(of.Gate(e), intermediate, hidden);
+            Add(of.Up(e), intermediate, hidden);
+            Add(of.Down(e), hidden, intermediate);
+        }
+        return new(experts, hidden, intermediate)
+        {
+            Format = first!.Value.Format,
+            Scales = first.Value.Scales,
+            Activation = of.Activation,
+            HasBiases = of.HasBiases,
+            Bytes = tensors.Sum(t => _model.Index.Find(t).Entry.Bytes),
+        };
     }
 
     private ExpertWeights ReadExperts(
@@ -140,14 +212,18 @@ internal sealed class LayerReader
     {
         int intermediate = _family.SharedIntermediate(_config);
         if (_family.Shared is null || intermediate == 0) return null;
-        string at = _model.SharedPrefix(_layer);
-        BlockScaledMatrix Read(string projection, int rows, int columns)
-        {
-            string name = $"{at}{projection}.weight";
-            return _matrices.Read(new(name, ExpertLayout.ScaleOf(_model.Index, name)), rows, columns, new(0, rows, 0, columns), 0, 0);
-        }
-        (string gate, string up, string down) = _model.Index.HasAnyUnder($"{at}gate_proj.") || _model.Index.HasAnyUnder($"{at}down_proj.") ? ("gate_proj", "up_proj", "down_proj") : _family.Projections;
+        BlockScaledMatrix Read(MatrixSource source, int rows, int columns) => _matrices.Read(source, rows, columns, new(0, rows, 0, columns), 0, 0);
+        (MatrixSource gate, MatrixSource up, MatrixSource down) = SharedSources();
         return new([Read(gate, intermediate, hidden)], [Read(up, intermediate, hidden)], [Read(down, hidden, intermediate)]);
+    }
+
+    private (MatrixSource Gate, MatrixSource Up, MatrixSource Down) SharedSources()
+    {
+        string at = _model.SharedPrefix(_layer);
+        bool isSpelledOut = _model.Index.HasAnyUnder($"{at}gate_proj.") || _model.Index.HasAnyUnder($"{at}down_proj.");
+        (string gate, string up, string down) = isSpelledOut ? ("gate_proj", "up_proj", "down_proj") : _family.Projections;
+        MatrixSource Source(string projection) => new($"{at}{projection}.weight", ExpertLayout.ScaleOf(_model.Index, $"{at}{projection}.weight"));
+        return (Source(gate), Source(up), Source(down));
     }
 
     private float[]? Bias(string? name, int experts, bool needed) =>
@@ -164,14 +240,16 @@ internal sealed class LayerReader
             if (_used.Contains(name) || layout.OwnsOutside(name, firstExpert, count) || (inShared && !withShared)) continue;
             if (_family.SharedGate is { } gate && !withShared && name == _block + gate) continue;
             if (_family.Ignored.Any(i => name == _block + i)) continue;
-            throw new CheckpointException($"{name} belongs to the MoE block of layer {_layer} but {_family.Name} has no such tensor; the checkpoint may be of another kind.");
+            throw new CheckpointException(
+                $"{name} belongs to the MoE block of layer {_layer} but {_family.Name} has no such tensor; the checkpoint may be of another kind.");
         }
     }
 
     private static (int First, int Count) CheckSlice((int First, int Count)? slice, int all, string what)
     {
         if (slice is not (int first, int count)) return (0, all);
-        if (first < 0 || count < 1 || first > all - count) throw new ArgumentException($"The slice {first} .. {(long)first + count - 1} of {what} does not lie in 0 .. {all - 1}.");
+        if (first < 0 || count < 1 || first > all - count)
+            throw new ArgumentException($"The slice {first} .. {(long)first + count - 1} of {what} does not lie in 0 .. {all - 1}.");
         return (first, count);
     }
 }

@@ -21,13 +21,8 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
     /// rows by <paramref name="leadingRows"/>, columns by <paramref name="leadingColumns"/>.</summary>
     public BlockScaledMatrix Read(MatrixSource source, int rows, int columns, Range2 part, int leadingRows, int leadingColumns)
     {
-        (SafetensorsFile file, TensorEntry entry) = index.Find(source.Values);
-        used.Add(source.Values);
-        int fileRows = source.Half >= 0 ? checked(2 * rows) : rows;
-        CheckShape(file, entry, Expected(source, source.Transposed ? columns : fileRows, source.Transposed ? fileRows : columns));
-        WeightFormat format = FormatOf(file, entry, source);
-        if (source.Transposed && format != WeightFormat.Bf16)
-            throw new CheckpointException($"{source.Values} in {file.Path} is stored transposed in {entry.Type}, which is supported in BF16 only.");
+        (SafetensorsFile file, TensorEntry entry, WeightFormat format, StoredScales? stored) = Look(source, rows, columns);
+        int fileRows = source.Half >= 0 ? 2 * rows : rows;
         int valueBytes = format.ValueBytes();
         nint lineBytes = (nint)(source.Transposed ? fileRows : columns) * valueBytes;
         byte* start = file.Pointer(entry) + Math.Max(source.Stacked, 0) * (long)fileRows * columns * valueBytes;
@@ -35,7 +30,8 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
         var values = source.Transposed
             ? new Strided(start + ((long)offset + (long)part.FirstRow * step) * valueBytes + part.FirstColumn * lineBytes, step * valueBytes, lineBytes)
             : new Strided(start + ((long)offset + (long)part.FirstRow * step) * lineBytes + (long)part.FirstColumn * valueBytes, step * lineBytes, valueBytes);
-        Scales scales = format == WeightFormat.Bf16 ? default : ReadScales(source, format, rows, columns, part with { FirstRow = part.FirstRow - leadingRows }, part.FirstColumn - leadingColumns);
+        Scales scales = stored is not { } s ? default
+            : ReadScales(source, format, s, rows, part with { FirstRow = part.FirstRow - leadingRows, FirstColumn = part.FirstColumn - leadingColumns });
         bool view = values.ColumnBytes == valueBytes && leadingRows == 0 && leadingColumns == 0 && !scales.MustCopy;
         return view
             ? new(source.Values, format, part.Rows, part.Columns, new MatrixStorage
@@ -52,24 +48,65 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
             : Copy(source.Values, format, values, part, leadingRows, leadingColumns, scales);
     }
 
+    /// <summary>Checks a matrix whose full size is [rows, columns] by what headers say, and touches no data.</summary>
+    public (WeightFormat Format, ScaleType Scales) Describe(MatrixSource source, int rows, int columns)
+    {
+        (_, _, WeightFormat format, StoredScales? scales) = Look(source, rows, columns);
+        return (format, scales?.Type ?? ScaleType.None);
+    }
+
+    /// <summary>Checks a table by what headers say: [rows, columns], or a vector where <paramref name="rows"/> is null.</summary>
+    public void Describe(string name, long? rows, long columns)
+    {
+        (SafetensorsFile file, TensorEntry entry) = rows is { } r ? FindTable(name, r, columns) : FindVector(name, columns);
+        if (entry.Type is not ("F32" or "BF16" or "F16")) throw NoTable(file, entry);
+    }
+
+    private (SafetensorsFile File, TensorEntry Entry, WeightFormat Format, StoredScales? Scales) Look(MatrixSource source, int rows, int columns)
+    {
+        (SafetensorsFile file, TensorEntry entry) = index.Find(source.Values);
+        used.Add(source.Values);
+        int fileRows = source.Half >= 0 ? checked(2 * rows) : rows;
+        CheckShape(file, entry, Expected(source, source.Transposed ? columns : fileRows, source.Transposed ? fileRows : columns));
+        WeightFormat format = FormatOf(file, entry, source);
+        if (source.Transposed && format != WeightFormat.Bf16)
+            throw new CheckpointException($"{source.Values} in {file.Path} is stored transposed in {entry.Type}, which is supported in BF16 only.");
+        return (file, entry, format, format == WeightFormat.Bf16 ? null : LookAtScales(source, format, rows, columns));
+    }
+
     /// <summary>A 1-D (or leading-1) tensor of a known length, widened to FP32.</summary>
     public float[] ReadVector(string name, long length, bool finite)
     {
-        (SafetensorsFile file, TensorEntry entry) = index.Find(name);
-        used.Add(name);
-        if (entry.Elements != length || entry.Shape.Count(d => d != 1) > 1)
-            throw new CheckpointException($"{name} in {file.Path} has shape {entry.ShapeText} but [{length}] is needed.");
+        (SafetensorsFile file, TensorEntry entry) = FindVector(name, length);
         return Widen(file, entry, finite);
     }
 
     /// <summary>A [rows, columns] tensor (or a slice [expert] of stacked rows), widened to FP32.</summary>
     public float[] ReadTable(string name, long rows, long columns, bool finite)
     {
+        (SafetensorsFile file, TensorEntry entry) = FindTable(name, rows, columns);
+        return Widen(file, entry, finite);
+    }
+
+    private (SafetensorsFile File, TensorEntry Entry) FindVector(string name, long length)
+    {
+        (SafetensorsFile file, TensorEntry entry) = index.Find(name);
+        used.Add(name);
+        if (entry.Elements != length || entry.Shape.Count(d => d != 1) > 1)
+            throw new CheckpointException($"{name} in {file.Path} has shape {entry.ShapeText} but [{length}] is needed.");
+        return (file, entry);
+    }
+
+    private (SafetensorsFile File, TensorEntry Entry) FindTable(string name, long rows, long columns)
+    {
         (SafetensorsFile file, TensorEntry entry) = index.Find(name);
         used.Add(name);
         CheckShape(file, entry, [rows, columns]);
-        return Widen(file, entry, finite);
+        return (file, entry);
     }
+
+    private static CheckpointException NoTable(SafetensorsFile file, TensorEntry entry) =>
+        new($"{entry.Name} in {file.Path} is {entry.Type} but F32, BF16 or F16 is needed.");
 
     private static float[] Widen(SafetensorsFile file, TensorEntry entry, bool finite)
     {
@@ -82,7 +119,7 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
                 "F32" => BitConverter.ToSingle(data[(4 * i)..]),
                 "BF16" => BFloat16.FromBits(BitConverter.ToUInt16(data[(2 * i)..])).ToSingle(),
                 "F16" => (float)BitConverter.ToHalf(data[(2 * i)..]),
-                _ => throw new CheckpointException($"{entry.Name} in {file.Path} is {entry.Type} but F32, BF16 or F16 is needed."),
+                _ => throw NoTable(file, entry),
             };
             if (finite && !float.IsFinite(values[i]))
                 throw new CheckpointException($"{entry.Name} in {file.Path} holds {values[i]} at element {i}; a router must be finite.");
@@ -116,22 +153,39 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
         public byte* Start => (byte*)Address;
     }
 
-    private Scales ReadScales(MatrixSource source, WeightFormat format, int rows, int columns, Range2 part, int firstColumn)
+    /// <summary>A tensor of scales, checked against the weights it belongs to.</summary>
+    /// <param name="File">Its file.</param>
+    /// <param name="Entry">Its entry.</param>
+    /// <param name="Type">Element type.</param>
+    /// <param name="FileRows">Scale rows of one stored matrix, gate and up together where they are fused.</param>
+    /// <param name="Columns">Scale columns.</param>
+    /// <param name="Straddles">A fused tensor has one row per 128 fused rows instead of rows per half.</param>
+    private readonly record struct StoredScales(SafetensorsFile File, TensorEntry Entry, ScaleType Type, int FileRows, int Columns, bool Straddles);
+
+    private StoredScales LookAtScales(MatrixSource source, WeightFormat format, int rows, int columns)
     {
         (SafetensorsFile file, TensorEntry entry) = index.Find(source.Scales!);
         used.Add(source.Scales!);
         int blockRows = format.BlockRows(), scaleColumns = Formats.Blocks(columns, format.BlockColumns()), scaleRows = Formats.Blocks(rows, blockRows);
-        if (source.Interleaved && blockRows != 1) throw new CheckpointException($"{source.Values} in {file.Path} interleaves gate and up rows under 128-row scales, which is not supported.");
-        int half = Math.Max(source.Half, 0), fused = Formats.Blocks(checked(2 * rows), blockRows);
+        if (source.Interleaved && blockRows != 1)
+            throw new CheckpointException($"{source.Values} in {file.Path} interleaves gate and up rows under 128-row scales, which is not supported.");
+        int fused = Formats.Blocks(checked(2 * rows), blockRows);
         // A fused tensor has scale rows per half, or (where they differ) one row per 128 fused rows: the file's shape tells.
         bool straddles = source.Half >= 0 && fused != 2 * scaleRows && entry.Shape is [.., var stored, _] && stored == fused;
         int fileRows = source.Half < 0 ? scaleRows : straddles ? fused : 2 * scaleRows;
         CheckShape(file, entry, Expected(source, fileRows, scaleColumns));
-        ScaleType type = ScaleTypeOf(file, entry, format);
+        return new(file, entry, ScaleTypeOf(file, entry, format), fileRows, scaleColumns, straddles);
+    }
+
+    private Scales ReadScales(MatrixSource source, WeightFormat format, StoredScales stored, int rows, Range2 part)
+    {
+        (SafetensorsFile file, TensorEntry entry, ScaleType type, int fileRows, int scaleColumns, bool straddles) = stored;
+        int blockRows = format.BlockRows(), half = Math.Max(source.Half, 0);
         int firstRow = (straddles ? half * rows : 0) + part.FirstRow, step = source.Interleaved ? 2 : 1;
-        long row = source.Interleaved ? half + 2L * firstRow : (straddles ? 0 : half * scaleRows) + firstRow / blockRows;
+        long row = source.Interleaved ? half + 2L * firstRow : (straddles ? 0 : half * (fileRows / 2)) + firstRow / blockRows;
         nint lineBytes = (nint)scaleColumns * type.Bytes();
-        byte* start = file.Pointer(entry) + (Math.Max(source.Stacked, 0) * (long)fileRows + row) * lineBytes + (long)(firstColumn / format.BlockColumns()) * type.Bytes();
+        byte* start = file.Pointer(entry) + (Math.Max(source.Stacked, 0) * (long)fileRows + row) * lineBytes
+            + (long)(part.FirstColumn / format.BlockColumns()) * type.Bytes();
         bool unaligned = (nint)start % type.Bytes() != 0;
         var scales = new Scales((nint)start, step * lineBytes, type, firstRow % blockRows, file, unaligned);
         if (format == WeightFormat.Block128PowerOfTwo) CheckPowersOfTwo(file, entry);

@@ -171,6 +171,7 @@ public class FamilyTests
         {
             using Checkpoint model = Checkpoint.Open(tiny.Write(without: name));
             var e = Assert.Throws<CheckpointException>(() => model.ReadLayer(0).Dispose());
+            Assert.Equal(e.Message, Assert.Throws<CheckpointException>(() => model.Outline(0)).Message);
             string stem = name.Replace("_scale_inv", "").Replace("_scale", "");
             Assert.True(e.Message.Contains(stem) || e.Message.Contains(stem.Split('.')[^2]), $"without {name}: {e.Message}");
         }
