@@ -170,10 +170,12 @@ public class FamilyTests
         foreach (string name in tiny.Names.ToArray())
         {
             using Checkpoint model = Checkpoint.Open(tiny.Write(without: name));
-            var e = Assert.Throws<CheckpointException>(() => model.ReadLayer(0).Dispose());
-            Assert.Equal(e.Message, Assert.Throws<CheckpointException>(() => model.Outline(0)).Message);
             string stem = name.Replace("_scale_inv", "").Replace("_scale", "");
-            Assert.True(e.Message.Contains(stem) || e.Message.Contains(stem.Split('.')[^2]), $"without {name}: {e.Message}");
+            foreach (Action read in (Action[])[() => model.ReadLayer(0).Dispose(), () => model.Outline(0)])
+            {
+                string message = Assert.Throws<CheckpointException>(read).Message;
+                Assert.True(message.Contains(stem) || message.Contains(stem.Split('.')[^2]), $"without {name}: {message}");
+            }
         }
         string block = tiny.Names.First(n => n.Contains("gate.weight") || n.Contains("router.weight"));
         string extra = block[..block.LastIndexOf('.')] + ".surprise";

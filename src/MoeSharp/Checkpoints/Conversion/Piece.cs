@@ -17,7 +17,7 @@ internal sealed record Piece(MatrixSource Source, string Name, int Rows, int Col
 internal sealed class Pieces
 {
     /// <summary>Linear layers that serving engines fuse: they are quantized together or not at all.</summary>
-    private static readonly string[][] Fused = [["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]];
+    private static readonly string[][] Fused = [["q_proj", "k_proj", "v_proj"], ["q_a_proj", "kv_a_proj_with_mqa"], ["gate_proj", "up_proj"]];
     private readonly Checkpoint _model;
     private readonly WeightFormat _format;
     private readonly Dictionary<string, List<Piece>> _byTensor = [];
