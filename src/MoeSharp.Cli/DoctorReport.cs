@@ -23,7 +23,8 @@ internal sealed class DoctorReport(string model, Doctor doctor)
             if (kind.Count() > MostShownPerCode) terminal.WriteLine($"  - {kind.Count() - MostShownPerCode} more; --json lists them all");
         }
         if (_findings.Count > 0) terminal.WriteLine();
-        terminal.WriteLine(_findings.Count == 0 ? "Nothing found." : $"{Units.Plural(Errors, "error")}, {Units.Plural(_findings.Count - Errors, "warning")}.");
+        terminal.WriteLine(
+            _findings.Count == 0 ? "Nothing found." : $"{Units.Plural(Errors, "error")}, {Units.Plural(_findings.Count - Errors, "warning")}.");
     }
 
     public void WriteJson(Utf8JsonWriter json)
@@ -67,7 +68,8 @@ internal sealed class DoctorReport(string model, Doctor doctor)
 
     private static string Where(Place at)
     {
-        string[] parts = [.. new[] { at.File, at.Layer is { } layer ? $"layer {layer}" : null, at.Expert is { } expert ? $"expert {expert}" : null }.OfType<string>()];
+        string? layer = at.Layer is { } l ? $"layer {l}" : null, expert = at.Expert is { } e ? $"expert {e}" : null;
+        string[] parts = [.. new[] { at.File, layer, expert }.OfType<string>()];
         return parts.Length == 0 ? "" : $"{string.Join(", ", parts)}: ";
     }
 }

@@ -41,7 +41,8 @@ internal sealed record LayerSummary(LayerOutline Outline)
         json.WriteNumber("tensors", Tensors);
         json.WriteNumber("bytes", Bytes);
         json.WriteStartObject("router");
-        json.WriteString("scoring", Router.Scoring switch { RouterScoring.Softmax => "softmax", RouterScoring.Sigmoid => "sigmoid", _ => "topk-softmax" });
+        json.WriteString(
+            "scoring", Router.Scoring switch { RouterScoring.Softmax => "softmax", RouterScoring.Sigmoid => "sigmoid", _ => "topk-softmax" });
         json.WriteNumber("experts", Router.Experts);
         json.WriteNumber("top_k", Router.TopK);
         json.WriteNumber("groups", Router.Groups);

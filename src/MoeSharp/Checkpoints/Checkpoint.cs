@@ -2,7 +2,8 @@ using Microsoft.Extensions.Logging;
 
 namespace MoeSharp;
 
-/// <summary>A Hugging Face folder: config.json and safetensors files. Opening reads names and sizes; weights are touched when a layer is read.</summary>
+/// <summary>A Hugging Face folder: config.json and safetensors files. Opening reads names and sizes; weights are touched when a layer is
+/// read.</summary>
 public sealed class Checkpoint : IDisposable
 {
     internal static readonly string[] Prefixes = ["model.", "model.language_model.", "language_model.model.", "language_model.", ""];
@@ -55,7 +56,9 @@ public sealed class Checkpoint : IDisposable
     {
         if (!Directory.Exists(path))
             throw new CheckpointException(
-                File.Exists(path) ? $"{path} is a file; give the folder that holds config.json and the safetensors files." : $"{path} does not exist.");
+                File.Exists(path)
+                    ? $"{path} is a file; give the folder that holds config.json and the safetensors files."
+                    : $"{path} does not exist.");
         ModelConfig config = ModelConfig.Read(System.IO.Path.Combine(path, "config.json"));
         TensorIndex index = TensorIndex.Open(path);
         try
@@ -123,7 +126,8 @@ public sealed class Checkpoint : IDisposable
             throw new ArgumentException($"Layer {layer} of {Path} has no experts; the layers that have are {Span(MoeLayers)}.");
     }
 
-    private static string Span(IReadOnlyList<int> layers) => layers.Count == 0 ? "none" : layers.Count <= 8 ? string.Join(", ", layers) : $"{layers[0]} .. {layers[^1]}";
+    private static string Span(IReadOnlyList<int> layers) =>
+        layers.Count == 0 ? "none" : layers.Count <= 8 ? string.Join(", ", layers) : $"{layers[0]} .. {layers[^1]}";
 
     /// <summary>Unmaps the files, once the layers read from them are disposed too.</summary>
     public void Dispose() => Index.Dispose();

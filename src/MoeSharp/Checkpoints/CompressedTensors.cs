@@ -1,15 +1,18 @@
 namespace MoeSharp;
 
-/// <summary>The kind of quantization_config that describes weights and activations in groups: every group must be one that is computed here.</summary>
+/// <summary>The kind of quantization_config that describes weights and activations in groups: every group must be one that is computed
+/// here.</summary>
 internal static class CompressedTensors
 {
     public static WeightFormat Read(QuantizationJson q)
     {
-        if (q.Text("format") is { } format and not ("float-quantized" or "naive-quantized")) throw q.Refused($"compressed-tensors with format '{format}'");
+        if (q.Text("format") is { } format and not ("float-quantized" or "naive-quantized"))
+            throw q.Refused($"compressed-tensors with format '{format}'");
         int weights = 0;
         foreach (QuantizationJson group in q.Objects("config_groups"))
         {
-            if (group.Text("format") is { } own and not ("float-quantized" or "naive-quantized")) throw group.Refused($"compressed-tensors with format '{own}'");
+            if (group.Text("format") is { } own and not ("float-quantized" or "naive-quantized"))
+                throw group.Refused($"compressed-tensors with format '{own}'");
             if (group.Object("output_activations") is not null) throw q.Refused("compressed-tensors with quantized output_activations");
             if (group.Object("input_activations") is { } input) CheckActivations(input);
             if (group.Object("weights") is not { } of) continue;

@@ -2,7 +2,8 @@ using System.Globalization;
 
 namespace MoeSharp;
 
-/// <summary>How a block stores its experts: a tensor per expert, stacked over experts, or stacked with gate and up fused. Found by looking at names.</summary>
+/// <summary>How a block stores its experts: a tensor per expert, stacked over experts, or stacked with gate and up fused. Found by looking at
+/// names.</summary>
 internal sealed class ExpertLayout
 {
     private static readonly string[] ScaleSuffixes = ["_scale_inv", "_scales_inv", "_scale"];
@@ -61,7 +62,8 @@ internal sealed class ExpertLayout
         int end = tensor.IndexOf('.');
         if (end < 0) return false;
         ReadOnlySpan<char> projection = tensor[..end], kind = tensor[(end + 1)..];
-        return (projection.SequenceEqual(gate) || projection.SequenceEqual(up) || projection.SequenceEqual(down)) && kind is "weight" or "weight_scale_inv" or "weight_scale";
+        return (projection.SequenceEqual(gate) || projection.SequenceEqual(up) || projection.SequenceEqual(down))
+            && kind is "weight" or "weight_scale_inv" or "weight_scale";
     }
 
     /// <summary>The name of a tensor's scales; null where there are none.</summary>
@@ -78,7 +80,8 @@ internal sealed class ExpertLayout
         return new(name, ScaleOf(_index, name), IsStacked ? expert : -1, Experts);
     }
 
-    private MatrixSource Fused(string name, int expert, int half) => new(name, ScaleOf(_index, name), expert, Experts, half, Interleaved, _family.Transposed);
+    private MatrixSource Fused(string name, int expert, int half) =>
+        new(name, ScaleOf(_index, name), expert, Experts, half, Interleaved, _family.Transposed);
 
     private string? FirstOf(string first, string second) => _index.Has(first) ? first : _index.Has(second) ? second : null;
 }

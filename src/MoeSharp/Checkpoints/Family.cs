@@ -1,6 +1,7 @@
 namespace MoeSharp;
 
-/// <summary>How one model family names and configures its MoE layers: a table, one per file under Families. Names are relative to the block.</summary>
+/// <summary>How one model family names and configures its MoE layers: a table, one per file under Families. Names are relative to the
+/// block.</summary>
 internal sealed record Family
 {
     /// <summary>What the tool prints.</summary>
@@ -50,7 +51,8 @@ internal sealed record Family
         ? $"{prefix}layers.{layer}.{Shared[3..]}."
         : $"{BlockPrefix(prefix, layer)}{Shared}.";
 
-    public static int Experts(ModelConfig c) => c.Size(ModelConfig.MostExperts, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts");
+    public static int Experts(ModelConfig c) =>
+        c.Size(ModelConfig.MostExperts, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts");
 
     public static int TopK(ModelConfig c) =>
         c.Size(ModelConfig.MostExperts, "num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "moe_topk", "num_experts_per_topk");
@@ -67,7 +69,8 @@ internal sealed record Family
         long width = (long)(c.Int(keysOfCount) ?? 0) * Intermediate(c);
         return width <= ModelConfig.Widest
             ? (int)width
-            : throw new CheckpointException($"{c.Path}: {string.Join(" or ", keysOfCount!)} makes shared experts {width} wide; at most {ModelConfig.Widest} is supported.");
+            : throw new CheckpointException(
+                $"{c.Path}: {string.Join(" or ", keysOfCount!)} makes shared experts {width} wide; at most {ModelConfig.Widest} is supported.");
     }
 
     /// <summary>How the router works, checked.</summary>

@@ -5,11 +5,12 @@ public sealed record LayerSelection
 {
     /// <summary>Everything.</summary>
     public static LayerSelection All { get; } = new();
-    /// <summary>First expert and number of experts to read (expert parallel); null reads all. The parts then carry an expert map. Shared experts belong
-    /// to the slice that starts at 0, so that the outputs of all slices add up to the layer's.</summary>
+    /// <summary>First expert and number of experts to read (expert parallel); null reads all. The parts then carry an expert map. Shared experts
+    /// belong to the slice that starts at 0, so that the outputs of all slices add up to the layer's.</summary>
     public (int First, int Count)? Experts { get; init; }
-    /// <summary>First intermediate row and number of rows to read (tensor parallel); null reads all. Any offset: a slice that starts inside a 128-block is
-    /// widened to the block's start with zeros, which changes no sum. Expert down biases and shared experts belong to the slice that starts at 0.</summary>
+    /// <summary>First intermediate row and number of rows to read (tensor parallel); null reads all. Any offset: a slice that starts inside a
+    /// 128-block is widened to the block's start with zeros, which changes no sum. Expert down biases and shared experts belong to the slice that
+    /// starts at 0.</summary>
     public (int First, int Count)? Intermediate { get; init; }
 }
 

@@ -51,7 +51,9 @@ internal sealed class LayerReader
                     : [.. Enumerable.Range(0, experts).Select(g => g >= firstExpert && g < firstExpert + count ? g - firstExpert : -1)],
                 SharedExperts = shared,
                 SharedActivation = _family.SharedActivation(_config, _layer),
-                SharedGate = shared is not null && _family.SharedGate is { } gate ? _matrices.ReadTable(_block + gate, 1, hidden, finite: true) : null,
+                SharedGate = shared is not null && _family.SharedGate is { } gate
+                    ? _matrices.ReadTable(_block + gate, 1, hidden, finite: true)
+                    : null,
             };
             Account(layout, firstExpert, count, withShared);
             return parts;
@@ -68,7 +70,7 @@ internal sealed class LayerReader
     public LayerOutline Outline()
     {
         RouterOptions router = _family.RouterOf(_config);
-        int hidden = _model.HiddenSize, experts = router.Experts, sharedIntermediate = _family.Shared is null ? 0 : _family.SharedIntermediate(_config);
+        int hidden = _model.HiddenSize, experts = router.Experts, sharedIntermediate = _model.SharedIntermediateSize;
         Activation activation = _family.Activation(_config, _layer);
         var layout = new ExpertLayout(_model.Index, _family, _block, experts, activation.Interleaved);
         var routed = new Sources(layout.Gate, layout.Up, layout.Down, activation, layout.GateUpBias is not null);
@@ -229,7 +231,8 @@ internal sealed class LayerReader
     private float[]? Bias(string? name, int experts, bool needed) =>
         name is null || (!needed && !_model.Index.Has(_block + name)) ? null : _matrices.ReadVector(_block + name, experts, finite: true);
 
-    /// <summary>Every tensor of the block is used, belongs to an expert or rows that were not asked for, is ignored by rule, or is an error.</summary>
+    /// <summary>Every tensor of the block is used, belongs to an expert or rows that were not asked for, is ignored by rule, or is an
+    /// error.</summary>
     private void Account(ExpertLayout layout, int firstExpert, int count, bool withShared)
     {
         string shared = _family.Shared is null ? "" : _model.SharedPrefix(_layer);

@@ -8,8 +8,8 @@ namespace MoeSharp;
 /// <param name="Half">0 or 1: gate or up of a fused tensor; -1 when not fused.</param>
 /// <param name="Interleaved">Fused rows alternate.</param>
 /// <param name="Transposed">Stored as [columns, rows].</param>
-internal readonly record struct MatrixSource(string Values, string? Scales, int Stacked = -1, int StackedCount = 0, int Half = -1, bool Interleaved = false,
-    bool Transposed = false);
+internal readonly record struct MatrixSource(string Values, string? Scales, int Stacked = -1, int StackedCount = 0, int Half = -1,
+    bool Interleaved = false, bool Transposed = false);
 
 /// <summary>The part of a matrix to read.</summary>
 internal readonly record struct Range2(int FirstRow, int Rows, int FirstColumn, int Columns);
@@ -17,8 +17,8 @@ internal readonly record struct Range2(int FirstRow, int Rows, int FirstColumn, 
 /// <summary>Turns tensors into matrices: views into the mapping where the layout allows, copies where it does not.</summary>
 internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config, QuantizationConfig? quantization, HashSet<string> used)
 {
-    /// <summary>Reads part of a matrix whose full size is [rows, columns]. A part that starts inside a scale block is widened to the block's start with zeros:
-    /// rows by <paramref name="leadingRows"/>, columns by <paramref name="leadingColumns"/>.</summary>
+    /// <summary>Reads part of a matrix whose full size is [rows, columns]. A part that starts inside a scale block is widened to the block's start
+    /// with zeros: rows by <paramref name="leadingRows"/>, columns by <paramref name="leadingColumns"/>.</summary>
     public BlockScaledMatrix Read(MatrixSource source, int rows, int columns, Range2 part, int leadingRows, int leadingColumns)
     {
         (SafetensorsFile file, TensorEntry entry, WeightFormat format, StoredScales? stored) = Look(source, rows, columns);
@@ -27,11 +27,13 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
         nint lineBytes = (nint)(source.Transposed ? fileRows : columns) * valueBytes;
         byte* start = file.Pointer(entry) + Math.Max(source.Stacked, 0) * (long)fileRows * columns * valueBytes;
         int step = source.Interleaved ? 2 : 1, offset = source.Half < 1 ? 0 : source.Interleaved ? 1 : rows;
+        long firstRow = offset + (long)part.FirstRow * step;
         var values = source.Transposed
-            ? new Strided(start + ((long)offset + (long)part.FirstRow * step) * valueBytes + part.FirstColumn * lineBytes, step * valueBytes, lineBytes)
-            : new Strided(start + ((long)offset + (long)part.FirstRow * step) * lineBytes + (long)part.FirstColumn * valueBytes, step * lineBytes, valueBytes);
+            ? new Strided(start + firstRow * valueBytes + part.FirstColumn * lineBytes, step * valueBytes, lineBytes)
+            : new Strided(start + firstRow * lineBytes + (long)part.FirstColumn * valueBytes, step * lineBytes, valueBytes);
         Scales scales = stored is not { } s ? default
-            : ReadScales(source, format, s, rows, part with { FirstRow = part.FirstRow - leadingRows, FirstColumn = part.FirstColumn - leadingColumns });
+            : ReadScales(
+                source, format, s, rows, part with { FirstRow = part.FirstRow - leadingRows, FirstColumn = part.FirstColumn - leadingColumns });
         bool view = values.ColumnBytes == valueBytes && leadingRows == 0 && leadingColumns == 0 && !scales.MustCopy;
         return view
             ? new(source.Values, format, part.Rows, part.Columns, new MatrixStorage
@@ -133,12 +135,16 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
         if (entry.Type == "BF16")
         {
             if (quantization is not null && !quantization.Ignores(module))
-                throw new CheckpointException($"{source.Values} in {file.Path} is BF16 but {config.Path} declares {quantization.Format} weights and does not leave this module out.");
+                throw new CheckpointException(
+                    $"{source.Values} in {file.Path} is BF16 but {config.Path} declares {quantization.Format} weights and does not leave this " +
+                    "module out.");
             return WeightFormat.Bf16;
         }
         if (entry.Type != "F8_E4M3") throw new CheckpointException($"{source.Values} in {file.Path} is {entry.Type} but F8_E4M3 or BF16 is needed.");
-        if (quantization is null) throw new CheckpointException($"{source.Values} in {file.Path} is F8_E4M3 but {config.Path} has no quantization_config.");
-        if (source.Scales is null) throw new CheckpointException($"{source.Values} in {file.Path} is F8_E4M3 but {source.Values}_scale_inv (or _scale) is missing.");
+        if (quantization is null)
+            throw new CheckpointException($"{source.Values} in {file.Path} is F8_E4M3 but {config.Path} has no quantization_config.");
+        if (source.Scales is null)
+            throw new CheckpointException($"{source.Values} in {file.Path} is F8_E4M3 but {source.Values}_scale_inv (or _scale) is missing.");
         return quantization.Format;
     }
 
@@ -166,9 +172,11 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
     {
         (SafetensorsFile file, TensorEntry entry) = index.Find(source.Scales!);
         used.Add(source.Scales!);
-        int blockRows = format.BlockRows(), scaleColumns = Formats.Blocks(columns, format.BlockColumns()), scaleRows = Formats.Blocks(rows, blockRows);
+        int blockRows = format.BlockRows(), scaleRows = Formats.Blocks(rows, blockRows);
+        int scaleColumns = Formats.Blocks(columns, format.BlockColumns());
         if (source.Interleaved && blockRows != 1)
-            throw new CheckpointException($"{source.Values} in {file.Path} interleaves gate and up rows under 128-row scales, which is not supported.");
+            throw new CheckpointException(
+                $"{source.Values} in {file.Path} interleaves gate and up rows under 128-row scales, which is not supported.");
         int fused = Formats.Blocks(checked(2 * rows), blockRows);
         // A fused tensor has scale rows per half, or (where they differ) one row per 128 fused rows: the file's shape tells.
         bool straddles = source.Half >= 0 && fused != 2 * scaleRows && entry.Shape is [.., var stored, _] && stored == fused;
@@ -198,7 +206,9 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
         "F32" when format != WeightFormat.MxFp8 => ScaleType.F32,
         "BF16" when format != WeightFormat.MxFp8 => ScaleType.BF16,
         "F16" when format != WeightFormat.MxFp8 => ScaleType.F16,
-        _ => throw new CheckpointException($"{entry.Name} in {file.Path} is {entry.Type}, which {format} scales cannot be ({(format == WeightFormat.MxFp8 ? "U8 or F8_E8M0" : "F32, BF16, F16, U8 or F8_E8M0")} can)."),
+        _ => throw new CheckpointException(
+            $"{entry.Name} in {file.Path} is {entry.Type}, which {format} scales cannot be " +
+            $"({(format == WeightFormat.MxFp8 ? "U8 or F8_E8M0" : "F32, BF16, F16, U8 or F8_E8M0")} can)."),
     };
 
     private readonly HashSet<string> _checked = [];
@@ -209,16 +219,19 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
         float[] scales = Widen(file, entry, finite: false);
         for (int i = 0; i < scales.Length; i++)
             if (!float.IsPow2(scales[i]) && !float.IsNaN(scales[i]))
-                throw new CheckpointException($"{entry.Name} in {file.Path} holds {scales[i]} at element {i}, but {config.Path} promises powers of two (scale_fmt ue8m0).");
+                throw new CheckpointException(
+                    $"{entry.Name} in {file.Path} holds {scales[i]} at element {i}, but {config.Path} promises powers of two (scale_fmt ue8m0).");
     }
 
-    private static BlockScaledMatrix Copy(string name, WeightFormat format, Strided values, Range2 part, int leadingRows, int leadingColumns, Scales scales)
+    private static BlockScaledMatrix Copy(string name, WeightFormat format, Strided values, Range2 part, int leadingRows, int leadingColumns,
+        Scales scales)
     {
         int rows = leadingRows + part.Rows, columns = leadingColumns + part.Columns, bytes = format.ValueBytes();
         BlockScaledMatrix matrix = BlockScaledMatrix.Allocate(name, format, scales.Type, rows, columns, scales.Phase);
         for (int r = 0; r < part.Rows; r++)
         {
-            byte* from = values.Start + r * values.RowBytes, to = matrix.Storage.Values + (leadingRows + r) * matrix.Storage.RowBytes + (nint)leadingColumns * bytes;
+            byte* from = values.Start + r * values.RowBytes, to = matrix.Storage.Values + (leadingRows + r) * matrix.Storage.RowBytes
+                + (nint)leadingColumns * bytes;
             if (values.ColumnBytes == bytes) Buffer.MemoryCopy(from, to, (long)part.Columns * bytes, (long)part.Columns * bytes);
             else for (int c = 0; c < part.Columns; c++) ((ushort*)to)[c] = *(ushort*)(from + c * values.ColumnBytes);
         }
@@ -228,7 +241,8 @@ internal sealed unsafe class MatrixReader(TensorIndex index, ModelConfig config,
         return matrix;
     }
 
-    private static long[] Expected(MatrixSource source, long rows, long columns) => source.Stacked < 0 ? [rows, columns] : [source.StackedCount, rows, columns];
+    private static long[] Expected(MatrixSource source, long rows, long columns) =>
+        source.Stacked < 0 ? [rows, columns] : [source.StackedCount, rows, columns];
 
     private static void CheckShape(SafetensorsFile file, TensorEntry entry, long[] expected)
     {

@@ -29,7 +29,8 @@ internal sealed class ModelConfig
         try
         {
             using FileStream stream = File.OpenRead(path);
-            if (stream.Length > LargestFile) throw new CheckpointException($"{path} has {stream.Length} bytes; no config.json has more than {LargestFile}.");
+            if (stream.Length > LargestFile)
+                throw new CheckpointException($"{path} has {stream.Length} bytes; no config.json has more than {LargestFile}.");
             using JsonDocument document = JsonDocument.Parse(stream);
             if (document.RootElement.ValueKind != JsonValueKind.Object) throw new CheckpointException($"{path} is not a JSON object.");
             CheckStrings(document.RootElement);
@@ -61,7 +62,8 @@ internal sealed class ModelConfig
     public string ModelType => Text("model_type") ?? throw new CheckpointException($"{Path} has no model_type.");
 
     /// <summary>The outer model_type, where a text_config has its own.</summary>
-    public string? OuterModelType => _root.TryGetProperty("model_type", out JsonElement type) && type.ValueKind == JsonValueKind.String ? type.GetString() : null;
+    public string? OuterModelType =>
+        _root.TryGetProperty("model_type", out JsonElement type) && type.ValueKind == JsonValueKind.String ? type.GetString() : null;
 
     public bool Has(string key) => Find(key) is not null;
 
@@ -127,7 +129,10 @@ internal sealed class ModelConfig
         if (value.ValueKind != JsonValueKind.Array) throw Bad(keys, value, "a list of whole numbers");
         var numbers = new List<int>();
         foreach (JsonElement item in value.EnumerateArray())
-            numbers.Add(item.ValueKind == JsonValueKind.Number && item.TryGetInt32(out int number) ? number : throw Bad(keys, value, "a list of whole numbers"));
+        {
+            if (item.ValueKind != JsonValueKind.Number || !item.TryGetInt32(out int number)) throw Bad(keys, value, "a list of whole numbers");
+            numbers.Add(number);
+        }
         return [.. numbers];
     }
 
@@ -135,7 +140,8 @@ internal sealed class ModelConfig
     public float? PerLayer(string key, int layer)
     {
         if (Find(key) is not { } list) return null;
-        if (list.ValueKind != JsonValueKind.Array || layer >= list.GetArrayLength()) throw Bad([key], list, $"a list with an entry for layer {layer}");
+        if (list.ValueKind != JsonValueKind.Array || layer >= list.GetArrayLength())
+            throw Bad([key], list, $"a list with an entry for layer {layer}");
         JsonElement item = list[layer];
         if (item.ValueKind == JsonValueKind.Null) return null;
         if (item.ValueKind == JsonValueKind.Number && item.GetSingle() is >= 0 and float number && float.IsFinite(number)) return number;

@@ -9,7 +9,8 @@ internal static class PlainText
     private const int Longest = 2000;
 
     /// <summary>Whether a control character is among these: no tensor and no file needs one in its name.</summary>
-    public static bool HasControls(ReadOnlySpan<char> text) => text.IndexOfAnyInRange('\0', '\u001F') >= 0 || text.IndexOfAnyInRange('\u007F', '\u009F') >= 0;
+    public static bool HasControls(ReadOnlySpan<char> text) =>
+        text.IndexOfAnyInRange('\0', '\u001F') >= 0 || text.IndexOfAnyInRange('\u007F', '\u009F') >= 0;
 
     /// <summary>Whether a character draws nothing itself, but may move, hide or break what is drawn.</summary>
     public static bool IsHidden(char c) => char.GetUnicodeCategory(c)

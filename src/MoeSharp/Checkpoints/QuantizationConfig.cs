@@ -38,7 +38,8 @@ internal sealed class QuantizationConfig
     /// <summary>The entries of the lists of modules left unquantized, as written.</summary>
     public IReadOnlyList<string> Ignored => _ignored;
 
-    /// <summary>Whether a module is to be left unquantized: entries are module names or parts of them, globs, or regular expressions after "re:".</summary>
+    /// <summary>Whether a module is to be left unquantized: entries are module names or parts of them, globs, or regular expressions after
+    /// "re:".</summary>
     public bool Ignores(string module)
     {
         foreach (string entry in _ignored)

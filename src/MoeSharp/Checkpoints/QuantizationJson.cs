@@ -23,10 +23,13 @@ internal readonly struct QuantizationJson
 
     public QuantizationJson? Object(string key) => Find(key) is { } value ? new(_path, $"{_at}.{key}", value) : null;
 
-    public string? Text(string key) => Find(key) is not { } value ? null : value.ValueKind == JsonValueKind.String ? value.GetString() : throw Bad(key, "a string");
+    public string? Text(string key) =>
+        Find(key) is not { } value ? null : value.ValueKind == JsonValueKind.String ? value.GetString() : throw Bad(key, "a string");
 
     public int? Int(string key) =>
-        Find(key) is not { } value ? null : value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out int number) ? number : throw Bad(key, "a whole number");
+        Find(key) is not { } value ? null
+            : value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out int number) ? number
+            : throw Bad(key, "a whole number");
 
     public bool? Bool(string key) => Find(key)?.ValueKind switch
     {
@@ -41,7 +44,8 @@ internal readonly struct QuantizationJson
         if (Find(key) is not { } list) return null;
         if (list.ValueKind != JsonValueKind.Array) throw Bad(key, "a list of whole numbers");
         QuantizationJson self = this;
-        return [.. list.EnumerateArray().Select(i => i.ValueKind == JsonValueKind.Number && i.TryGetInt32(out int n) ? n : throw self.Bad(key, "a list of whole numbers"))];
+        return [.. list.EnumerateArray().Select(
+            i => i.ValueKind == JsonValueKind.Number && i.TryGetInt32(out int n) ? n : throw self.Bad(key, "a list of whole numbers"))];
     }
 
     public string[] Strings(string key)
@@ -49,7 +53,8 @@ internal readonly struct QuantizationJson
         if (Find(key) is not { } list) return [];
         if (list.ValueKind != JsonValueKind.Array) throw Bad(key, "a list of strings");
         QuantizationJson self = this;
-        return [.. list.EnumerateArray().Select(i => i.ValueKind == JsonValueKind.String ? i.GetString()! : throw self.Bad(key, "a list of strings"))];
+        return [.. list.EnumerateArray().Select(
+            i => i.ValueKind == JsonValueKind.String ? i.GetString()! : throw self.Bad(key, "a list of strings"))];
     }
 
     /// <summary>A kind of quantization that is known but not supported.</summary>
@@ -57,7 +62,8 @@ internal readonly struct QuantizationJson
         new($"{_path}: {what} is not supported; expert weights must be FP8 E4M3 in 128x128 blocks, MXFP8 (1x32), or BF16.");
 
     /// <summary>The same, because of one value.</summary>
-    public CheckpointException Refused(string what, string key) => Refused($"{what} {key} {(Find(key) is { } value ? value.GetRawText() : "absent")} ({_at})");
+    public CheckpointException Refused(string what, string key) =>
+        Refused($"{what} {key} {(Find(key) is { } value ? value.GetRawText() : "absent")} ({_at})");
 
     private CheckpointException Bad(string key, string expected) => new($"{_path}: {_at}.{key} must be {expected}.");
 

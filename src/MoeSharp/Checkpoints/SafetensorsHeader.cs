@@ -77,7 +77,9 @@ internal static unsafe class SafetensorsHeader
         {
             // Files have many thousands of entries: their keys are not worth a string each.
             string key = reader.ValueTextEquals("dtype"u8) ? "dtype" : reader.ValueTextEquals("shape"u8) ? "shape"
-                : reader.ValueTextEquals("data_offsets"u8) ? "data_offsets" : throw Bad(path, $"the entry of {name} has the unknown key {reader.GetString()}");
+                : reader.ValueTextEquals("data_offsets"u8)
+                    ? "data_offsets"
+                    : throw Bad(path, $"the entry of {name} has the unknown key {reader.GetString()}");
             reader.Read();
             bool fresh = key switch
             {
@@ -87,7 +89,8 @@ internal static unsafe class SafetensorsHeader
             };
             if (!fresh) throw Bad(path, $"the entry of {name} has {key} twice or not as it must be");
         }
-        if (type is null || shape is null || offsets is not [long begin, long end]) throw Bad(path, $"the entry of {name} needs dtype, shape and two data_offsets");
+        if (type is null || shape is null || offsets is not [long begin, long end])
+            throw Bad(path, $"the entry of {name} needs dtype, shape and two data_offsets");
         if (!TensorTypes.TryGetBits(type, out int bits)) throw Bad(path, $"{name} has the unknown dtype {type}");
         if (end < begin) throw Bad(path, $"{name} has data_offsets [{begin}, {end}], which end before they begin");
         UInt128 total = (UInt128)bits;
@@ -119,7 +122,8 @@ internal static unsafe class SafetensorsHeader
         var numbers = new List<long>(4);
         while (reader.Read() && reader.TokenType != JsonTokenType.EndArray)
         {
-            if (reader.TokenType != JsonTokenType.Number || !reader.TryGetInt64(out long number) || number < 0 || reader.ValueSpan.IndexOfAny((byte)'-', (byte)'.') >= 0)
+            if (reader.TokenType != JsonTokenType.Number || !reader.TryGetInt64(out long number) || number < 0
+                || reader.ValueSpan.IndexOfAny((byte)'-', (byte)'.') >= 0)
                 throw Bad(path, $"{key} of {name} must hold whole numbers from 0 to 2^63 - 1");
             numbers.Add(number);
         }
@@ -134,8 +138,10 @@ internal static unsafe class SafetensorsHeader
         long at = data;
         foreach (TensorEntry t in sorted)
         {
-            if (t.Offset + t.Bytes > length) throw Bad(path, $"{t.Name} ends at byte {t.Offset + t.Bytes} but the file has {length}; it may be truncated");
-            if (t.Offset != at) throw Bad(path, $"{t.Name} starts at byte {t.Offset} where byte {at} was due; tensors must neither overlap nor leave holes");
+            if (t.Offset + t.Bytes > length)
+                throw Bad(path, $"{t.Name} ends at byte {t.Offset + t.Bytes} but the file has {length}; it may be truncated");
+            if (t.Offset != at)
+                throw Bad(path, $"{t.Name} starts at byte {t.Offset} where byte {at} was due; tensors must neither overlap nor leave holes");
             at += t.Bytes;
         }
         if (at != length) throw Bad(path, $"its tensors end at byte {at} but the file has {length}");

@@ -11,7 +11,8 @@ namespace MoeSharp;
 public sealed record TensorToWrite(string Name, string Type, long[] Shape, Action<Stream> Write)
 {
     /// <summary>A tensor whose bytes are at hand.</summary>
-    public static TensorToWrite Of(string name, string type, long[] shape, ReadOnlyMemory<byte> data) => new(name, type, shape, stream => stream.Write(data.Span));
+    public static TensorToWrite Of(string name, string type, long[] shape, ReadOnlyMemory<byte> data) =>
+        new(name, type, shape, stream => stream.Write(data.Span));
 }
 
 /// <summary>Writes safetensors files: first to a temporary file beside the target, then renamed, so that the target is never half-written.</summary>
@@ -36,7 +37,8 @@ public static class SafetensorsWriter
                     long before = stream.Position;
                     t.Write(stream);
                     if (stream.Position - before != BytesOf(t))
-                        throw new ArgumentException($"{t.Name} wrote {stream.Position - before} bytes but {t.Type} [{string.Join(", ", t.Shape)}] takes {BytesOf(t)}.");
+                        throw new ArgumentException(
+                            $"{t.Name} wrote {stream.Position - before} bytes but {t.Type} [{string.Join(", ", t.Shape)}] takes {BytesOf(t)}.");
                 }
                 stream.Flush(flushToDisk: true);
             }
@@ -84,7 +86,8 @@ public static class SafetensorsWriter
         }
         while (buffer.Length % 8 != 0) buffer.WriteByte((byte)' ');
         if (buffer.Length - 8 > SafetensorsHeader.Limit)
-            throw new ArgumentException($"Names and shapes take {buffer.Length - 8} bytes but readers accept {SafetensorsHeader.Limit}; write several files.");
+            throw new ArgumentException(
+                $"Names and shapes take {buffer.Length - 8} bytes but readers accept {SafetensorsHeader.Limit}; write several files.");
         byte[] header = buffer.ToArray();
         BinaryPrimitives.WriteInt64LittleEndian(header, header.Length - 8);
         return header;
@@ -98,7 +101,8 @@ public static class SafetensorsWriter
         UInt128 bits = (UInt128)BitsOf(t);
         foreach (long d in t.Shape)
         {
-            if (d < 0 || bits * (UInt128)d > long.MaxValue) throw new ArgumentException($"{t.Name} cannot have the shape [{string.Join(", ", t.Shape)}].");
+            if (d < 0 || bits * (UInt128)d > long.MaxValue)
+                throw new ArgumentException($"{t.Name} cannot have the shape [{string.Join(", ", t.Shape)}].");
             bits *= (UInt128)d;
         }
         return bits % 8 == 0 ? (long)bits / 8 : throw new ArgumentException($"{t.Name} does not fill whole bytes.");

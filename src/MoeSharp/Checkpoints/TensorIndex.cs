@@ -2,7 +2,8 @@ using System.Text.Json;
 
 namespace MoeSharp;
 
-/// <summary>Which file holds which tensor: model.safetensors.index.json, or the header of a lone model.safetensors. Files are opened when first needed.</summary>
+/// <summary>Which file holds which tensor: model.safetensors.index.json, or the header of a lone model.safetensors. Files are opened when first
+/// needed.</summary>
 internal sealed class TensorIndex : IDisposable
 {
     public const string IndexName = "model.safetensors.index.json", SingleName = "model.safetensors";
@@ -33,8 +34,8 @@ internal sealed class TensorIndex : IDisposable
         return index;
     }
 
-    /// <summary>Opens every file that is there, so that damage is found now and not in the middle of work. Files that are not there may belong to layers or
-    /// experts that nobody asks for: they are missed when a tensor in them is needed.</summary>
+    /// <summary>Opens every file that is there, so that damage is found now and not in the middle of work. Files that are not there may belong to
+    /// layers or experts that nobody asks for: they are missed when a tensor in them is needed.</summary>
     public void OpenPresentFiles()
     {
         foreach (string name in Files)

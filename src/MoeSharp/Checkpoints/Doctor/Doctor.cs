@@ -3,7 +3,8 @@ using System.Globalization;
 
 namespace MoeSharp;
 
-/// <summary>Audits every MoE layer of a checkpoint without running it. Whatever is wrong with files and tensors is a finding and ends nothing.</summary>
+/// <summary>Audits every MoE layer of a checkpoint without running it. Whatever is wrong with files and tensors is a finding and ends
+/// nothing.</summary>
 internal sealed class Doctor : IDisposable
 {
     private readonly ConcurrentBag<Finding> _findings = [];
@@ -17,7 +18,10 @@ internal sealed class Doctor : IDisposable
     public Doctor(string folder)
     {
         if (!Directory.Exists(folder))
-            throw new CheckpointException(File.Exists(folder) ? $"{folder} is a file; give the folder that holds config.json and the safetensors files." : $"{folder} does not exist.");
+            throw new CheckpointException(
+                File.Exists(folder)
+                    ? $"{folder} is a file; give the folder that holds config.json and the safetensors files."
+                    : $"{folder} does not exist.");
         _config = ModelConfig.Read(Path.Combine(folder, "config.json"));
         try
         {
@@ -49,7 +53,8 @@ internal sealed class Doctor : IDisposable
 
     /// <summary>What was found so far: errors first, then by layer, expert and tensor.</summary>
     public IReadOnlyList<Finding> Findings =>
-        [.. _findings.OrderBy(f => f.Code.Severity).ThenBy(f => f.At.Layer ?? -1).ThenBy(f => f.At.Expert ?? -1).ThenBy(f => f.At.Tensor, StringComparer.Ordinal)
+        [.. _findings.OrderBy(f => f.Code.Severity).ThenBy(f => f.At.Layer ?? -1).ThenBy(f => f.At.Expert ?? -1)
+            .ThenBy(f => f.At.Tensor, StringComparer.Ordinal)
             .ThenBy(f => f.At.File, StringComparer.Ordinal).ThenBy(f => f.Code.Name, StringComparer.Ordinal)];
 
     /// <summary>Reads every scale and every weight once, with as many threads as there are processors.</summary>
@@ -58,7 +63,8 @@ internal sealed class Doctor : IDisposable
     public void Scan(Action<Slab, long> progress, CancellationToken cancel)
     {
         long done = 0, step = Math.Max(Bytes / 100, 1);
-        Parallel.ForEach(Partitioner.Create(_slabs, EnumerablePartitionerOptions.NoBuffering), new ParallelOptions { CancellationToken = cancel, MaxDegreeOfParallelism = Environment.ProcessorCount }, slab =>
+        Parallel.ForEach(Partitioner.Create(_slabs, EnumerablePartitionerOptions.NoBuffering),
+            new ParallelOptions { CancellationToken = cancel, MaxDegreeOfParallelism = Environment.ProcessorCount }, slab =>
         {
             new SlabAudit(slab, _shards, _quantization, _findings.Add).Run();
             long bytes = BytesOf(slab), now = Interlocked.Add(ref done, bytes);
@@ -70,10 +76,12 @@ internal sealed class Doctor : IDisposable
     {
         int layers = Family.Layers(_config), trained = layers + (_config.UpTo(ModelConfig.MostLayers, "num_nextn_predict_layers") ?? 0);
         string[] all = [.. _shards.Names.Order(StringComparer.Ordinal)];
-        string prefix = Checkpoint.Prefixes.FirstOrDefault(p => all.Any(n => n.StartsWith($"{p}layers.", StringComparison.Ordinal))) ?? Checkpoint.Prefixes[0];
+        string prefix = Checkpoint.Prefixes.FirstOrDefault(p => all.Any(n => n.StartsWith($"{p}layers.", StringComparison.Ordinal)))
+            ?? Checkpoint.Prefixes[0];
         ILookup<int, string> byLayer = all.ToLookup(name => LayerOf(prefix, name));
         (int Layer, LayerAudit Audit)[] audits =
-            [.. Enumerable.Range(0, layers).Where(l => family.IsMoe(_config, l)).Select(l => (l, new LayerAudit(_shards, family, _config, prefix, l, [.. byLayer[l]])))];
+            [.. Enumerable.Range(0, layers).Where(l => family.IsMoe(_config, l)).Select(
+                l => (l, new LayerAudit(_shards, family, _config, prefix, l, [.. byLayer[l]])))];
         HashSet<string> optional = [.. audits.SelectMany(a => a.Audit.Optional)];
         foreach ((int layer, LayerAudit audit) in audits)
         {
@@ -95,7 +103,8 @@ internal sealed class Doctor : IDisposable
         foreach (string name in layer.Where(n => n.StartsWith(experts, StringComparison.Ordinal)))
         {
             string? file = _shards.Find(name) is { } found ? Path.GetFileName(found.File.Path) : null;
-            int? expert = int.TryParse(name.AsSpan(experts.Length, Math.Max(name.AsSpan(experts.Length).IndexOf('.'), 0)), NumberStyles.None, CultureInfo.InvariantCulture, out int e) ? e : null;
+            ReadOnlySpan<char> rest = name.AsSpan(experts.Length);
+            int? expert = int.TryParse(rest[..Math.Max(rest.IndexOf('.'), 0)], NumberStyles.None, CultureInfo.InvariantCulture, out int e) ? e : null;
             string what = isBeyond ? $"config.json has only layers 0 .. {trained - 1}" : $"config.json gives layer {layer.Key} no experts";
             _findings.Add(new(FindingCode.TensorExtra, $"{name} is an expert's tensor, but {what}.", new(file, name, layer.Key, expert)));
         }
@@ -113,7 +122,8 @@ internal sealed class Doctor : IDisposable
     private void CheckIgnored(QuantizationConfig quantization)
     {
         if (!_shards.KnowsAllNames) return;
-        string[] modules = [.. _shards.Names.Select(n => n.LastIndexOf('.') is > 0 and int dot ? n[..dot] : n).Concat(_shards.Names.Where(n => !n.EndsWith(".weight", StringComparison.Ordinal))).Distinct()];
+        string[] modules = [.. _shards.Names.Select(n => n.LastIndexOf('.') is > 0 and int dot ? n[..dot] : n).Concat(
+            _shards.Names.Where(n => !n.EndsWith(".weight", StringComparison.Ordinal))).Distinct()];
         bool isTied = _config.Find("tie_word_embeddings") is { ValueKind: System.Text.Json.JsonValueKind.True };
         foreach (string entry in quantization.Ignored.Distinct())
         {
@@ -121,7 +131,8 @@ internal sealed class Doctor : IDisposable
             try
             {
                 if (!modules.Any(module => QuantizationConfig.Covers(entry, module)))
-                    _findings.Add(new(FindingCode.IgnoreUnmatched, $"quantization_config leaves '{entry}' unquantized, which matches no module.", new("config.json")));
+                    _findings.Add(new(FindingCode.IgnoreUnmatched, $"quantization_config leaves '{entry}' unquantized, which matches no module.",
+                        new("config.json")));
             }
             catch (CheckpointException e)
             {
@@ -130,7 +141,10 @@ internal sealed class Doctor : IDisposable
         }
     }
 
-    private long BytesOf(Slab slab) => _shards.Find(slab.Source.Values) is { } found ? found.Entry.Bytes / Math.Max(slab.Source.StackedCount * (slab.Source.Stacked < 0 ? 0 : 1), 1) : 0;
+    private long BytesOf(Slab slab) =>
+        _shards.Find(slab.Source.Values) is { } found
+            ? found.Entry.Bytes / Math.Max(slab.Source.StackedCount * (slab.Source.Stacked < 0 ? 0 : 1), 1)
+            : 0;
 
     /// <summary>Unmaps the files.</summary>
     public void Dispose() => _shards.Dispose();

@@ -28,9 +28,11 @@ internal sealed record FindingCode(string Name, Severity Severity, string Why, s
     public static readonly FindingCode IndexDuplicate = new("index-duplicate", Severity.Error,
         "Which entry counts depends on the loader.", "Remove one of the entries.");
     public static readonly FindingCode IndexSize = new("index-total-size", Severity.Warning,
-        "Tools that plan memory by total_size plan wrongly; a shard may be of another revision.", "Correct metadata.total_size in the index, or download again.");
+        "Tools that plan memory by total_size plan wrongly; a shard may be of another revision.",
+        "Correct metadata.total_size in the index, or download again.");
     public static readonly FindingCode IndexPath = new("index-path", Severity.Error,
-        "A name with a path can lead a loader out of the checkpoint's folder.", "Do not load this checkpoint before you trust its index; names of files must be plain.");
+        "A name with a path can lead a loader out of the checkpoint's folder.",
+        "Do not load this checkpoint before you trust its index; names of files must be plain.");
     public static readonly FindingCode IndexStale = new("index-stale", Severity.Error,
         "Loaders look for the tensor where it is not.", "Restore index and shards from the same revision.");
     public static readonly FindingCode ShardMissing = new("shard-missing", Severity.Error,
@@ -38,7 +40,8 @@ internal sealed record FindingCode(string Name, Severity Severity, string Why, s
     public static readonly FindingCode ShardUnreadable = new("shard-unreadable", Severity.Error,
         "Its tensors cannot be loaded and were not audited.", Again);
     public static readonly FindingCode ShardUnlisted = new("shard-unlisted", Severity.Warning,
-        "Loaders that read every file see other tensors than those that follow the index.", "Remove the file if it is left over, or list it in the index.");
+        "Loaders that read every file see other tensors than those that follow the index.",
+        "Remove the file if it is left over, or list it in the index.");
     public static readonly FindingCode TensorDuplicated = new("tensor-duplicated", Severity.Error,
         "Which copy is loaded depends on the loader.", "Keep one of the copies.");
     public static readonly FindingCode TensorUnlisted = new("tensor-unlisted", Severity.Warning,
@@ -46,7 +49,8 @@ internal sealed record FindingCode(string Name, Severity Severity, string Why, s
     public static readonly FindingCode TensorMissing = new("tensor-missing", Severity.Error,
         "The layer cannot be built without it.", "Complete the download, or convert the model again.");
     public static readonly FindingCode TensorExtra = new("tensor-extra", Severity.Error,
-        "Nothing would use it, so the checkpoint is of another kind than its config says.", "Compare the tensor with config.json and correct whichever is wrong.");
+        "Nothing would use it, so the checkpoint is of another kind than its config says.",
+        "Compare the tensor with config.json and correct whichever is wrong.");
     public static readonly FindingCode TensorMisnamed = new("tensor-misnamed", Severity.Error,
         "Loaders find tensors by name only.", "Rename the tensor in the file and in the index.");
     public static readonly FindingCode WeightType = new("weight-dtype", Severity.Error,
@@ -56,7 +60,8 @@ internal sealed record FindingCode(string Name, Severity Severity, string Why, s
     public static readonly FindingCode ScaleMissing = new("scale-missing", Severity.Error,
         "FP8 values without scales are wrong by orders of magnitude.", "Add the scales (..._scale_inv or ..._scale) that belong to the values.");
     public static readonly FindingCode ScaleType = new("scale-dtype", Severity.Error,
-        "The scales would be read as another type.", "Store scales as quantization_config says: U8 or F8_E8M0 for MXFP8; F32, BF16, F16, U8 or F8_E8M0 for 128 x 128 blocks.");
+        "The scales would be read as another type.",
+        "Store scales as quantization_config says: U8 or F8_E8M0 for MXFP8; F32, BF16, F16, U8 or F8_E8M0 for 128 x 128 blocks.");
     public static readonly FindingCode ScaleShape = new("scale-shape", Severity.Error,
         "Scales cannot be assigned to values.", "Store one scale per block of quantization_config.");
     public static readonly FindingCode ScaleGranularity = new("scale-granularity", Severity.Error,
@@ -80,7 +85,8 @@ internal sealed record FindingCode(string Name, Severity Severity, string Why, s
     public static readonly FindingCode ScaleE8M0NaN = new("scale-e8m0-nan", Severity.Error,
         "Code 255 is NaN, and some kernels read infinity.", Again);
     public static readonly FindingCode PayloadNaN = new("payload-nan", Severity.Error,
-        "Codes 0x7F and 0xFF are NaN; every output that meets them becomes NaN.", "Download again; if it stays, the file is of another FP8 kind or was quantized wrongly.");
+        "Codes 0x7F and 0xFF are NaN; every output that meets them becomes NaN.",
+        "Download again; if it stays, the file is of another FP8 kind or was quantized wrongly.");
     public static readonly FindingCode PayloadNonFinite = new("payload-nonfinite", Severity.Error,
         "Every output that meets the value becomes NaN or infinite.", Again);
     public static readonly FindingCode PayloadSaturated = new("payload-saturated", Severity.Warning,
@@ -90,7 +96,8 @@ internal sealed record FindingCode(string Name, Severity Severity, string Why, s
     public static readonly FindingCode RouterNonFinite = new("router-nonfinite", Severity.Error,
         "A router that is not finite chooses experts at random or none.", Again);
     public static readonly FindingCode IgnoreUnmatched = new("ignore-unmatched", Severity.Warning,
-        "An entry that matches no module is a misspelling or left over; what it meant to keep may have been quantized.", "Correct or remove the entry in quantization_config.");
+        "An entry that matches no module is a misspelling or left over; what it meant to keep may have been quantized.",
+        "Correct or remove the entry in quantization_config.");
     public static readonly FindingCode IgnoreInvalid = new("ignore-invalid", Severity.Error,
         "Loaders cannot decide which modules are quantized.", "Correct the pattern in quantization_config.");
 
@@ -123,4 +130,5 @@ internal sealed record Finding(FindingCode Code, string What, Place At)
 /// <param name="Layer">Decoder layer.</param>
 /// <param name="Expert">Routed expert; null for a router or shared experts.</param>
 /// <param name="Block">Row and column in the matrix of scales of the (first) block.</param>
-internal readonly record struct Place(string? File = null, string? Tensor = null, int? Layer = null, int? Expert = null, (int Row, int Column)? Block = null);
+internal readonly record struct Place(string? File = null, string? Tensor = null, int? Layer = null, int? Expert = null,
+    (int Row, int Column)? Block = null);

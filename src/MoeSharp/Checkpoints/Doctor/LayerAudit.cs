@@ -38,7 +38,8 @@ internal sealed class LayerAudit
         int hidden = Family.Hidden(config), experts = family.RouterOf(config).Experts;
         Table(names, _block + family.RouterWeight, [experts, hidden], isOptional: false);
         if (family.RouterLogitBias is { } logit) Table(names, _block + logit, [experts], isOptional: false);
-        if (family.RouterCorrectionBias is { } correction) Table(names, _block + correction, [experts], isOptional: !family.NeedsCorrectionBias(config));
+        if (family.RouterCorrectionBias is { } correction)
+            Table(names, _block + correction, [experts], isOptional: !family.NeedsCorrectionBias(config));
         ListExperts(names, experts, hidden, Family.Intermediate(config));
         int shared = family.Shared is null ? 0 : family.SharedIntermediate(config);
         if (shared > 0) ListShared(names, hidden, shared);
@@ -55,7 +56,9 @@ internal sealed class LayerAudit
     {
         if (_names.Length == 0)
         {
-            if (_shards.KnowsAllNames) report(new(FindingCode.TensorMissing, $"The MoE block of layer {_layer} is missing: no tensor's name starts with {_block}.", new(null, null, _layer)));
+            if (_shards.KnowsAllNames)
+                report(new(FindingCode.TensorMissing, $"The MoE block of layer {_layer} is missing: no tensor's name starts with {_block}.",
+                    new(null, null, _layer)));
             return;
         }
         foreach (string relative in optionalElsewhere.Except(Optional)) Miss(_block + relative, null);
@@ -72,10 +75,12 @@ internal sealed class LayerAudit
             foreach ((string name, int? expert) in _missing)
                 report(new(FindingCode.TensorMissing, $"{name} is missing.", new(null, name, _layer, expert)));
             if (_moreMissing > 0)
-                report(new(FindingCode.TensorMissing, $"{_moreMissing} more tensors of the MoE block of layer {_layer} are missing.", new(null, null, _layer)));
+                report(new(FindingCode.TensorMissing, $"{_moreMissing} more tensors of the MoE block of layer {_layer} are missing.",
+                    new(null, null, _layer)));
         }
         foreach (string name in extra)
-            report(new(FindingCode.TensorExtra, $"{name} belongs to the MoE block of layer {_layer}, but {_family.Name} with this config has no such tensor.", At(name, ExpertOf(name))));
+            report(new(FindingCode.TensorExtra, $"{name} belongs to the MoE block of layer {_layer}, but {_family.Name} with this config has no " +
+                "such tensor.", At(name, ExpertOf(name))));
         foreach ((string name, long[] shape) in _tables) CheckTable(name, shape, report);
     }
 
@@ -116,8 +121,11 @@ internal sealed class LayerAudit
     private void ListShared(TensorIndex names, int hidden, int intermediate)
     {
         if (_family.SharedGate is { } sharedGate) Table(names, _block + sharedGate, [1, hidden], isOptional: false);
-        (string gate, string up, string down) = names.HasAnyUnder($"{_shared}gate_proj.") || names.HasAnyUnder($"{_shared}down_proj.") ? ("gate_proj", "up_proj", "down_proj") : _family.Projections;
-        foreach ((string projection, int rows, int columns) in ((string, int, int)[])[(gate, intermediate, hidden), (up, intermediate, hidden), (down, hidden, intermediate)])
+        (string gate, string up, string down) = names.HasAnyUnder($"{_shared}gate_proj.") || names.HasAnyUnder($"{_shared}down_proj.")
+            ? ("gate_proj", "up_proj", "down_proj")
+            : _family.Projections;
+        foreach ((string projection, int rows, int columns) in
+            ((string, int, int)[])[(gate, intermediate, hidden), (up, intermediate, hidden), (down, hidden, intermediate)])
         {
             string name = $"{_shared}{projection}.weight";
             Add(names, new(name, ExpertLayout.ScaleOf(names, name)), null, rows, columns);
@@ -131,7 +139,8 @@ internal sealed class LayerAudit
             if (source.Stacked <= 0) Miss(source.Values, source.Stacked < 0 ? expert : null);
             return;
         }
-        if (source.Stacked > 0 && _shards.Find(source.Values) is var (_, entry) && (entry.Shape.Length != 3 || entry.Shape[0] != source.StackedCount)) return; // reported for slice 0
+        if (source.Stacked > 0 && _shards.Find(source.Values) is var (_, entry) && (entry.Shape.Length != 3 || entry.Shape[0] != source.StackedCount))
+            return; // reported for slice 0
         _expected.Add(source.Values);
         if (source.Scales is not null) _expected.Add(source.Scales);
         if (_slabs.Add((source.Values, source.Stacked))) Slabs.Add(Slab.Of(source, _layer, expert, rows, columns));
@@ -154,7 +163,8 @@ internal sealed class LayerAudit
         return best?.Name;
     }
 
-    private string Numbers(string name) => string.Join('.', name[_block.Length..].Split('.').Where(part => part.Length > 0 && part.All(char.IsAsciiDigit)));
+    private string Numbers(string name) =>
+        string.Join('.', name[_block.Length..].Split('.').Where(part => part.Length > 0 && part.All(char.IsAsciiDigit)));
 
     /// <summary>Letters to insert, remove or replace.</summary>
     private static int Distance(ReadOnlySpan<char> a, ReadOnlySpan<char> b)
@@ -187,15 +197,18 @@ internal sealed class LayerAudit
         if (_shards.Find(name) is not var (file, entry)) return;
         bool isVector = shape.Length == 1;
         bool fits = isVector ? entry.Elements == shape[0] && entry.Shape.Count(d => d != 1) <= 1 : entry.Shape.AsSpan().SequenceEqual(shape);
-        if (!fits) report(new(FindingCode.WeightShape, $"{name} has shape {entry.ShapeText} but [{string.Join(", ", shape)}] is needed.", At(name, null)));
+        if (!fits)
+            report(new(FindingCode.WeightShape, $"{name} has shape {entry.ShapeText} but [{string.Join(", ", shape)}] is needed.", At(name, null)));
         if (entry.Type is not ("F32" or "BF16" or "F16"))
         {
             report(new(FindingCode.WeightType, $"{name} is {entry.Type} but F32, BF16 or F16 is needed.", At(name, null)));
             return;
         }
         if (FirstNonFinite(file, entry) is not (long element, float value)) return;
-        bool isRouter = name == _block + _family.RouterWeight || name == _block + _family.RouterLogitBias || name == _block + _family.RouterCorrectionBias;
-        report(new(isRouter ? FindingCode.RouterNonFinite : FindingCode.PayloadNonFinite, FormattableString.Invariant($"{name} holds {value} at element {element}."), At(name, null)));
+        bool isRouter = name == _block + _family.RouterWeight || name == _block + _family.RouterLogitBias
+            || name == _block + _family.RouterCorrectionBias;
+        report(new(isRouter ? FindingCode.RouterNonFinite : FindingCode.PayloadNonFinite,
+            FormattableString.Invariant($"{name} holds {value} at element {element}."), At(name, null)));
     }
 
     private static unsafe (long Element, float Value)? FirstNonFinite(SafetensorsFile file, TensorEntry entry)
@@ -214,5 +227,6 @@ internal sealed class LayerAudit
         return null;
     }
 
-    private Place At(string name, int? expert) => new(_shards.Find(name) is { } found ? Path.GetFileName(found.File.Path) : null, name, _layer, expert);
+    private Place At(string name, int? expert) =>
+        new(_shards.Find(name) is { } found ? Path.GetFileName(found.File.Path) : null, name, _layer, expert);
 }

@@ -3,7 +3,8 @@ using System.Runtime.Intrinsics;
 
 namespace MoeSharp;
 
-/// <summary>Looks at every byte of weights once, at memory speed: almost all pieces of a row hold no code worth counting, and a few vector operations show it.</summary>
+/// <summary>Looks at every byte of weights once, at memory speed: almost all pieces of a row hold no code worth counting, and a few vector operations
+/// show it.</summary>
 internal static unsafe class PayloadScan
 {
     /// <summary>Codes of note among E4M3 values.</summary>

@@ -3,7 +3,8 @@ namespace MoeSharp;
 /// <summary>Judges one stored scale.</summary>
 internal static unsafe class ScaleValue
 {
-    public static bool IsAllowed(string type, WeightFormat format) => type is "U8" or "F8_E8M0" || (type is "F32" or "BF16" or "F16" && format != WeightFormat.MxFp8);
+    public static bool IsAllowed(string type, WeightFormat format) =>
+        type is "U8" or "F8_E8M0" || (type is "F32" or "BF16" or "F16" && format != WeightFormat.MxFp8);
 
     public static int Bytes(string type) => type switch { "F32" => 4, "BF16" or "F16" => 2, _ => 1 };
 

@@ -2,7 +2,8 @@ using System.Text.Json;
 
 namespace MoeSharp;
 
-/// <summary>Holds index and shards against each other and opens whatever can be opened; nothing ends the survey, everything becomes a finding.</summary>
+/// <summary>Holds index and shards against each other and opens whatever can be opened; nothing ends the survey, everything becomes a
+/// finding.</summary>
 internal sealed class ShardSurvey : IDisposable
 {
     private readonly string _folder;
@@ -19,7 +20,9 @@ internal sealed class ShardSurvey : IDisposable
         _report = report;
         string[] present = [.. Directory.EnumerateFiles(folder, "*.safetensors").Select(f => Path.GetFileName(f)!).Order(StringComparer.Ordinal)];
         ReadIndex(present);
-        string[] shards = _hasIndex ? [.. _listed.Values.Distinct().Order(StringComparer.Ordinal)] : present.Contains(TensorIndex.SingleName) ? [TensorIndex.SingleName] : present;
+        string[] shards = _hasIndex ? [.. _listed.Values.Distinct().Order(StringComparer.Ordinal)]
+            : present.Contains(TensorIndex.SingleName) ? [TensorIndex.SingleName]
+            : present;
         foreach (string shard in shards) Open(shard);
         Compare();
         if (_claimedSize is { } claimed && _files.Count == shards.Length) CheckSize(claimed);
@@ -37,7 +40,8 @@ internal sealed class ShardSurvey : IDisposable
     public bool KnowsAllNames { get; private set; } = true;
 
     /// <summary>A tensor that can be read, and its file.</summary>
-    public (SafetensorsFile File, TensorEntry Entry)? Find(string name) => _found.TryGetValue(name, out (SafetensorsFile, TensorEntry) found) ? found : null;
+    public (SafetensorsFile File, TensorEntry Entry)? Find(string name) =>
+        _found.TryGetValue(name, out (SafetensorsFile, TensorEntry) found) ? found : null;
 
     private void ReadIndex(string[] present)
     {
@@ -45,19 +49,22 @@ internal sealed class ShardSurvey : IDisposable
         if (!File.Exists(path))
         {
             if (present.Contains(TensorIndex.SingleName)) return;
-            _report(new(FindingCode.IndexMissing, $"There is neither {TensorIndex.IndexName} nor {TensorIndex.SingleName}.", new(TensorIndex.IndexName)));
+            _report(new(FindingCode.IndexMissing, $"There is neither {TensorIndex.IndexName} nor {TensorIndex.SingleName}.",
+                new(TensorIndex.IndexName)));
             KnowsAllNames = present.Length > 0;
             return;
         }
         try
         {
             using JsonDocument document = JsonDocument.Parse(File.ReadAllBytes(path));
-            if (document.RootElement.ValueKind != JsonValueKind.Object || !document.RootElement.TryGetProperty("weight_map", out JsonElement map) || map.ValueKind != JsonValueKind.Object)
+            JsonElement root = document.RootElement;
+            if (root.ValueKind != JsonValueKind.Object || !root.TryGetProperty("weight_map", out JsonElement map) || map.ValueKind != JsonValueKind.Object)
                 throw new JsonException("it has no weight_map");
             foreach (JsonProperty entry in map.EnumerateObject()) List(entry.Name, entry.Value);
             _hasIndex = true;
-            if (document.RootElement.TryGetProperty("metadata", out JsonElement metadata) && metadata.ValueKind == JsonValueKind.Object
-                && metadata.TryGetProperty("total_size", out JsonElement size) && size.ValueKind == JsonValueKind.Number && size.TryGetInt64(out long total))
+            if (root.TryGetProperty("metadata", out JsonElement metadata) && metadata.ValueKind == JsonValueKind.Object
+                && metadata.TryGetProperty("total_size", out JsonElement size) && size.ValueKind == JsonValueKind.Number
+                && size.TryGetInt64(out long total))
                 _claimedSize = total;
         }
         catch (Exception e) when (e is JsonException or IOException or UnauthorizedAccessException or InvalidOperationException)
@@ -70,8 +77,10 @@ internal sealed class ShardSurvey : IDisposable
     {
         var at = new Place(TensorIndex.IndexName, tensor);
         if (value.ValueKind != JsonValueKind.String) _report(new(FindingCode.IndexInvalid, $"The file of {tensor} is not a string.", at));
-        else if (!TensorIndex.IsPlainFileName(value.GetString()!)) _report(new(FindingCode.IndexPath, $"{tensor} is said to be in '{value.GetString()}', which is not a plain file name.", at));
-        else if (!_listed.TryAdd(tensor, value.GetString()!)) _report(new(FindingCode.IndexDuplicate, $"{tensor} appears twice in the index, in {_listed[tensor]} and in {value.GetString()}.", at));
+        else if (!TensorIndex.IsPlainFileName(value.GetString()!))
+            _report(new(FindingCode.IndexPath, $"{tensor} is said to be in '{value.GetString()}', which is not a plain file name.", at));
+        else if (!_listed.TryAdd(tensor, value.GetString()!))
+            _report(new(FindingCode.IndexDuplicate, $"{tensor} appears twice in the index, in {_listed[tensor]} and in {value.GetString()}.", at));
     }
 
     private void Open(string name)
@@ -102,9 +111,11 @@ internal sealed class ShardSurvey : IDisposable
             foreach (TensorEntry entry in file.Tensors.Values)
             {
                 bool isListed = _listed.TryGetValue(entry.Name, out string? where);
-                if (_hasIndex && !isListed) _report(new(FindingCode.TensorUnlisted, $"{entry.Name} is in {name} but not in the index.", new(name, entry.Name)));
+                if (_hasIndex && !isListed)
+                    _report(new(FindingCode.TensorUnlisted, $"{entry.Name} is in {name} but not in the index.", new(name, entry.Name)));
                 if (_found.TryGetValue(entry.Name, out (SafetensorsFile File, TensorEntry) other))
-                    _report(new(FindingCode.TensorDuplicated, $"{entry.Name} is in {Path.GetFileName(other.File.Path)} and in {name}.", new(name, entry.Name)));
+                    _report(new(FindingCode.TensorDuplicated, $"{entry.Name} is in {Path.GetFileName(other.File.Path)} and in {name}.",
+                        new(name, entry.Name)));
                 if (where == name || !_found.ContainsKey(entry.Name)) _found[entry.Name] = (file, entry);
             }
         }

@@ -1,6 +1,7 @@
 namespace MoeSharp;
 
-/// <summary>Audits one slab: type and shape of values and scales, then every scale and every value. One finding per code, at the first block, with a count.</summary>
+/// <summary>Audits one slab: type and shape of values and scales, then every scale and every value. One finding per code, at the first block, with a
+/// count.</summary>
 internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, QuantizationConfig? quantization, Action<Finding> report)
 {
     /// <summary>Scales below this are far under anything that training gives.</summary>
@@ -14,7 +15,9 @@ internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, Quantizati
         if (shards.Find(slab.Source.Values) is not var (file, entry)) return; // its shard is a finding already
         if (!entry.Shape.AsSpan().SequenceEqual(slab.Shape))
         {
-            if (slab.Source.Stacked <= 0) Report(FindingCode.WeightShape, file, entry, $"{entry.Name} has shape {entry.ShapeText} but [{string.Join(", ", slab.Shape)}] is needed.");
+            if (slab.Source.Stacked <= 0)
+                Report(FindingCode.WeightShape, file, entry,
+                    $"{entry.Name} has shape {entry.ShapeText} but [{string.Join(", ", slab.Shape)}] is needed.");
             return;
         }
         if (slab.Source.Stacked <= 0) CheckType(file, entry);
@@ -29,14 +32,16 @@ internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, Quantizati
         bool ignored = quantization is not null && Ignored();
         string? wrong = entry.Type switch
         {
-            "BF16" when quantization is not null && !ignored => $"is BF16 but config.json declares {quantization.Format} weights and does not leave this module out",
+            "BF16" when quantization is not null && !ignored =>
+                $"is BF16 but config.json declares {quantization.Format} weights and does not leave this module out",
             "F8_E4M3" when quantization is null => "is F8_E4M3 but config.json has no quantization_config",
             "F8_E4M3" when ignored => "is F8_E4M3 but config.json leaves this module unquantized",
             "BF16" or "F8_E4M3" => null,
             _ => $"is {entry.Type} but F8_E4M3 or BF16 is needed",
         };
         if (wrong is not null) Report(FindingCode.WeightType, file, entry, $"{entry.Name} {wrong}.");
-        if (entry.Type == "F8_E4M3" && slab.Source.Scales is null) Report(FindingCode.ScaleMissing, file, entry, $"{entry.Name} is F8_E4M3 but has no scales.");
+        if (entry.Type == "F8_E4M3" && slab.Source.Scales is null)
+            Report(FindingCode.ScaleMissing, file, entry, $"{entry.Name} is F8_E4M3 but has no scales.");
     }
 
     private bool Ignored()
@@ -56,13 +61,16 @@ internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, Quantizati
         long count = slab.Rows * (long)slab.Halves * slab.Columns;
         var values = (ushort*)(file.Pointer(entry) + Math.Max(slab.Source.Stacked, 0) * count * 2);
         long bad = PayloadScan.FirstNonFinite(values, count, out bool isAlive);
-        if (bad >= 0) Report(FindingCode.PayloadNonFinite, file, entry, $"{entry.Name} holds {BFloat16.FromBits(values[bad]).ToSingle()} at row {bad / slab.Columns}, column {bad % slab.Columns}.");
+        if (bad >= 0)
+            Report(FindingCode.PayloadNonFinite, file, entry,
+                $"{entry.Name} holds {BFloat16.FromBits(values[bad]).ToSingle()} at row {bad / slab.Columns}, column {bad % slab.Columns}.");
         else if (!isAlive) Report(FindingCode.BlockZero, file, entry, $"{entry.Name} is all zero.");
     }
 
     private void AuditFp8(SafetensorsFile file, TensorEntry entry, WeightFormat format)
     {
-        int blockRows = format.BlockRows(), rowsOfHalf = Formats.Blocks(slab.Rows, blockRows), fused = Formats.Blocks(slab.Rows * slab.Halves, blockRows);
+        int blockRows = format.BlockRows(), rowsOfHalf = Formats.Blocks(slab.Rows, blockRows);
+        int fused = Formats.Blocks(slab.Rows * slab.Halves, blockRows);
         int regions = slab.Halves;
         if (slab.Source.Scales is { } name && shards.Find(name) is var (scaleFile, scales))
         {
@@ -89,12 +97,14 @@ internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, Quantizati
         }
     }
 
-    private void EndBlocks(SafetensorsFile file, TensorEntry entry, int scaleRow, Span<PayloadScan.Codes> codes, int width, (int Largest, int Row, int Column)[] tiles)
+    private void EndBlocks(SafetensorsFile file, TensorEntry entry, int scaleRow, Span<PayloadScan.Codes> codes, int width,
+        (int Largest, int Row, int Column)[] tiles)
     {
         for (int b = 0; b < codes.Length; b++)
         {
             PayloadScan.Codes c = codes[b];
-            if (c.NaN > 0) See(FindingCode.PayloadNaN, file, entry, (scaleRow, b), $"{entry.Name} holds {c.NaN} NaN codes in block ({scaleRow}, {b})");
+            if (c.NaN > 0)
+                See(FindingCode.PayloadNaN, file, entry, (scaleRow, b), $"{entry.Name} holds {c.NaN} NaN codes in block ({scaleRow}, {b})");
             if (!c.IsAlive) See(FindingCode.BlockZero, file, entry, (scaleRow, b), $"{entry.Name} is all zero in block ({scaleRow}, {b})");
             ref (int Largest, int Row, int Column) tile = ref tiles[b * width / Tile];
             if (c.Largest > 0 && tile.Largest == 0) (tile.Row, tile.Column) = (scaleRow, b);
@@ -103,7 +113,8 @@ internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, Quantizati
         codes.Clear();
     }
 
-    /// <summary>Saturation is judged in 128 x 128 blocks in every format: one value at the limit is as it should be, and 1 % of 32 values is less than one.</summary>
+    /// <summary>Saturation is judged in 128 x 128 blocks in every format: one value at the limit is as it should be, and 1 % of 32 values is less
+    /// than one.</summary>
     private void EndTiles(SafetensorsFile file, TensorEntry entry, int rows, (int Largest, int Row, int Column)[] tiles)
     {
         for (int t = 0; t < tiles.Length; t++)
@@ -111,7 +122,8 @@ internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, Quantizati
             (int largest, int row, int column) = tiles[t];
             int codes = rows * Math.Min(Tile, slab.Columns - t * Tile);
             if (largest > 1 && largest * 100L > codes)
-                See(FindingCode.PayloadSaturated, file, entry, (row, column), $"{entry.Name} has {largest} of {codes} codes at +-448 around block ({row}, {column})");
+                See(FindingCode.PayloadSaturated, file, entry, (row, column),
+                    $"{entry.Name} has {largest} of {codes} codes at +-448 around block ({row}, {column})");
         }
         Array.Clear(tiles);
     }
@@ -144,18 +156,24 @@ internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, Quantizati
     private string? Granularity(TensorEntry scales)
     {
         int rows = slab.Rows * slab.Halves, stack = Math.Max(slab.Source.StackedCount, 1);
-        long[] shape = scales.Shape.Length > 0 && scales.Shape[0] == slab.Source.StackedCount && slab.Source.Stacked >= 0 ? scales.Shape[1..] : scales.Shape;
+        long[] shape = scales.Shape.Length > 0 && scales.Shape[0] == slab.Source.StackedCount && slab.Source.Stacked >= 0
+            ? scales.Shape[1..]
+            : scales.Shape;
         if (scales.Elements == 1 || scales.Elements == stack) return "per tensor";
         if (shape is [var n] && n == rows || shape is [var m, 1] && m == rows) return "per channel";
         foreach ((int height, int width) in ((int, int)[])[(1, 32), (1, 128), (128, 128), (64, 64), (32, 32)])
-            if (shape is [var r, var c] && r == Formats.Blocks(rows, height) && c == Formats.Blocks(slab.Columns, width)) return $"of {height} x {width} blocks";
+            if (shape is [var r, var c] && r == Formats.Blocks(rows, height) && c == Formats.Blocks(slab.Columns, width))
+                return $"of {height} x {width} blocks";
         return null;
     }
 
     private void Report(FindingCode code, SafetensorsFile file, TensorEntry entry, string what) => report(new(code, what, At(file, entry, null)));
 
     private void See(FindingCode code, SafetensorsFile file, TensorEntry entry, (int Row, int Column) block, string what) =>
-        _seen[code] = _seen.TryGetValue(code, out (int Count, string First, Place At) seen) ? seen with { Count = seen.Count + 1 } : (1, what, At(file, entry, block));
+        _seen[code] = _seen.TryGetValue(code, out (int Count, string First, Place At) seen)
+            ? seen with { Count = seen.Count + 1 }
+            : (1, what, At(file, entry, block));
 
-    private Place At(SafetensorsFile file, TensorEntry entry, (int, int)? block) => new(Path.GetFileName(file.Path), entry.Name, slab.Layer, slab.Expert, block);
+    private Place At(SafetensorsFile file, TensorEntry entry, (int, int)? block) =>
+        new(Path.GetFileName(file.Path), entry.Name, slab.Layer, slab.Expert, block);
 }

@@ -12,6 +12,7 @@ internal static partial class Families
     {
         foreach (string? type in new[] { config.ModelType, config.OuterModelType })
             if (All.FirstOrDefault(f => f.ModelTypes.Contains(type)) is { } family) return family;
-        throw new CheckpointException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", All.SelectMany(f => f.ModelTypes))}.");
+        throw new CheckpointException(
+            $"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", All.SelectMany(f => f.ModelTypes))}.");
     }
 }
