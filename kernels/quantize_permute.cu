@@ -109,7 +109,7 @@ DEVICE void quantize_chunk(const QuantizeArguments& q, int token, int chunk, con
 }
 
 extern "C" __global__ void __launch_bounds__(1024, 1) quantize_permute(const __grid_constant__ QuantizeArguments q) {
-    extern __shared__ int counters[]; // before [E], after [E], cursor [E], rows of this block's slots
+    SHARED_MEMORY(int, 4, counters); // before [E], after [E], cursor [E], rows of this block's slots
     int *before = counters, *after = before + q.experts, *cursor = after + q.experts, *row_of_slot = cursor + q.experts;
     wait_for_earlier_kernels();
     launch_dependents();

@@ -95,8 +95,6 @@ struct alignas(16) PrepareArguments {
     int k_blocks;
 };
 
-#define offset_of(type, field) __INTADDR__(&((type*)0)->field) // what the compiler itself makes of offsetof
-
 // The host's twins have these sizes and offsets.
 static_assert(sizeof(ActivationArguments) == 32 && sizeof(ExpertTiles) == 32 && sizeof(QuantizeArguments) == 112, "");
 static_assert(sizeof(GemmArguments) == 384 && sizeof(CombineArguments) == 64 && sizeof(PrepareArguments) == 48, "");

@@ -215,7 +215,7 @@ template <bool TwoScales, class Epilogue> DEVICE void consume(const GemmArgument
 }
 
 template <bool TwoScales, class Epilogue> DEVICE void grouped_gemm(const GemmArguments& g) {
-    extern __shared__ __align__(1024) u8 memory[];
+    SHARED_MEMORY(u8, 1024, memory);
     Pipeline<Epilogue::stages> p(memory);
     p.init();
     wait_for_earlier_kernels();

@@ -1,5 +1,8 @@
 #pragma once
 // The few PTX instructions of Hopper that the kernels use, one wrapper each. No header of the CUDA toolkit is needed.
+#ifdef EMULATED
+#include "../emulator/device.hpp" // the same functions for the CPU
+#else
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -7,6 +10,8 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #define DEVICE __device__ __forceinline__
+#define SHARED_MEMORY(type, alignment, name) extern __shared__ __align__(alignment) type name[]
+#define offset_of(type, field) __INTADDR__(&((type*)0)->field) // what the compiler itself makes of offsetof
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
@@ -122,3 +127,4 @@ DEVICE u32 pack_e4m3(float low, float high) { // saturates at +-448, NaN becomes
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
     return packed;
 }
+#endif

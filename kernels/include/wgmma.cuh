@@ -4,6 +4,9 @@
 // are swizzled by the row number modulo 8. Thread t of the warpgroup holds, of each 8-column block j, D[r][c], D[r][c+1], D[r+8][c], D[r+8][c+1] in
 // d[4j .. 4j+3], with r = 16 (t / 32) + (t % 32) / 4 and c = 8j + 2 (t % 4).
 
+#ifdef EMULATED
+#include "../emulator/wgmma.hpp"
+#else
 DEVICE u64 operand_descriptor(u32 address) { // rows of 128 bytes, 8-row groups 1024 bytes apart, 128-byte swizzle
     return (u64)((address & 0x3FFFF) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
 }
@@ -44,6 +47,7 @@ WGMMA(32, REGS16, "%16", "%17", "%18", OUT16(0))
 WGMMA(48, REGS24, "%24", "%25", "%26", OUT16(0), OUT8(16))
 WGMMA(64, REGS32, "%32", "%33", "%34", OUT32(0))
 WGMMA(128, REGS64, "%64", "%65", "%66", OUT32(0), OUT32(32))
+#endif
 
 /// One 128-wide K block: four products of 32, the first overwriting. Issues only; the caller fences before and commits after.
 template <int N> DEVICE void multiply_block(float (&d)[N / 2], u32 a, u32 b) {

@@ -8,6 +8,9 @@ internal static unsafe class DriverLibrary
 {
     internal const string Name = "cuda";
 
+    /// <summary>Another library with the driver's interface: the emulator of kernels/emulator; null on users' machines.</summary>
+    internal static string? Override { get; } = Environment.GetEnvironmentVariable("MOESHARP_CUDA_DRIVER");
+
     /// <summary>CUDA 12.0, which drivers 525 and newer offer: launch attributes and tensor maps came with it.</summary>
     internal const int MinimumVersion = 12000;
 
@@ -27,10 +30,16 @@ internal static unsafe class DriverLibrary
 
     private static Support Load()
     {
-        string file = OperatingSystem.IsWindows() ? "nvcuda.dll" : "libcuda.so.1";
+        string file = Override ?? (OperatingSystem.IsWindows() ? "nvcuda.dll" : "libcuda.so.1");
         if (!NativeLibrary.TryLoad(file, out s_handle))
             return Support.No($"There is no NVIDIA driver on this machine ({file} was not found); install one (525 or newer) or use the CPU.");
         NativeLibrary.SetDllImportResolver(Assembly.GetExecutingAssembly(), (name, _, _) => name == Name ? s_handle : 0);
+        return Ask();
+    }
+
+    /// <summary>What the driver says of itself and of GPUs.</summary>
+    internal static Support Ask()
+    {
         try
         {
             int version = 0;
@@ -51,6 +60,9 @@ internal static unsafe class DriverLibrary
             return Support.No($"The NVIDIA driver is too old ({missing.Message.TrimEnd('.')}); install driver 525 or newer.");
         }
     }
+
+    /// <summary>A function of the library that is not the driver's: the emulator has some.</summary>
+    internal static nint Export(string name) => NativeLibrary.GetExport(s_handle, name);
 
     internal static string Text(int version) => $"{version / 1000}.{version % 1000 / 10}";
 }

@@ -23,6 +23,7 @@ public class CudaGoldenTests
     {
         Assert.SkipWhen(KernelManifest.Read(build) is null, $"This assembly carries no build {build}.");
         using CudaBackend backend = Gpu.Open();
+        Assert.SkipWhen(Gpu.IsEmulated && copies > 1, "Too long for the emulator.");
         Assert.SkipWhen(build == "13.0" && DriverLibrary.Version < 13000, "The driver is older than build 13.0 needs.");
         Golden golden = Golden.OpenWhole(name);
         using ExpertWeights weights = golden.Load();

@@ -12,6 +12,9 @@ internal static class Gpu
         return backend;
     }
 
+    /// <summary>The emulator of kernels/emulator stands in for the driver: the same kernels, ten thousand times slower.</summary>
+    public static bool IsEmulated => DriverLibrary.Override is not null;
+
     /// <summary>calc_diff: |x - y|^2 / (|x|^2 + |y|^2).</summary>
     public static double Difference(ReadOnlySpan<BFloat16> x, ReadOnlySpan<BFloat16> y)
     {

@@ -1,0 +1,367 @@
+// The part of the CUDA driver's interface that MoeSharp uses, on the CPU. Work runs when it is queued (or when a graph that captured it is launched);
+// device memory is host memory, filled with 0xFF; contexts, streams, captures and faults follow the driver's rules, so that a program that breaks one
+// is told. emulator_set changes the machine: see `Machine`.
+#include "fibers.hpp"
+#include "kernels.hpp"
+#include <chrono>
+#include <cstdlib>
+#include <elf.h>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+
+using namespace emulator;
+
+namespace {
+enum Result {
+    success = 0, invalid_value = 1, out_of_memory = 2, no_device = 100, invalid_device = 101, invalid_image = 200, invalid_context = 201,
+    invalid_handle = 400, not_found = 500, launch_failed = 719, not_supported = 801, capture_unsupported = 900
+};
+
+struct Machine {
+    long driver_version = 12040, gpus = 1, capability = 90, memory_bytes = 8l << 30, multiprocessors = 4, init_result = 0;
+    long fault = 0; // the launch that fails, counted down; 0 none
+} machine;
+
+struct Device { long used = 0; bool lost = false; int retained = 0; } devices[8];
+struct Context { int device; } contexts[8] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}};
+using Work = std::function<void()>;
+struct Graph { std::vector<Work> nodes; };
+struct Stream { Context* context; std::unique_ptr<Graph> capture; };
+struct Event { Context* context; std::chrono::steady_clock::time_point time; };
+struct Module { Context* context; std::string image; };
+struct Function { const Kernel* kernel; Context* context; int shared_limit = 48 * 1024; };
+struct Allocation { u64 bytes; int device; };
+
+std::recursive_mutex lock;
+std::map<u64, Allocation> memory;
+std::map<void*, std::unique_ptr<Stream>> streams;
+std::string last_fault;
+thread_local std::vector<Context*> current_contexts;
+
+Context* context() { return current_contexts.empty() ? nullptr : current_contexts.back(); }
+
+const Allocation* allocation_of(u64 address, u64 bytes) {
+    auto next = memory.upper_bound(address);
+    if (next == memory.begin()) return nullptr;
+    --next;
+    return address + bytes <= next->first + next->second.bytes ? &next->second : nullptr;
+}
+
+/// 0, or why nothing can be done in the current context.
+int state() { return !context() ? invalid_context : devices[context()->device].lost ? launch_failed : success; }
+
+/// Runs now, or is recorded; the stream must belong to the current context.
+int queue(void* handle, Work work) {
+    if (int bad = state()) return bad;
+    if (handle) {
+        auto found = streams.find(handle);
+        if (found == streams.end()) return invalid_handle;
+        Stream& stream = *found->second;
+        if (stream.context != context()) return invalid_handle;
+        if (stream.capture) {
+            stream.capture->nodes.push_back(std::move(work));
+            return success;
+        }
+    }
+    work();
+    return success;
+}
+
+bool capturing() {
+    for (auto& [handle, stream] : streams)
+        if (stream->capture && stream->context == context()) return true;
+    return false;
+}
+
+void execute(const Kernel& kernel, Dim grid, Dim block, u32 cluster, const std::vector<u8>& arguments, int device) {
+    if (devices[device].lost) return;
+    alignas(64) u8 aligned[4096];
+    memcpy(aligned, arguments.data(), arguments.size());
+    last_fault = machine.fault > 0 && --machine.fault == 0 ? "a fault that was asked for" : run({kernel.entry, aligned, grid, block, cluster});
+    if (last_fault.empty()) return;
+    last_fault = std::string(kernel.name) + ": " + last_fault;
+    devices[device].lost = true;
+}
+
+struct LaunchConfig { u32 grid[3], block[3], shared; void* stream; struct Attribute* attributes; u32 count; };
+struct Attribute { int id, pad; u32 value[16]; };
+} // namespace
+
+void emulator::require_global(const void* from, u64 bytes, const char* what) {
+    if (bytes && !allocation_of((u64)from, bytes)) fault(std::string(what) + " outside of device memory");
+}
+
+#define GUARD std::lock_guard<std::recursive_mutex> guard(lock)
+#define REQUIRE_STATE if (int bad = state()) return bad
+
+extern "C" {
+/// Changes the machine by the name of a member of `Machine`; "revive" makes lost contexts usable again, as a new process would. 0 when there is such a name.
+int emulator_set(const char* name, long value) {
+    GUARD;
+    const std::map<std::string, long*> members = {{"driver_version", &machine.driver_version}, {"gpus", &machine.gpus}, {"capability", &machine.capability},
+        {"memory_bytes", &machine.memory_bytes}, {"multiprocessors", &machine.multiprocessors}, {"init_result", &machine.init_result}, {"fault", &machine.fault}};
+    if (std::string(name) == "revive") {
+        for (Device& device : devices) device.lost = false;
+        return 0;
+    }
+    auto found = members.find(name);
+    if (found == members.end()) return 1;
+    *found->second = value;
+    return 0;
+}
+
+int cuInit(u32) { return machine.init_result ? (int)machine.init_result : machine.gpus == 0 ? no_device : success; }
+int cuDriverGetVersion(int* version) { return *version = (int)machine.driver_version, success; }
+int cuGetErrorString(int error, const char** text) {
+    static std::string fault_text;
+    switch (error) {
+    case success: *text = "no error"; return success;
+    case invalid_value: *text = "invalid argument"; return success;
+    case out_of_memory: *text = "out of memory"; return success;
+    case no_device: *text = "no CUDA-capable device is detected"; return success;
+    case invalid_device: *text = "invalid device ordinal"; return success;
+    case invalid_image: *text = "device kernel image is invalid"; return success;
+    case invalid_context: *text = "invalid device context"; return success;
+    case invalid_handle: *text = "invalid resource handle"; return success;
+    case not_found: *text = "named symbol not found"; return success;
+    case launch_failed:
+        fault_text = "unspecified launch failure" + (last_fault.empty() ? "" : " [emulator: " + last_fault + "]");
+        *text = fault_text.c_str();
+        return success;
+    case capture_unsupported: *text = "operation not permitted when stream is capturing"; return success;
+    }
+    return *text = nullptr, invalid_value;
+}
+int cuGetErrorName(int error, const char** text) {
+    static const std::map<int, const char*> names = {{1, "CUDA_ERROR_INVALID_VALUE"}, {2, "CUDA_ERROR_OUT_OF_MEMORY"}, {100, "CUDA_ERROR_NO_DEVICE"},
+        {200, "CUDA_ERROR_INVALID_IMAGE"}, {201, "CUDA_ERROR_INVALID_CONTEXT"}, {400, "CUDA_ERROR_INVALID_HANDLE"}, {500, "CUDA_ERROR_NOT_FOUND"},
+        {719, "CUDA_ERROR_LAUNCH_FAILED"}, {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}};
+    auto found = names.find(error);
+    *text = found == names.end() ? nullptr : found->second;
+    return success;
+}
+int cuDeviceGetCount(int* count) { return *count = (int)machine.gpus, success; }
+int cuDeviceGet(int* device, int ordinal) { return ordinal < 0 || ordinal >= machine.gpus ? (int)invalid_device : (*device = ordinal, (int)success); }
+int cuDeviceGetName(char* name, int length, int device) { return snprintf(name, length, "Emulated Hopper %d", device), success; }
+int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = (size_t)machine.memory_bytes, success; }
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+    case 16: *value = (int)machine.multiprocessors; return success;
+    case 75: *value = (int)machine.capability / 10; return success;
+    case 76: *value = (int)machine.capability % 10; return success;
+    default: *value = 0; return success;
+    }
+}
+
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+    if (device < 0 || device >= machine.gpus) return invalid_device;
+    devices[device].retained++;
+    return *context = &contexts[device], success;
+}
+int cuDevicePrimaryCtxRelease_v2(int device) { return devices[device].retained-- > 0 ? success : invalid_context; }
+int cuCtxPushCurrent_v2(void* context) { return context ? (current_contexts.push_back((Context*)context), (int)success) : (int)invalid_value; }
+int cuCtxPopCurrent_v2(void** popped) {
+    if (current_contexts.empty()) return invalid_context;
+    *popped = current_contexts.back();
+    current_contexts.pop_back();
+    return success;
+}
+int cuCtxGetCurrent(void** result) { return *result = context(), success; }
+
+int cuMemAlloc_v2(u64* pointer, size_t bytes) {
+    GUARD;
+    REQUIRE_STATE;
+    if (capturing()) return capture_unsupported;
+    const u64 taken = (bytes + 511) / 512 * 512;
+    Device& device = devices[context()->device];
+    if (bytes == 0) return invalid_value;
+    if (device.used + (long)taken > machine.memory_bytes) return out_of_memory;
+    void* block = aligned_alloc(512, taken);
+    if (!block) return out_of_memory;
+    memset(block, 0xFF, taken);
+    device.used += (long)taken;
+    memory[(u64)block] = {taken, context()->device};
+    return *pointer = (u64)block, success;
+}
+int cuMemFree_v2(u64 pointer) {
+    GUARD;
+    auto found = memory.find(pointer);
+    if (found == memory.end()) return invalid_value;
+    devices[found->second.device].used -= (long)found->second.bytes;
+    memory.erase(found);
+    free((void*)pointer);
+    return success;
+}
+int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
+    GUARD;
+    REQUIRE_STATE;
+    *total = (size_t)machine.memory_bytes;
+    *free_bytes = (size_t)(machine.memory_bytes - devices[context()->device].used);
+    return success;
+}
+int cuMemHostAlloc(void** pointer, size_t bytes, u32) {
+    REQUIRE_STATE;
+    return *pointer = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096), *pointer ? success : out_of_memory;
+}
+int cuMemFreeHost(void* pointer) { return free(pointer), success; }
+int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* stream) {
+    GUARD;
+    if (bytes && !allocation_of(to, bytes)) return invalid_value;
+    return queue(stream, [=] { memcpy((void*)to, from, bytes); });
+}
+int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void* stream) {
+    GUARD;
+    if (bytes && !allocation_of(from, bytes)) return invalid_value;
+    return queue(stream, [=] { memcpy(to, (void*)from, bytes); });
+}
+int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void* stream) {
+    GUARD;
+    if (bytes && (!allocation_of(from, bytes) || !allocation_of(to, bytes))) return invalid_value;
+    return queue(stream, [=] { memcpy((void*)to, (void*)from, bytes); });
+}
+int cuMemcpyDtoH_v2(void* to, u64 from, size_t bytes) { // also of a module's constants
+    REQUIRE_STATE;
+    return memcpy(to, (void*)from, bytes), success;
+}
+int cuMemsetD8Async(u64 to, u8 value, size_t count, void* stream) {
+    GUARD;
+    if (count && !allocation_of(to, count)) return invalid_value;
+    return queue(stream, [=] { memset((void*)to, value, count); });
+}
+int cuPointerGetAttribute(void* data, int attribute, u64 pointer) {
+    GUARD;
+    const Allocation* found = allocation_of(pointer, 0);
+    if (!found) return invalid_value;
+    switch (attribute) {
+    case 1: *(void**)data = &contexts[found->device]; return success;
+    case 2: *(u32*)data = 2; return success; // device memory
+    case 9: *(int*)data = found->device; return success;
+    }
+    return invalid_value;
+}
+
+int cuStreamCreate(void** stream, u32) {
+    GUARD;
+    REQUIRE_STATE;
+    auto made = std::make_unique<Stream>(Stream{context(), nullptr});
+    *stream = made.get();
+    streams[*stream] = std::move(made);
+    return success;
+}
+int cuStreamDestroy_v2(void* stream) {
+    GUARD;
+    return streams.erase(stream) ? success : invalid_handle;
+}
+int cuStreamGetCtx(void* stream, void** result) {
+    GUARD;
+    if (!stream) return *result = context(), success;
+    auto found = streams.find(stream);
+    if (found == streams.end()) return invalid_handle;
+    return *result = found->second->context, success;
+}
+int cuStreamSynchronize(void* stream) {
+    GUARD;
+    REQUIRE_STATE;
+    auto found = streams.find(stream);
+    return stream && found == streams.end() ? invalid_handle : stream && found->second->capture ? capture_unsupported : success;
+}
+int cuStreamWaitEvent(void*, void*, u32) { return state(); }
+int cuStreamIsCapturing(void* stream, int* status) {
+    GUARD;
+    auto found = streams.find(stream);
+    *status = found != streams.end() && found->second->capture;
+    return success;
+}
+int cuStreamBeginCapture_v2(void* stream, int) {
+    GUARD;
+    REQUIRE_STATE;
+    auto found = streams.find(stream);
+    if (found == streams.end()) return invalid_handle;
+    found->second->capture = std::make_unique<Graph>();
+    return success;
+}
+int cuStreamEndCapture(void* stream, void** graph) {
+    GUARD;
+    auto found = streams.find(stream);
+    if (found == streams.end() || !found->second->capture) return invalid_handle;
+    *graph = found->second->capture.release();
+    return success;
+}
+int cuGraphInstantiateWithFlags(void** executable, void* graph, u64) { return *executable = new Graph(*(Graph*)graph), success; }
+int cuGraphLaunch(void* executable, void* stream) {
+    GUARD;
+    return queue(stream, [=] {
+        for (const Work& work : ((Graph*)executable)->nodes) work();
+    });
+}
+int cuGraphExecDestroy(void* executable) { return delete (Graph*)executable, success; }
+int cuGraphDestroy(void* graph) { return delete (Graph*)graph, success; }
+
+int cuEventCreate(void** event, u32) {
+    REQUIRE_STATE;
+    return *event = new Event{context(), {}}, success;
+}
+int cuEventDestroy_v2(void* event) { return delete (Event*)event, success; }
+int cuEventRecord(void* event, void*) {
+    REQUIRE_STATE;
+    return ((Event*)event)->time = std::chrono::steady_clock::now(), success;
+}
+int cuEventSynchronize(void*) { return state(); }
+int cuEventElapsedTime(float* milliseconds, void* first, void* last) {
+    *milliseconds = std::chrono::duration<float, std::milli>(((Event*)last)->time - ((Event*)first)->time).count();
+    return success;
+}
+
+/// A real cubin: only kernels that it names are found, and what runs is their sources compiled for the CPU.
+int cuModuleLoadData(void** module, const void* image) {
+    REQUIRE_STATE;
+    const auto* header = (const Elf64_Ehdr*)image;
+    if (memcmp(header->e_ident, ELFMAG, SELFMAG) || header->e_machine != 190) return invalid_image;
+    const u64 bytes = std::max(header->e_shoff + (u64)header->e_shnum * header->e_shentsize, header->e_phoff + (u64)header->e_phnum * header->e_phentsize);
+    return *module = new Module{context(), std::string((const char*)image, bytes)}, success;
+}
+int cuModuleUnload(void* module) { return delete (Module*)module, success; }
+int cuModuleGetFunction(void** function, void* handle, const char* name) {
+    const Module& module = *(Module*)handle;
+    const Kernel* kernel = find_kernel(name);
+    if (!kernel || module.image.find(std::string(".text.") + name + '\0') == std::string::npos) return not_found;
+    return *function = new Function{kernel, module.context}, success;
+}
+int cuModuleGetGlobal_v2(u64* pointer, size_t* bytes, void*, const char* name) {
+    const int* constant = find_constant(name);
+    if (!constant) return not_found;
+    *bytes = sizeof(int);
+    return *pointer = (u64)constant, success;
+}
+int cuFuncSetAttribute(void* function, int attribute, int value) {
+    if (attribute == 8 && value > (int)usable_shared_bytes) return invalid_value;
+    if (attribute == 8) ((Function*)function)->shared_limit = value;
+    return success;
+}
+int cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** arguments, void**) {
+    GUARD;
+    REQUIRE_STATE;
+    const Function& function = *(Function*)handle;
+    if (function.context != context()) return invalid_handle;
+    u32 cluster = 1;
+    for (u32 i = 0; i < config->count; i++)
+        if (config->attributes[i].id == 4) cluster = config->attributes[i].value[0];
+    if (config->grid[0] == 0 || config->grid[0] % cluster || config->block[0] == 0 || config->block[0] > 1024 || (int)config->shared > function.shared_limit) return invalid_value;
+    const Kernel& kernel = *function.kernel;
+    std::vector<u8> copy((const u8*)arguments[0], (const u8*)arguments[0] + kernel.argument_bytes);
+    const Dim grid{config->grid[0], 1, 1}, block{config->block[0], 1, 1};
+    const int device = context()->device;
+    return queue(config->stream, [=, &kernel] { execute(kernel, grid, block, cluster, copy, device); });
+}
+
+int cuTensorMapEncodeTiled(u64* map, int, u32 rank, u64 address, const u64* sizes, const u64* strides, const u32* box, const u32*, int, int swizzle, int, int) {
+    if ((u64)map % 64 || rank != 2 || sizes[0] != 128 || strides[0] != 128 || box[0] != 128 || box[1] > 256 || address % 16 || swizzle) return invalid_value;
+    memset(map, 0, 128);
+    map[0] = address;
+    map[1] = sizes[1];
+    map[2] = box[1];
+    return success;
+}
+}

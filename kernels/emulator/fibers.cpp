@@ -1,0 +1,165 @@
+#include "fibers.hpp"
+#include <csetjmp>
+#include <sys/mman.h>
+#include <thread>
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace emulator {
+
+Fiber* current;
+Dim grid_size, block_size;
+u32 cluster_blocks;
+Block* cluster[16];
+
+namespace {
+constexpr size_t stack_bytes = 96 * 1024;
+constexpr u32 most_fibers = 4096;
+u8* stacks;
+const Launch* running;
+std::string failure;
+void* scheduler;
+
+void body() {
+    running->entry(running->arguments);
+    current->done = true;
+    wait_while(nullptr, 0, 0, "");
+}
+
+#if defined(__x86_64__)
+extern "C" void emulator_switch(void** save, void* restore);
+asm(R"(
+.text
+.type emulator_switch,@function
+emulator_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+)");
+
+void prepare(Fiber& fiber, u8* stack) {
+    void** top = (void**)(stack + stack_bytes) - 1; // a called function finds the stack pointer 8 below a multiple of 16
+    *--top = (void*)body;
+    top -= 6;
+    memset(top, 0, 48);
+    fiber.stack_pointer = top;
+}
+void resume(Fiber& fiber) { emulator_switch(&scheduler, fiber.stack_pointer); }
+void leave() { emulator_switch(&current->stack_pointer, scheduler); }
+#else
+ucontext_t contexts[most_fibers], scheduler_context;
+void prepare(Fiber& fiber, u8* stack) {
+    const size_t index = (stack - stacks) / stack_bytes;
+    ucontext_t& context = contexts[index];
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack;
+    context.uc_stack.ss_size = stack_bytes;
+    makecontext(&context, body, 0);
+    fiber.stack_pointer = &context;
+}
+void resume(Fiber& fiber) { swapcontext(&scheduler_context, (ucontext_t*)fiber.stack_pointer); }
+void leave() { swapcontext((ucontext_t*)current->stack_pointer, &scheduler_context); }
+#endif
+
+bool runnable(const Fiber& fiber) { return !fiber.done && (!fiber.word || (*fiber.word & fiber.mask) != fiber.value); }
+
+std::string deadlock(const std::vector<Fiber>& fibers) {
+    std::string text = "deadlock:";
+    const char* last = "";
+    for (const Fiber& f : fibers)
+        if (!f.done && f.where != last) {
+            last = f.where;
+            text += " block " + std::to_string(f.block->index.x) + " thread " + std::to_string(f.thread.x) + " waits at " + f.where + ";";
+            if (text.size() > 600) break;
+        }
+    return text;
+}
+
+void run_cluster(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* shared, u32 first_block) {
+    const u32 threads = block_size.x;
+    memset(shared, 0xFF, (size_t)cluster_blocks * shared_bytes); // nobody may count on zeros
+    for (u32 rank = 0; rank < cluster_blocks; rank++) {
+        Block& block = blocks[rank];
+        block = Block{};
+        block.shared = shared + (size_t)rank * shared_bytes;
+        block.index = {first_block + rank, 0, 0};
+        block.rank = rank;
+        cluster[rank] = &block;
+        for (u32 t = 0; t < threads; t++) {
+            Fiber& fiber = fibers[rank * threads + t];
+            fiber = Fiber{};
+            fiber.thread = {t, 0, 0};
+            fiber.block = &block;
+            fiber.where = "";
+            prepare(fiber, stacks + (size_t)(rank * threads + t) * stack_bytes);
+        }
+    }
+    for (u32 left = (u32)fibers.size(); left > 0;) {
+        bool moved = false;
+        for (Fiber& fiber : fibers) {
+            if (!runnable(fiber)) continue;
+            moved = true;
+            current = &fiber;
+            resume(fiber);
+            if (!failure.empty()) return;
+            if (fiber.done) left--;
+        }
+        if (!moved) {
+            failure = deadlock(fibers);
+            return;
+        }
+    }
+}
+
+void run_grid() {
+    const u32 fibers_needed = cluster_blocks * block_size.x;
+    if (!stacks) stacks = (u8*)mmap(nullptr, most_fibers * stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    std::vector<Fiber> fibers(fibers_needed);
+    std::vector<Block> blocks(cluster_blocks);
+    const size_t bytes = (size_t)cluster_blocks * shared_bytes;
+    u8* shared = (u8*)aligned_alloc(4096, bytes);
+    for (u32 first = 0; first < grid_size.x && failure.empty(); first += cluster_blocks) run_cluster(fibers, blocks, shared, first);
+    free(shared);
+}
+} // namespace
+
+void wait_while(const volatile u32* word, u32 mask, u32 value, const char* where) {
+    Fiber& self = *current;
+    self.word = word;
+    self.mask = mask;
+    self.value = value;
+    self.where = where;
+    do leave(); while (word && (*word & mask) == value);
+    self.word = nullptr;
+}
+
+void fault(const std::string& what) {
+    failure = "block " + std::to_string(current->block->index.x) + " thread " + std::to_string(current->thread.x) + ": " + what;
+    while (true) leave();
+}
+
+std::string run(const Launch& launch) {
+    if (launch.cluster * launch.block.x > most_fibers) return "too many threads in a cluster";
+    running = &launch;
+    failure.clear();
+    grid_size = launch.grid;
+    block_size = launch.block;
+    cluster_blocks = launch.cluster;
+    std::thread(run_grid).join(); // a thread of our own: the host's signals never meet a fiber's stack
+    return failure;
+}
+
+} // namespace emulator

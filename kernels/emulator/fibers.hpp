@@ -1,0 +1,90 @@
+#pragma once
+// A GPU's threads on one CPU thread: every CUDA thread of a cluster is a fiber; one that must wait names the word that must change and steps aside.
+// When nobody can go on, the kernel is deadlocked and faults with a list of what its threads wait for.
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace emulator {
+
+using u8 = unsigned char;
+using u16 = unsigned short;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+
+constexpr u32 shared_bytes = 1 << 18; // of one block; shared addresses are rank * shared_bytes + offset
+constexpr u32 usable_shared_bytes = 227 * 1024;
+
+struct Dim { u32 x, y, z; };
+
+/// Threads that wait for each other.
+struct Meeting {
+    u32 generation = 0, arrived = 0;
+};
+
+/// FP8 operands of one product, decoded by the first thread of a warpgroup that needs them.
+struct Operands;
+
+struct Warp {
+    Meeting meetings[32];         // by the lowest lane of the mask
+    u64 values[2][32][2];         // what lanes tell each other; two turns
+    u32 turns[32] = {};           // by lane
+};
+
+struct Block {
+    u8* shared;
+    Dim index;
+    u32 rank;
+    Warp warps[32];
+    Meeting named[16];
+    std::shared_ptr<Operands> operands[8]; // by warpgroup
+};
+
+struct Fiber {
+    void* stack_pointer;
+    Dim thread;
+    Block* block;
+    const volatile u32* word; // waits while (*word & mask) == value
+    u32 mask, value;
+    const char* where;
+    u32 products;             // matrix products issued so far
+    bool done;
+};
+
+struct Launch {
+    void (*entry)(const void* arguments);
+    const void* arguments;
+    Dim grid, block;
+    u32 cluster;
+};
+
+extern Fiber* current;
+extern Dim grid_size, block_size;
+extern u32 cluster_blocks;
+extern Block* cluster[16];
+
+/// Runs a whole grid, cluster after cluster. Returns an empty string, or what went wrong.
+std::string run(const Launch& launch);
+
+/// Ends the kernel that is running: what a GPU reports as a fault.
+[[noreturn]] void fault(const std::string& what);
+
+/// Steps aside while (*word & mask) == value.
+void wait_while(const volatile u32* word, u32 mask, u32 value, const char* where);
+
+inline void meet(Meeting& meeting, u32 count, const char* where) {
+    const u32 generation = meeting.generation;
+    if (++meeting.arrived == count) {
+        meeting.arrived = 0;
+        meeting.generation++;
+    } else {
+        wait_while(&meeting.generation, ~0u, generation, where);
+    }
+}
+
+/// Whether the bytes lie in memory that the emulated driver gave out; faults otherwise.
+void require_global(const void* from, u64 bytes, const char* what);
+
+} // namespace emulator

@@ -1,0 +1,38 @@
+// All kernel sources compiled for the CPU, and their names. g++ -DEMULATED -I.. ; see build.sh.
+#include "kernels.hpp"
+#include "../combine.cu"
+#include "../down.cu"
+#include "../gateup_activate.cu"
+#include "../prepare.cu"
+#include "../quantize_permute.cu"
+
+namespace emulator {
+namespace {
+template <auto Entry> struct Call;
+template <class Arguments, void (*Entry)(Arguments)> struct Call<Entry> {
+    static void run(const void* arguments) { Entry(*(const Arguments*)arguments); }
+    static constexpr u32 bytes = sizeof(Arguments);
+};
+#define KERNEL(name) {#name, Call<name>::run, Call<name>::bytes}
+const Kernel kernels[] = {
+    KERNEL(combine), KERNEL(down), KERNEL(gateup_silu), KERNEL(gateup_swiglustep), KERNEL(gateup_gelu_tanh), KERNEL(gateup_plain), KERNEL(prepare),
+    KERNEL(quantize_permute),
+};
+
+struct Constant { const char* name; const int* value; };
+#define SHARED(name) {#name "_shared", &name##_shared}
+const Constant constants[] = {SHARED(down), SHARED(gateup_silu), SHARED(gateup_swiglustep), SHARED(gateup_gelu_tanh), SHARED(gateup_plain)};
+} // namespace
+
+const Kernel* find_kernel(const char* name) {
+    for (const Kernel& kernel : kernels)
+        if (!strcmp(kernel.name, name)) return &kernel;
+    return nullptr;
+}
+
+const int* find_constant(const char* name) {
+    for (const Constant& constant : constants)
+        if (!strcmp(constant.name, name)) return constant.value;
+    return nullptr;
+}
+} // namespace emulator

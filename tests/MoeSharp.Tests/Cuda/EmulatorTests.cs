@@ -1,0 +1,121 @@
+using System.Diagnostics;
+
+namespace MoeSharp.Tests;
+
+public class EmulatorTests
+{
+    /// <summary>A process has one driver, and faults are for its lifetime; so the cases below run in one of their own.</summary>
+    [Fact]
+    public void KernelsAndHostCodePassOnTheEmulatedDriver()
+    {
+        Assert.SkipWhen(Gpu.IsEmulated, "This is that process.");
+        var start = new ProcessStartInfo(Environment.ProcessPath!, ["--filter-class", typeof(EmulatedMachineTests).FullName!])
+        {
+            RedirectStandardOutput = true,
+            Environment = { ["MOESHARP_CUDA_DRIVER"] = Emulator.Build() },
+        };
+        using Process tests = Process.Start(start)!;
+        string output = tests.StandardOutput.ReadToEnd();
+        tests.WaitForExit();
+        Assert.True(tests.ExitCode == 0 && output.Contains("skipped: 0", StringComparison.Ordinal), output);
+    }
+}
+
+/// <summary>Real kernel sources and real host code on a machine that can be told to be short of memory, too old or broken.</summary>
+public class EmulatedMachineTests
+{
+    public EmulatedMachineTests() => Assert.SkipUnless(Gpu.IsEmulated, "MOESHARP_CUDA_DRIVER names no emulator.");
+
+    [Fact]
+    public void AGoldenLayerEqualsTheRecordingAtEveryStage() => new CudaGoldenTests().EveryStageEqualsTheRecording("g1_silu", 1, "12.4");
+
+    [Fact]
+    public void OddSizesAgreeWithTheReference() => new CudaBackendTests().LayersAgreeWithTheReference(33, 192, 96);
+
+    /// <summary>90 rows for one expert: rows on the M side, exchanged maxima, multicast.</summary>
+    [Fact]
+    public void ManyRowsAgreeWithTheReference()
+    {
+        using CudaBackend backend = Gpu.Open();
+        Assert.Equal("", Difference(backend, 90));
+    }
+
+    [Fact]
+    public void DriversAndGpusThatDoNotSufficeGetASentence()
+    {
+        using CudaBackend backend = Gpu.Open();
+        foreach ((string member, long value, long usual, string words) in new[]
+        {
+            ("driver_version", 11080L, 12040L, "The NVIDIA driver offers CUDA 11.8 but 12.0 is needed; install driver 525 or newer."),
+            ("gpus", 0, 1, "There is an NVIDIA driver on this machine but no GPU that it can use."),
+        })
+        {
+            Emulator.Set(member, value);
+            Assert.Equal(words, DriverLibrary.Ask().Reason);
+            Emulator.Set(member, usual);
+        }
+        Emulator.Set("capability", 89);
+        using (var older = new CudaBackend())
+            Assert.Equal("GPU 0 (Emulated Hopper 0) has compute capability 8.9; the kernels need 9.0 (Hopper).", older.SupportsDevice().Reason);
+        Emulator.Set("capability", 90);
+        using var absent = new CudaBackend(3);
+        Assert.Equal("GPU 3 was asked for but the driver shows 1; count from 0.", absent.SupportsDevice().Reason);
+    }
+
+    [Fact]
+    public void MemoryThatDoesNotSufficeIsNamedAndTheLibraryKeepsWorking()
+    {
+        using CudaBackend backend = Gpu.Open();
+        using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 4, 256, 128, 1);
+        Emulator.Set("memory_bytes", 200_000);
+        CudaException atLoad = Assert.Throws<CudaException>(() => new FusedExperts(new() { TopK = 1 }, weights, backend));
+        Assert.Matches("^262,144 bytes were asked for on GPU 0 for gate and up weights but .* are free", atLoad.Message);
+        Emulator.Set("memory_bytes", 600_000);
+        using var experts = new FusedExperts(new() { TopK = 1 }, weights, backend);
+        var output = new BFloat16[5000 * 256];
+        CudaException atCall = Assert.Throws<CudaException>(() => experts.Forward(RandomLayer.Hidden(5000, 256, 1), new int[5000], new float[5000], output));
+        Assert.Contains("for the workspace of 5000 tokens", atCall.Message);
+        experts.Forward(RandomLayer.Hidden(2, 256, 1), new int[2], new float[2], output.AsSpan(0, 512));
+        Emulator.Set("memory_bytes", 8L << 30);
+        Assert.Equal("", Difference(backend, 3));
+    }
+
+    [Fact]
+    public void AFaultSaysThatTheContextIsLost()
+    {
+        using CudaBackend backend = Gpu.Open();
+        using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 4, 256, 128, 1);
+        using var experts = new FusedExperts(new() { TopK = 1 }, weights, backend);
+        Emulator.Set("fault", 2); // the second launch of the call
+        CudaException fault = Assert.Throws<CudaException>(() => experts.Forward(RandomLayer.Hidden(2, 256, 1), new int[2], new float[2], new BFloat16[512]));
+        Assert.True(fault.IsContextLost, fault.Message);
+        Assert.Contains("restart the process", fault.Message);
+        Emulator.Set("revive", 1);
+    }
+
+    [Fact]
+    public void TwoGpusComputeTheSame()
+    {
+        using CudaBackend first = Gpu.Open();
+        Emulator.Set("gpus", 2);
+        using var second = new CudaBackend(1);
+        Assert.Equal("", Difference(second, 5));
+        Assert.Equal("", Difference(first, 5));
+        Emulator.Set("gpus", 1);
+    }
+
+    /// <summary>Empty, or how a layer differs from the reference backend.</summary>
+    private static string Difference(CudaBackend backend, int tokens)
+    {
+        using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 2, 128, 256, 1);
+        using var ours = new FusedExperts(new() { TopK = 2 }, weights, backend);
+        using var reference = new FusedExperts(new() { TopK = 2 }, weights, ExpertsBackends.Reference);
+        BFloat16[] x = RandomLayer.Hidden(tokens, 128, 2), a = new BFloat16[x.Length], b = new BFloat16[x.Length];
+        int[] ids = [.. Enumerable.Range(0, 2 * tokens).Select(i => i % 2)];
+        float[] w = RandomLayer.TopkWeights(tokens, 2, 4);
+        ours.Forward(x, ids, w, a);
+        reference.Forward(x, ids, w, b);
+        double difference = Gpu.Difference(a, b);
+        return difference <= 5e-4 ? "" : $"T={tokens}: calc_diff {difference:E2}";
+    }
+}
