@@ -218,6 +218,11 @@ static void on_illegal_instruction(int signal_number, siginfo_t *information, vo
     else pass_on(signal_number, information, context);
 }
 
+__attribute__((destructor)) static void report(void)
+{
+    if (getenv("AMXTRAP_REPORT") != NULL) fprintf(stderr, "amxtrap: %llu instructions\n", (unsigned long long)amxtrap_executed());
+}
+
 __attribute__((constructor)) static void install(void)
 {
     if (real_sigaction != NULL) return;
