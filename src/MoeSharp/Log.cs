@@ -32,6 +32,6 @@ internal static partial class Log
     public static partial void CallRunsInChunks(ILogger logger, int tokens, int chunk, long bytes);
 
     [LoggerMessage(9, LogLevel.Warning,
-        "This program was compiled ahead of time for processors without AVX2 and FMA, which makes layers 8 to 100 times slower, on '{Kernels}' too; publish with IlcInstructionSet x86-64-v3, x86-64-v4 or native.")]
+        "This program was compiled ahead of time for processors without AVX2 and FMA, which makes small layers two to nine times slower even on '{Kernels}'; publish with IlcInstructionSet x86-64-v3, x86-64-v4 or native.")]
     public static partial void CompiledWithoutVectors(ILogger logger, string kernels);
 }
