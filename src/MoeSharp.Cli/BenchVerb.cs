@@ -7,11 +7,10 @@ internal sealed class BenchVerb : Verb
 {
     private readonly Argument<string?> _model = Inputs.OptionalModel("Folder of a checkpoint; or leave it out and give --shape");
     private readonly Option<int?> _layer = Inputs.Number("--layer", "L", "Decoder layer of MODEL; without it the first one with experts", 0);
-    private readonly Option<BenchShape?> _shape = Inputs.Parsed<BenchShape?>("--shape", "NAME|E,K,H,I",
-        $"Random weights of these sizes; names: {string.Join(", ", BenchShape.Named.Select(shape => shape.Name))}", null, BenchShape.Parse);
+    private readonly Option<BenchShape?> _shape = Inputs.Shape();
     private readonly Option<int[]?> _tokens = Inputs.Parsed<int[]?>("--tokens", "T,T,...", "Token counts, one row each; without it 1,8,64,512", null,
         text => text.Split(',').Select(part => (int)Inputs.Whole("--tokens", part, 1, 1 << 20)).ToArray());
-    private readonly Option<string> _format = Inputs.OneOf("--format", "Format of random weights", "block128", "block128", "mxfp8", "bf16");
+    private readonly Option<string> _format = Inputs.RandomFormat();
     private readonly Option<string> _backend = Inputs.Backend();
     private readonly Option<string> _activations = Inputs.Activations();
     private readonly Option<int?> _threads = Inputs.Threads();
@@ -19,17 +18,21 @@ internal sealed class BenchVerb : Verb
     private readonly Option<string> _routing = Inputs.OneOf("--routing", "How popular experts are", "uniform", "uniform", "zipf");
     private readonly Option<long?> _seed = Inputs.Seed("Seed of the first routing; without it 1000 + T (uniform) or 2000 + T (zipf)");
 
+    private readonly Option<string?> _plot = Picture.Option("time over tokens and the roofline");
+
     public BenchVerb() : base("bench", "Time the routed experts of a layer. Every repetition routes with a new seed, so that weights come from memory and not from a cache.",
-        "moesharp bench --shape qwen3-30b-a3b --tokens 1,8,64",
-        "moesharp bench --shape 32,4,1024,512 --tokens 1,16 --routing zipf --json")
+        "moesharp bench samples/tiny-qwen3-moe-fp8 --layer 0 --tokens 1,8",
+        "moesharp bench --shape 32,4,1024,512 --tokens 1,16 --routing zipf --plot bench.svg")
     {
         Add(_model);
-        foreach (Option option in (Option[])[_layer, _shape, _tokens, _format, _backend, _activations, _threads, _kernel, _routing, _seed]) Add(option);
+        foreach (Option option in (Option[])[_layer, _shape, _tokens, _format, _backend, _activations, _threads, _kernel, _routing, _seed, _plot]) Add(option);
     }
 
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
-        CheckSource(arguments);
+        Inputs.CheckSource(arguments, _model, _shape, _layer, _format);
+        string? plot = arguments.GetValue(_plot);
+        if (plot is not null) Picture.CheckWritable(plot);
         int[] tokens = arguments.GetValue(_tokens) is { Length: > 0 } given ? given : [1, 8, 64, 512]; // an array that was not given is empty, not null
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
@@ -40,6 +43,7 @@ internal sealed class BenchVerb : Verb
         using var ceilings = new Ceilings(ownTeam ?? ((CpuBackend)layer.Experts.Backend).Team);
         var rounds = new BenchRounds(layer, cases, ceilings);
         terminal.Track("Timing", rounds.Steps, step => rounds.Run(step, cancel));
+        if (plot is not null) BenchPicture.Save(plot, layer, cases, ceilings);
         var report = new BenchReport(layer, cases, ceilings, threads);
         if (terminal.Json) terminal.WriteJson(report.WriteJson);
         else report.WriteTable(terminal);
@@ -51,22 +55,7 @@ internal sealed class BenchVerb : Verb
         ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
         if (arguments.GetValue(_model) is { } model) return BenchLayer.FromCheckpoint(model, arguments.GetValue(_layer), activations, backend);
         BenchLayer? layer = null;
-        terminal.Track("Filling random weights", 1, _ => layer = BenchLayer.Random(arguments.GetValue(_shape)!, Format(arguments), activations, backend, cancel));
+        terminal.Track("Filling random weights", 1, _ => layer = BenchLayer.Random(arguments.GetValue(_shape)!, Inputs.WeightFormat(arguments.GetValue(_format)), activations, backend, cancel));
         return layer!;
     }
-
-    private void CheckSource(ParseResult arguments)
-    {
-        bool isModel = arguments.GetValue(_model) is not null, isShape = arguments.GetValue(_shape) is not null;
-        if (isModel == isShape) throw new ArgumentException("Give either MODEL or --shape, and not both.");
-        if (isModel && arguments.GetResult(_format) is { Implicit: false }) throw new ArgumentException("--format is for random weights; MODEL has a format of its own.");
-        if (isShape && arguments.GetValue(_layer) is not null) throw new ArgumentException("--layer chooses a layer of MODEL; with --shape there is only one.");
-    }
-
-    private WeightFormat Format(ParseResult arguments) => arguments.GetValue(_format) switch
-    {
-        "mxfp8" => WeightFormat.MxFp8,
-        "bf16" => WeightFormat.Bf16,
-        _ => WeightFormat.Block128,
-    };
 }

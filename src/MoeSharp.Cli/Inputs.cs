@@ -10,7 +10,22 @@ internal static class Inputs
     public static Argument<string> Model() =>
         Model<string>("Folder of a Hugging Face checkpoint (config.json and safetensors)", ArgumentArity.ExactlyOne);
 
-    public static Argument<string?> OptionalModel(string description) => Model<string?>(description, ArgumentArity.ZeroOrOne);
+    public static Argument<string?> OptionalModel(string description, string name = "MODEL") => Model<string?>(description, ArgumentArity.ZeroOrOne, name);
+
+    /// <summary>Hidden states from a file.</summary>
+    public static Option<string?> Input() => new("--input")
+    {
+        HelpName = "X.safetensors",
+        Description = "hidden_states [T, H]; with topk_ids and topk_weights [T, K] the router is bypassed",
+    };
+
+    /// <summary>Refuses a file of hidden states together with what random ones are made from.</summary>
+    public static void Exclude(Command verb, Option input, params Option[] others) => verb.Validators.Add(result =>
+    {
+        if (result.GetResult(input) is null) return;
+        foreach (Option other in others)
+            if (result.GetResult(other) is not null) result.AddError($"{input.Name} and {other.Name} exclude each other.");
+    });
 
     /// <summary>A folder to be written.</summary>
     public static Option<string> Out() => new("--out") { HelpName = "DIR", Description = "Folder to write; it must not exist", Required = true };
@@ -26,6 +41,33 @@ internal static class Inputs
 
     public static Option<string?> Kernel() =>
         new("--kernel") { Description = "Kernel of the cpu backend, as info lists them; without it the first that this machine can run", HelpName = "NAME" };
+
+    /// <summary>Random weights of published or given sizes.</summary>
+    public static Option<BenchShape?> Shape() => Parsed<BenchShape?>("--shape", "NAME|E,K,H,I",
+        $"Random weights of these sizes; names: {string.Join(", ", BenchShape.Named.Select(shape => shape.Name))}", null, BenchShape.Parse);
+
+    /// <summary>Of the weights of --shape.</summary>
+    public static Option<string> RandomFormat() => OneOf("--format", "Format of random weights", "block128", "block128", "mxfp8", "bf16");
+
+    /// <summary>The choice behind <see cref="RandomFormat"/>.</summary>
+    public static WeightFormat WeightFormat(string? text) => text switch
+    {
+        "mxfp8" => MoeSharp.WeightFormat.MxFp8,
+        "bf16" => MoeSharp.WeightFormat.Bf16,
+        _ => MoeSharp.WeightFormat.Block128,
+    };
+
+    /// <summary>Either a checkpoint or a shape, each with its own options only.</summary>
+    /// <exception cref="ArgumentException">Both, neither, or an option of the other.</exception>
+    public static void CheckSource(ParseResult arguments, Argument<string?> model, Option<BenchShape?> shape, Option<int?> layer, params Option[] ofShapes)
+    {
+        bool isModel = arguments.GetValue(model) is not null, isShape = arguments.GetValue(shape) is not null;
+        if (isModel == isShape) throw new ArgumentException("Give either MODEL or --shape, and not both.");
+        foreach (Option option in ofShapes)
+            if (isModel && arguments.GetResult(option) is { Implicit: false })
+                throw new ArgumentException($"{option.Name} is for random weights; MODEL has its own.");
+        if (isShape && arguments.GetValue(layer) is not null) throw new ArgumentException("--layer chooses a layer of MODEL; with --shape there is only one.");
+    }
 
     public static Option<int?> Threads() => Number("--threads", "N", "Worker threads of the cpu backend; without it one per processor", 1);
 
@@ -75,9 +117,9 @@ internal static class Inputs
         _ => null,
     };
 
-    private static Argument<T> Model<T>(string description, ArgumentArity arity)
+    private static Argument<T> Model<T>(string description, ArgumentArity arity, string name = "MODEL")
     {
-        var model = new Argument<T>("MODEL") { Description = description, Arity = arity };
+        var model = new Argument<T>(name) { Description = description, Arity = arity };
         model.Validators.Add(result =>
         {
             // An option that does not exist would otherwise be taken for a folder's name.

@@ -19,15 +19,18 @@ internal sealed class QuantizeVerb : Verb
         Description = "A row per expert in the table of errors; without it a row per layer",
     };
 
+    private readonly Option<string?> _plot = Picture.Option("the error of every layer's experts");
+
     public QuantizeVerb() : base(
         "quantize",
         "Write an FP8 checkpoint from a BF16, F16 or F32 one, with the error of every expert. An interrupted run goes on when started again.",
-        "moesharp quantize Qwen3-30B-A3B --format block128 --out Qwen3-30B-A3B-FP8",
-        "moesharp quantize Qwen3-30B-A3B --format mxfp8 --linears --out Qwen3-30B-A3B-MXFP8 --json")
+        "moesharp dequantize samples/tiny-qwen3-moe-fp8 --out tiny-bf16",
+        "moesharp quantize tiny-bf16 --format block128 --out tiny-fp8 --per-expert",
+        "moesharp quantize tiny-bf16 --format mxfp8 --linears --out tiny-mxfp8 --plot errors.png")
     {
         _format.Required = true;
         Add(_model);
-        foreach (Option option in (Option[])[_format, _out, _linears, _perExpert]) Add(option);
+        foreach (Option option in (Option[])[_format, _out, _linears, _perExpert, _plot]) Add(option);
     }
 
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
@@ -39,10 +42,13 @@ internal sealed class QuantizeVerb : Verb
             "block128-pow2" => WeightFormat.Block128PowerOfTwo,
             _ => WeightFormat.Block128,
         };
+        string? plot = arguments.GetValue(_plot);
+        if (plot is not null) Picture.CheckWritable(plot);
         using Checkpoint model = Checkpoint.Open(path);
         var quantization = new Quantization(model, format, arguments.GetValue(_linears));
         IReadOnlyList<QuantizationError> errors = [];
         terminal.Track("Quantizing", model.Index.Files.Count() + 1, step => errors = quantization.Write(output, step, cancel));
+        if (plot is not null) ErrorPicture.Save(plot, format, errors);
         var report = new QuantizeReport(path, output, format, errors);
         if (terminal.Json) terminal.WriteJson(report.WriteJson);
         else report.WriteTable(terminal, arguments.GetValue(_perExpert));

@@ -33,6 +33,8 @@ internal static class Tool
         root.Add(new DoctorVerb());
         root.Add(new RunVerb());
         root.Add(new VerifyVerb());
+        root.Add(new CompareVerb());
+        root.Add(new ExplainVerb());
         root.Add(new BenchVerb());
         root.Add(new QuantizeVerb());
         root.Add(new DequantizeVerb());

@@ -89,6 +89,9 @@ internal sealed class LayerRun
         return Math.Max(Stopwatch.GetElapsedTime(start).TotalMilliseconds, ClockStep);
     }
 
+    /// <summary>[T, H], whichever was asked for.</summary>
+    public float[] OutputInF32() => IsF32 ? OutputF32 : Array.ConvertAll(Output, value => value.ToSingle());
+
     /// <summary>How far this run's output is from that of another run of the same input.</summary>
     public Accuracy CompareWith(LayerRun reference) =>
         IsF32 ? Accuracy.Of(OutputF32, reference.OutputF32) : Accuracy.Of(Output, reference.Output);

@@ -21,7 +21,18 @@ internal sealed record RunReport
     /// <summary>Whether the reference's router picked the same experts.</summary>
     public required bool IdsEqual { get; init; }
 
-    public bool Passed => Error is not { } error || (IdsEqual && error.IsWithin(Tolerance));
+    /// <summary>Whether values were looked at.</summary>
+    public required bool IsChecked { get; init; }
+
+    /// <summary>The first one that is not finite.</summary>
+    public required FiniteFinding? NonFinite { get; init; }
+
+    /// <summary>Where the picture went; null without.</summary>
+    public required string? Plot { get; init; }
+
+    public bool Passed => NonFinite is null && (Error is not { } error || Agrees(error));
+
+    private bool Agrees(Accuracy error) => IdsEqual && error.IsWithin(Tolerance);
 
     private double Tolerance => Verdict.Tolerance(Layer.Experts.Shape);
 
@@ -43,6 +54,8 @@ internal sealed record RunReport
             ("rates", $"{Units.Number(GigabytesPerSecond)} GB/s ({Units.Bytes(Work.Bytes)}), {Units.Number(GigaflopPerSecond)} GFLOP/s"),
         };
         if (Output is not null) facts.Add(("output", $"{Output}: output [{Run.Tokens}, {Layer.HiddenSize}] {OutputType}, topk_ids and topk_weights [{Run.Tokens}, {Layer.Router.TopK}]"));
+        if (Plot is not null) facts.Add(("picture", $"{Plot}: rows per expert"));
+        if (IsChecked) facts.Add(("finite", NonFinite?.InWords() ?? "yes, every value of every step"));
         if (Error is { } error) facts.Add(("reference", VerdictInWords(error)));
         terminal.WriteFacts(facts);
     }
@@ -65,6 +78,7 @@ internal sealed record RunReport
         json.WriteNumber("flops", Work.Flops);
         json.WriteNumber("gb_per_s", GigabytesPerSecond);
         json.WriteNumber("gflop_per_s", GigaflopPerSecond);
+        if (IsChecked) FiniteFinding.Write(json, "non_finite", NonFinite);
         if (Error is not { } error)
         {
             json.WriteNull("verification");
@@ -73,7 +87,7 @@ internal sealed record RunReport
         json.WriteStartObject("verification");
         json.WriteNumber("tolerance", Tolerance);
         json.WriteBoolean("ids_equal", IdsEqual);
-        error.Write(json, Passed);
+        error.Write(json, Agrees(error));
         json.WriteEndObject();
     }
 
@@ -85,6 +99,6 @@ internal sealed record RunReport
     }
 
     private string VerdictInWords(Accuracy error) =>
-        $"{(Passed ? "ok" : "FAILED")}: max error {Units.Error(error.MaxAbsolute)}, relative {Units.Error(error.RelativeL2)}, "
+        $"{(Agrees(error) ? "ok" : "FAILED")}: max error {Units.Error(error.MaxAbsolute)}, relative {Units.Error(error.RelativeL2)}, "
         + $"calc_diff {Units.Error(error.CalcDiff)} (tolerance {Units.Error(Tolerance)}){(IdsEqual ? "" : ", topk_ids differ")}";
 }

@@ -21,7 +21,8 @@ internal static class Verdict
         json.WriteBoolean("passed", passed);
     }
 
-    private static void WriteFigure(Utf8JsonWriter json, string name, double value)
+    /// <summary>A number, or null where it is none.</summary>
+    public static void WriteFigure(Utf8JsonWriter json, string name, double value)
     {
         if (double.IsFinite(value)) json.WriteNumber(name, value);
         else json.WriteNull(name);

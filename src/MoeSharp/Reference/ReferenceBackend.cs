@@ -1,7 +1,8 @@
 namespace MoeSharp;
 
 /// <summary>The specification in code: the seven steps one after the other, scalar, one thread. Every other backend is held to it.</summary>
-internal sealed class ReferenceBackend : IExpertsBackend
+/// <param name="check">Looks at the values after every step; null: nobody does.</param>
+internal sealed class ReferenceBackend(FiniteCheck? check = null) : IExpertsBackend
 {
     public string Name => "reference";
 
@@ -14,6 +15,6 @@ internal sealed class ReferenceBackend : IExpertsBackend
     public IPreparedExperts Prepare(ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights)
     {
         if (!allowNaNWeights) NaNCodes.Check(weights);
-        return new ReferenceExperts(shape, weights);
+        return new ReferenceExperts(shape, weights, check);
     }
 }

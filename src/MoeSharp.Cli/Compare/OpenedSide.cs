@@ -1,0 +1,77 @@
+namespace MoeSharp.Cli;
+
+/// <summary>A side whose layer is loaded and ready to run.</summary>
+internal sealed class OpenedSide : IDisposable
+{
+    private readonly ChosenBackend? _backend;
+
+    private OpenedSide(string model, WeightFormat stored, MoeLayer layer, ChosenBackend? backend)
+    {
+        Model = model;
+        Stored = stored;
+        Layer = layer;
+        _backend = backend;
+    }
+
+    public string Model { get; }
+
+    /// <summary>What the checkpoint has.</summary>
+    public WeightFormat Stored { get; }
+
+    public MoeLayer Layer { get; }
+
+    /// <summary>Loads, and converts where the side says so.</summary>
+    public static OpenedSide Open(string model, int layer, Side side, int? threads, CancellationToken cancel)
+    {
+        var backend = new ChosenBackend(side.Backend, threads, kernel: null);
+        try
+        {
+            // NaN is a finding here, not a reason to stop.
+            return Open(model, layer, side, new() { Backend = backend.Backend, Activations = side.Activations, AllowNaNWeights = true }, backend, cancel);
+        }
+        catch
+        {
+            backend.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The first value of this side that is NaN or infinite.</summary>
+    public static FiniteFinding? FindNonFinite(string model, int layer, Side side, RunInput input, int[] ids, float[] weights, CancellationToken cancel)
+    {
+        var search = new FiniteSearch();
+        using OpenedSide watched = Open(model, layer, side, search.Options(new() { Activations = side.Activations }), null, cancel);
+        return search.Run(watched.Layer, input.Hidden, ids, weights, expertsOnly: false);
+    }
+
+    private static OpenedSide Open(string path, int layer, Side side, MoeLayerOptions options, ChosenBackend? backend, CancellationToken cancel)
+    {
+        using Checkpoint model = Checkpoint.Open(path); // closed at the end: the parts keep what they map
+        LayerParts stored = model.ReadLayer(layer);
+        WeightFormat format = stored.Experts.Format;
+        LayerParts parts = stored;
+        try
+        {
+            parts = ConvertedLayer.To(stored, side.Format, cancel);
+            return new(path, format, new MoeLayer(parts, options), backend);
+        }
+        catch
+        {
+            parts.Dispose();
+            throw;
+        }
+    }
+
+    public string InWords()
+    {
+        ExpertsShape shape = Layer.Experts.Shape;
+        string converted = shape.Format == Stored ? "" : $" made from {Names.Of(Stored)}";
+        return $"{Model}: {Names.Of(shape.Format)} weights{converted}, {Names.Of(shape.Activations)} activations, {Layer.Experts.Backend.Name}";
+    }
+
+    public void Dispose()
+    {
+        Layer.Dispose();
+        _backend?.Dispose();
+    }
+}

@@ -1,0 +1,84 @@
+using System.CommandLine;
+using System.Globalization;
+
+namespace MoeSharp.Cli;
+
+/// <summary>Compares two checkpoints, formats or backends on one layer and the same tokens.</summary>
+internal sealed class CompareVerb : Verb
+{
+    private const int DefaultTokens = 16, DefaultWorst = 8;
+    private readonly Argument<string> _model = Inputs.Model();
+    private readonly Argument<string?> _model2 = Inputs.OptionalModel("Another checkpoint with layers of the same sizes, for --b; without it both sides are MODEL", "MODEL2");
+    private readonly Option<int?> _layer = Inputs.Number("--layer", "L", "Decoder layer", 0);
+    private readonly Option<Side?> _a = SideOption("--a", "stored", "What is looked at");
+    private readonly Option<Side?> _b = SideOption("--b", null, "What it is measured against; stored/reference when not given, or stored where there is a MODEL2");
+    private readonly Option<string?> _input = Inputs.Input();
+    private readonly Option<int?> _tokens = Inputs.Number("--tokens", "N", $"Random normal hidden states instead of --input, {DefaultTokens} tokens when neither is given", 1);
+    private readonly Option<long?> _seed = Inputs.Seed("Seed of those, 1 when not given");
+    private readonly Option<int?> _worst = Inputs.Number("--worst", "N", $"How many experts and rows to show, worst first; {DefaultWorst} when not given", 1);
+    private readonly Option<double?> _tolerance = Inputs.Parsed<double?>("--tolerance", "R", "Largest relative L2 error of the layer and of every expert; exit code 1 when one is larger", null,
+        text => double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value) && value >= 0
+            ? value
+            : throw new ArgumentException($"--tolerance is '{text}'; it must be a number from 0."));
+    private readonly Option<bool> _checkFinite = new("--check-finite")
+    {
+        Description = "Name the first value of each side that is NaN or infinite, by step, layer, expert, row and block; exit code 1 when there is one. Runs the reference",
+    };
+    private readonly Option<int?> _threads = Inputs.Threads();
+
+    public CompareVerb() : base("compare",
+        "Compare two checkpoints, formats or backends on one layer and the same tokens: the error of the layer, of every expert, and the worst rows. "
+        + "FORMAT is stored (also: as-is) for what the checkpoint has, or block128, block128-pow2, mxfp8 or bf16, to which weights are converted in memory.",
+        "moesharp compare samples/tiny-qwen3-moe-fp8 --layer 0",
+        "moesharp compare samples/tiny-qwen3-moe-fp8 --layer 0 --a mxfp8 --b stored",
+        "moesharp dequantize samples/tiny-qwen3-moe-fp8 --out tiny-bf16",
+        "moesharp compare samples/tiny-qwen3-moe-fp8 tiny-bf16 --layer 1 --a stored/cpu/fp8 --b stored/cpu/bf16 --check-finite")
+    {
+        _layer.Required = true;
+        Add(_model);
+        Add(_model2);
+        foreach (Option option in (Option[])[_layer, _a, _b, _input, _tokens, _seed, _worst, _tolerance, _checkFinite, _threads]) Add(option);
+        Inputs.Exclude(this, _input, _tokens, _seed);
+    }
+
+    protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
+    {
+        string modelA = arguments.GetValue(_model)!, modelB = arguments.GetValue(_model2) ?? modelA;
+        Side sideA = arguments.GetValue(_a)!, sideB = arguments.GetValue(_b) ?? Side.Parse("--b", arguments.GetValue(_model2) is null ? "stored/reference" : "stored");
+        int layer = arguments.GetRequiredValue(_layer)!.Value;
+        using OpenedSide a = OpenedSide.Open(modelA, layer, sideA, arguments.GetValue(_threads), cancel);
+        using OpenedSide b = OpenedSide.Open(modelB, layer, sideB, arguments.GetValue(_threads), cancel);
+        RunInput input = arguments.GetValue(_input) is { } file
+            ? RunFiles.ReadInput(file, a.Layer)
+            : RunInput.Random(arguments.GetValue(_tokens) ?? DefaultTokens, a.Layer.HiddenSize, arguments.GetValue(_seed) ?? 1);
+        var comparison = new Comparison(a.Layer, b.Layer, input);
+        terminal.Track("Comparing", 1, step => comparison.Run(cancel));
+        bool checkFinite = arguments.GetValue(_checkFinite);
+        (FiniteFinding? inA, FiniteFinding? inB) = (null, null);
+        if (checkFinite)
+            terminal.Track("Looking for values that are not finite", 2, step =>
+            {
+                inA = OpenedSide.FindNonFinite(modelA, layer, sideA, input, comparison.Ids, comparison.Weights, cancel);
+                step("b", 1);
+                inB = OpenedSide.FindNonFinite(modelB, layer, sideB, input, comparison.Ids, comparison.Weights, cancel);
+            });
+        var report = new CompareReport
+        {
+            A = a,
+            B = b,
+            Input = input,
+            Result = comparison,
+            Worst = arguments.GetValue(_worst) ?? DefaultWorst,
+            Tolerance = arguments.GetValue(_tolerance),
+            IsChecked = checkFinite,
+            NonFiniteInA = inA,
+            NonFiniteInB = inB,
+        };
+        if (terminal.Json) terminal.WriteJson(report.WriteJson);
+        else report.WriteTables(terminal);
+        return report.Passed ? ExitCode.Ok : ExitCode.CheckFailed;
+    }
+
+    private static Option<Side?> SideOption(string name, string? otherwise, string description) => Inputs.Parsed<Side?>(
+        name, Side.HelpName, $"{description}{(otherwise is null ? "" : $"; {otherwise} when not given")}", otherwise is null ? null : Side.Parse(name, otherwise), text => Side.Parse(name, text));
+}
