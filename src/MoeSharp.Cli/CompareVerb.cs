@@ -32,7 +32,7 @@ internal sealed class CompareVerb : Verb
         "moesharp compare samples/tiny-qwen3-moe-fp8 --layer 0",
         "moesharp compare samples/tiny-qwen3-moe-fp8 --layer 0 --a mxfp8 --b stored",
         "moesharp dequantize samples/tiny-qwen3-moe-fp8 --out tiny-bf16",
-        "moesharp compare samples/tiny-qwen3-moe-fp8 tiny-bf16 --layer 1 --a stored/cpu/fp8 --b stored/cpu/bf16 --check-finite")
+        "moesharp compare samples/tiny-qwen3-moe-fp8 tiny-bf16 --layer 1 --check-finite --json")
     {
         _layer.Required = true;
         Add(_model);

@@ -11,7 +11,7 @@ internal sealed class DequantizeVerb : Verb
     public DequantizeVerb() : base(
         "dequantize",
         "Write a BF16 checkpoint from an FP8 one: value times scale, rounded once. An interrupted run goes on when started again.",
-        "moesharp dequantize samples/tiny-qwen3-moe-fp8 --out tiny-qwen3-moe-bf16")
+        "moesharp dequantize samples/tiny-qwen3-moe-fp8 --out tiny-bf16")
     {
         Add(_model);
         Add(_out);

@@ -43,12 +43,14 @@ internal sealed record ExpertLoad(int[] Rows, int Dropped)
         }
     }
 
-    /// <summary>Experts by number of rows: none, 1, 2 to 3, 4 to 7 and so on up to the busiest.</summary>
+    /// <summary>Experts by number of rows: none, then up to a dozen even ranges.</summary>
     public IReadOnlyList<(int Least, int Most, int Experts)> Histogram()
     {
+        int step = 1;
+        while (Most / step > 12) step = step.ToString()[0] == '2' ? step / 2 * 5 : 2 * step; // 1, 2, 5, 10 ...
         var bins = new List<(int, int, int)> { (0, 0, Rows.Count(rows => rows == 0)) };
-        for (long least = 1; least <= Most; least *= 2)
-            bins.Add(((int)least, (int)(2 * least - 1), Rows.Count(rows => rows >= least && rows < 2 * least)));
+        for (int least = 1; least <= Most; least += step)
+            bins.Add((least, least + step - 1, Rows.Count(rows => rows >= least && rows < least + step)));
         return bins;
     }
 }

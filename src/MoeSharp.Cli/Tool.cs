@@ -6,13 +6,16 @@ namespace MoeSharp.Cli;
 /// <summary>The command line as a function: arguments and two writers in, an exit code out.</summary>
 internal static class Tool
 {
+    /// <summary>How long a verb may take to stop after Ctrl-C: a shard on its way to the disk cannot.</summary>
+    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(10);
+
     /// <summary>Parses and runs one command line; whatever goes wrong becomes one sentence on <paramref name="error"/>.</summary>
     public static int Run(string[] arguments, TextWriter output, TextWriter error, CancellationToken cancel = default)
     {
         ParseResult parsed = Root().Parse(arguments, new ParserConfiguration { ResponseFileTokenReplacer = null });
         if (parsed.Errors.Count > 0 && parsed.Action is not { ClearsParseErrors: true })
             return Fail(error, $"{Complaint(parsed)} See '{Name(parsed)} --help'.");
-        var configuration = new InvocationConfiguration { Output = output, Error = error, EnableDefaultExceptionHandler = false };
+        var configuration = new InvocationConfiguration { Output = output, Error = error, EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = s_patience };
         try
         {
             return parsed.InvokeAsync(configuration, cancel).GetAwaiter().GetResult();
@@ -58,7 +61,7 @@ internal static class Tool
         switch (failure)
         {
             case OperationCanceledException:
-                Fail(error, "Cancelled.");
+                Fail(error, failure.InnerException is OperationCanceledException ? OneLine(failure.Message) : "Cancelled."); // the tool's own say what is left behind
                 return ExitCode.Cancelled;
             case MoeSharpException or ArgumentException or IOException or UnauthorizedAccessException or OutOfMemoryException:
                 return Fail(error, WithoutParameterName(failure));

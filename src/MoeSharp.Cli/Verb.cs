@@ -30,6 +30,8 @@ internal abstract class Verb : Command
 /// <summary>The library's help, then the verb's examples.</summary>
 internal sealed class HelpWithExamples : SynchronousCommandLineAction
 {
+    public const string RootExample = "moesharp run samples/tiny-qwen3-moe-fp8 --layer 0 --tokens 8 --verify";
+
     private readonly HelpAction _usage = new() { MaxWidth = Terminal.PlainWidth };
 
     public override bool ClearsParseErrors => true;
@@ -46,7 +48,7 @@ internal sealed class HelpWithExamples : SynchronousCommandLineAction
                 break;
             default:
                 output.WriteLine("Example:");
-                output.WriteLine("  moesharp bench --shape qwen3-30b-a3b --tokens 1,8,64");
+                output.WriteLine($"  {RootExample}");
                 output.WriteLine();
                 output.WriteLine("Exit codes:");
                 output.WriteLine("  0 ok, 1 a check failed, 2 bad usage or input, 130 cancelled");

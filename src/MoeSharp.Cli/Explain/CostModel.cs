@@ -9,7 +9,7 @@ namespace MoeSharp.Cli;
 /// <param name="Predicted">Milliseconds: expert by expert, the longer of the two.</param>
 internal sealed record StageCost(string Stage, long Bytes, long Flops, double ByBytes, double ByFlops, double Predicted)
 {
-    public string Bound => Predicted == 0 ? "-" : ByBytes >= ByFlops ? "bytes" : "operations";
+    public string Bound => Predicted == 0 ? "-" : ByBytes >= ByFlops ? "bytes" : "FLOP";
 }
 
 /// <summary>

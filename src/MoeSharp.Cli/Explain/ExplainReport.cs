@@ -118,13 +118,13 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
             terminal.WriteLine($"Measured: {Units.Milliseconds(times.Call)}, median of {Units.Plural(times.Count, "call")}. There is no cost model of backend {_experts.Backend.Name}.");
             return;
         }
-        var table = new Table().Border(TableBorder.Simple).AddColumn("stage");
-        foreach (string column in (string[])["bytes", "MFLOP", "at bandwidth", "at peak", "bound by", "predicted ms", "measured ms"]) table.AddColumn(new TableColumn(column).RightAligned());
+        var table = new Table().Border(TableBorder.Simple).AddColumn(new TableColumn("stage").NoWrap());
+        foreach (string column in (string[])["bytes", "MFLOP", "ms by bytes", "ms by FLOP", "bound", "predicted", "measured"]) table.AddColumn(new TableColumn(column).RightAligned());
         for (int stage = 0; stage < costs.Length; stage++) AddRow(costs[stage], times.Stage(stage));
         AddRow(Total(costs), times.Call);
         terminal.Write(table);
         terminal.WriteLine($"Ceilings on {threads} threads: read {Units.Number(ceilings.ReadGBPerS)} GB/s, {Units.Number(Peak)} GFLOP/s of the kernel's kind of arithmetic.");
-        terminal.WriteLine($"Measured: median of {Units.Plural(times.Count, "call")}, weights from memory. Measured over predicted: {Units.Number(times.Call / Total(costs).Predicted)}.");
+        terminal.WriteLine($"Times in ms. Measured: median of {Units.Plural(times.Count, "call")}, weights from memory; {Units.Number(times.Call / Total(costs).Predicted)} times the prediction.");
 
         void AddRow(StageCost cost, double? measured) => table.AddRow(cost.Stage, Units.Bytes(cost.Bytes), Units.Number(cost.Flops / 1e6), Units.Number(cost.ByBytes),
             Units.Number(cost.ByFlops), cost.Bound, Units.Number(cost.Predicted), measured is { } ms ? Units.Number(ms) : "-");

@@ -17,9 +17,9 @@ internal static class BenchPicture
         double[] tokens = [.. cases.Select(row => (double)row.Tokens)];
         double[] measured = [.. cases.Select(row => row.MedianMilliseconds)];
         double[] byBytes = [.. cases.Select(row => row.Bytes / ceilings.ReadGBPerS / 1e6)], byFlops = [.. cases.Select(row => row.Flops / ceilings.PeakGFlopPerS() / 1e6)];
-        Line(plot, tokens, measured, $"measured, {layer.Experts.Backend.Name}", LinePattern.Solid, MarkerShape.FilledCircle);
-        Line(plot, tokens, byBytes, $"bytes at {Units.Number(ceilings.ReadGBPerS)} GB/s", LinePattern.Dashed, MarkerShape.None);
-        Line(plot, tokens, byFlops, $"operations at {Units.Number(ceilings.PeakGFlopPerS())} GFLOP/s", LinePattern.Dotted, MarkerShape.None);
+        Line(plot, tokens, measured, $"measured, {layer.Experts.Backend.Name}", LineKind.Solid, MarkerShape.FilledCircle);
+        Line(plot, tokens, byBytes, $"bytes at {Units.Number(ceilings.ReadGBPerS)} GB/s", LineKind.Dashed, MarkerShape.None);
+        Line(plot, tokens, byFlops, $"operations at {Units.Number(ceilings.PeakGFlopPerS())} GFLOP/s", LineKind.Dotted, MarkerShape.None);
         LogAxis.Set(plot.Axes.Bottom, tokens[0], tokens[^1]);
         plot.Axes.Bottom.SetTicks([.. tokens.Select(Math.Log10)], [.. cases.Select(row => Units.Count(row.Tokens))]);
         double[] all = [.. measured, .. byBytes, .. byFlops];
@@ -35,11 +35,11 @@ internal static class BenchPicture
         double peak = ceilings.PeakGFlopPerS(), ridge = peak / ceilings.ReadGBPerS;
         double least = Math.Min(intensity.Min(), ridge) / 2, most = Math.Max(intensity.Max(), ridge) * 2;
         Line(plot, [least, ridge, most], [least * ceilings.ReadGBPerS, peak, peak],
-            $"ceiling: {Units.Number(ceilings.ReadGBPerS)} GB/s, {Units.Number(peak)} GFLOP/s", LinePattern.Solid, MarkerShape.None);
+            $"ceiling: {Units.Number(ceilings.ReadGBPerS)} GB/s, {Units.Number(peak)} GFLOP/s", LineKind.Solid, MarkerShape.None);
         if (ceilings.FmaGFlopPerS < 0.9 * peak)
             Line(plot, [ceilings.FmaGFlopPerS / ceilings.ReadGBPerS, most], [ceilings.FmaGFlopPerS, ceilings.FmaGFlopPerS],
-                $"FP32 multiply-add: {Units.Number(ceilings.FmaGFlopPerS)} GFLOP/s", LinePattern.Dotted, MarkerShape.None);
-        Line(plot, intensity, rate, "measured, by number of tokens", LinePattern.Dashed, MarkerShape.FilledCircle);
+                $"FP32 multiply-add: {Units.Number(ceilings.FmaGFlopPerS)} GFLOP/s", LineKind.Dotted, MarkerShape.None);
+        Line(plot, intensity, rate, "measured, by number of tokens", LineKind.Dashed, MarkerShape.FilledCircle);
         for (int i = 0; i < cases.Length; i++)
         {
             var words = plot.Add.Text(Units.Count(cases[i].Tokens), Math.Log10(intensity[i]), Math.Log10(rate[i]));
@@ -54,12 +54,11 @@ internal static class BenchPicture
         return plot;
     }
 
-    private static void Line(Plot plot, double[] x, double[] y, string label, LinePattern pattern, MarkerShape marker)
+    private static void Line(Plot plot, double[] x, double[] y, string label, LineKind kind, MarkerShape marker)
     {
         var line = plot.Add.Scatter(Array.ConvertAll(x, Math.Log10), Array.ConvertAll(y, Math.Log10), Colors.Black);
         line.LegendText = label;
-        line.LinePattern = pattern;
-        line.LineWidth = 2;
+        Picture.Style(line, kind);
         line.MarkerShape = marker;
         line.MarkerSize = 9;
     }

@@ -18,7 +18,8 @@ internal static class LoadPicture
             LineWidth = load.Rows.Length > 160 ? 0 : 1,
         }).ToArray());
         if (load.Rows.Length > 160) foreach (Bar bar in bars.Bars) bar.FillColor = Colors.DimGray; // outlines would be all there is
-        var mean = plot.Add.HorizontalLine(load.Mean, 2, Colors.Black, LinePattern.Dashed);
+        var mean = plot.Add.HorizontalLine(load.Mean);
+        Picture.Style(mean, LineKind.Dashed);
         mean.LegendText = $"mean {Units.Number(load.Mean)}, busiest {Units.Count(load.Most)} (expert {load.Busiest})";
         plot.Axes.SetLimits(-1, load.Rows.Length, 0, Math.Max(1, 1.15 * load.Most));
         Ticks(plot.Axes.Bottom, load.Rows.Length);

@@ -1,13 +1,23 @@
 using System.CommandLine;
+using System.Text;
 using ScottPlot;
 using SkiaSharp;
 
 namespace MoeSharp.Cli;
 
+/// <summary>What tells one line from another.</summary>
+internal enum LineKind : byte
+{
+    Solid,
+    Dashed,
+    Dotted,
+}
+
 /// <summary>Diagrams, side by side, in a file. Markers, patterns and shades of grey tell things apart, never colour alone.</summary>
 internal static class Picture
 {
     private const int Height = 540;
+    private static readonly string[] s_preferredFonts = ["Open Sans", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans", "Liberation Sans", "Noto Sans"];
 
     /// <summary>--plot.</summary>
     /// <param name="what">What is drawn.</param>
@@ -38,7 +48,17 @@ internal static class Picture
         plot.YLabel(y, size: 15);
         plot.Axes.Bottom.TickLabelStyle.FontSize = plot.Axes.Left.TickLabelStyle.FontSize = 13;
         plot.Legend.FontSize = 13;
+        string[] installed = [.. SKFontManager.Default.FontFamilies];
+        if (s_preferredFonts.FirstOrDefault(installed.Contains) is { } font) plot.Font.Set(font);
         return plot;
+    }
+
+    /// <summary>A black line. Skia's SVG knows no dashes: there a shade of black that nobody sees says which they will be.</summary>
+    public static void Style(IHasLine line, LineKind kind)
+    {
+        line.LineWidth = 2;
+        line.LineColor = new((byte)kind, (byte)kind, (byte)kind);
+        line.LinePattern = kind switch { LineKind.Dashed => LinePattern.Dashed, LineKind.Dotted => LinePattern.Dotted, _ => LinePattern.Solid };
     }
 
     /// <summary>Writes and disposes the diagrams; the file appears when it is whole.</summary>
@@ -47,8 +67,12 @@ internal static class Picture
         var size = new SKSizeI(width * plots.Length, Height);
         if (IsSvg(path))
         {
-            using SKCanvas canvas = SKSvgCanvas.Create(SKRect.Create(size.Width, size.Height), stream);
-            Draw(canvas, width, plots);
+            foreach (IHasLine line in plots.SelectMany(plot => plot.GetPlottables().OfType<IHasLine>())) line.LinePattern = LinePattern.Solid;
+            using var svg = new MemoryStream();
+            using (SKCanvas canvas = SKSvgCanvas.Create(SKRect.Create(size.Width, size.Height), svg)) Draw(canvas, width, plots);
+            stream.Write(Encoding.UTF8.GetBytes(Encoding.UTF8.GetString(svg.ToArray())
+                .Replace("stroke=\"#010101\" stroke-width=\"2\"", "stroke=\"black\" stroke-dasharray=\"10 6\" stroke-width=\"2\"", StringComparison.Ordinal)
+                .Replace("stroke=\"#020202\" stroke-width=\"2\"", "stroke=\"black\" stroke-dasharray=\"2 4\" stroke-width=\"2\"", StringComparison.Ordinal)));
         }
         else
         {
@@ -64,6 +88,8 @@ internal static class Picture
     private static void Draw(SKCanvas canvas, int width, Plot[] plots)
     {
         canvas.Clear(SKColors.White);
+        foreach (Plot plot in plots) plot.RenderManager.ClearCanvasBeforeEachRender = false; // each would clear all of it
+        foreach (Plot plot in plots) plot.RenderInMemory(width, Height); // a first time finds its layout and draws twice
         for (int i = 0; i < plots.Length; i++) plots[i].Render(canvas, new PixelRect(i * width, (i + 1) * width, Height, 0));
     }
 

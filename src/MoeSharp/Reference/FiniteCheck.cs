@@ -22,26 +22,28 @@ internal sealed class FiniteCheck
     {
         if (First is not null) return;
         int width = shape.Intermediate;
-        foreach (Place at in new Places(grouping, shape))
+        foreach (Place at in new Places(grouping))
         {
             ReadOnlySpan<float> gateBias = weights.Biases is { } b ? b.GateOf(at.Expert, width) : default;
             ReadOnlySpan<float> upBias = weights.Biases is { } c ? c.UpOf(at.Expert, width) : default;
             if (Look(Step.GateUp, "gate", gate.Slice(at.Permuted * width, width), Block(shape), at) is var g and >= 0) Blame(weights.Gate[at.Expert], gateBias, g);
-            if (First is not null) return;
+            if (First is not null) break;
             if (Look(Step.GateUp, "up", up.Slice(at.Permuted * width, width), Block(shape), at) is var u and >= 0) Blame(weights.Up[at.Expert], upBias, u);
-            if (First is not null) return;
+            if (First is not null) break;
         }
+        Locate(shape, grouping);
     }
 
     /// <summary>Rows of experts after Activate.</summary>
     public void Activated(ExpertsShape shape, Grouping grouping, Rows activated)
     {
         if (First is not null) return;
-        foreach (Place at in new Places(grouping, shape))
+        foreach (Place at in new Places(grouping))
         {
             Look(Step.Activate, "activated", activated, at.Permuted, at, "gate and up are finite but their product is not");
-            if (First is not null) return;
+            if (First is not null) break;
         }
+        Locate(shape, grouping);
     }
 
     /// <summary>Rows of experts after Down.</summary>
@@ -49,12 +51,13 @@ internal sealed class FiniteCheck
     {
         if (First is not null) return;
         int width = shape.Hidden;
-        foreach (Place at in new Places(grouping, shape))
+        foreach (Place at in new Places(grouping))
         {
             ReadOnlySpan<float> bias = weights.Biases is { } b ? b.DownOf(at.Expert, width) : default;
             if (Look(Step.Down, "down", down.Slice(at.Permuted * width, width), Block(shape), at) is var column and >= 0) Blame(weights.Down[at.Expert], bias, column);
-            if (First is not null) return;
+            if (First is not null) break;
         }
+        Locate(shape, grouping);
     }
 
     /// <summary>Rows of tokens after Combine.</summary>
@@ -69,6 +72,12 @@ internal sealed class FiniteCheck
                 : Look(Step.Combine, "output", call.OutputF32.Slice(t * shape.Hidden, shape.Hidden), BlockWithoutScales, at);
             if (column >= 0) First = First!.Value with { Cause = cause };
         }
+    }
+
+    /// <summary>The token of what was found. Slots of rows are gone after Activate, rows of slots stay.</summary>
+    private void Locate(ExpertsShape shape, Grouping grouping)
+    {
+        if (First is { } first) First = first with { Token = grouping.RowOfSlot.IndexOf(grouping.First(first.Expert) + first.Row) / shape.TopK };
     }
 
     private static int Block(ExpertsShape shape) => shape.Group == 0 ? BlockWithoutScales : shape.Group;
@@ -141,22 +150,14 @@ internal sealed class FiniteCheck
     private readonly record struct Place(int Expert, int Row, int Token, int Permuted = 0);
 
     /// <summary>The rows of all experts in order, without padding.</summary>
-    private ref struct Places(Grouping grouping, ExpertsShape shape)
+    private ref struct Places(Grouping grouping)
     {
         private readonly Grouping _grouping = grouping;
-        private readonly int _topK = shape.TopK;
         private int _expert, _row = -1;
 
         public readonly Places GetEnumerator() => this;
 
-        public readonly Place Current
-        {
-            get
-            {
-                int permuted = _grouping.First(_expert) + _row;
-                return new(_expert, _row, _grouping.SlotOfRow[permuted] / _topK, permuted);
-            }
-        }
+        public readonly Place Current => new(_expert, _row, -1, _grouping.First(_expert) + _row);
 
         public bool MoveNext()
         {

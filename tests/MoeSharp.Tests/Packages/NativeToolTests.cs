@@ -16,7 +16,7 @@ public class NativeToolTests(NativeToolTests.NativeTool tool) : IClassFixture<Na
         string[] files = [.. Directory.EnumerateFiles(tool.Folder).Select(f => Path.GetFileName(f)!).Where(f => !f.EndsWith(".pdb") && !f.EndsWith(".dbg")).Order()];
         Assert.Equal([Path.GetFileName(tool.Program)], files);
         TestContext.Current.SendDiagnosticMessage($"{new FileInfo(tool.Program).Length / 1e6:F1} MB, published in {tool.Seconds:F0} s");
-        Assert.Contains("moesharp bench", tool.Succeed("--help"));
+        Assert.Contains("moesharp run", tool.Succeed("--help"));
         Assert.Contains("Agrees with the reference", tool.Succeed("verify", Sample));
     }
 

@@ -32,6 +32,7 @@ internal abstract class Conversion(Checkpoint model)
     /// <param name="progress">Told which shard begins and how many are done.</param>
     /// <param name="cancel">Stops between matrices; the run can be resumed.</param>
     /// <returns>The notes of all shards.</returns>
+    /// <exception cref="IOException">The disk is full, say; the message says how to go on.</exception>
     public IReadOnlyList<string> Run(string output, Action<string, double>? progress = null, CancellationToken cancel = default)
     {
         string[] shards = [.. model.Index.Files.Order(StringComparer.Ordinal)];
@@ -52,6 +53,10 @@ internal abstract class Conversion(Checkpoint model)
             cancel.ThrowIfCancellationRequested();
             folder.Commit();
             return notes;
+        }
+        catch (OperationCanceledException e)
+        {
+            throw new OperationCanceledException($"Cancelled; {output} does not exist yet, and the same command goes on where it stopped ({ConversionFolder.PartialOf(output)}).", e, cancel);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {

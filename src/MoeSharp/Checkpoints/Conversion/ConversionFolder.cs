@@ -26,7 +26,7 @@ internal sealed class ConversionFolder : IDisposable
     {
         output = Path.TrimEndingDirectorySeparator(Path.GetFullPath(output));
         if (Path.Exists(output)) throw new ArgumentException($"{output} exists already; give --out a folder that does not.");
-        string partial = output + ".partial", settingsFile = Path.Combine(partial, "settings.txt");
+        string partial = PartialOf(output), settingsFile = Path.Combine(partial, "settings.txt");
         Directory.CreateDirectory(partial);
         var folder = new ConversionFolder(output, partial, Lock(partial));
         try
@@ -45,6 +45,9 @@ internal sealed class ConversionFolder : IDisposable
             throw;
         }
     }
+
+    /// <summary>Where a folder grows.</summary>
+    public static string PartialOf(string output) => Path.TrimEndingDirectorySeparator(output) + ".partial";
 
     /// <summary>A file of the result.</summary>
     public string PathOf(string name) => Path.Combine(Files, name);

@@ -67,6 +67,41 @@ public sealed class ConversionTests : IDisposable
         AssertEqualFolders(At("whole"), At("fp8"));
     }
 
+    /// <summary>Ctrl-C as a terminal sends it.</summary>
+    [Theory]
+    [InlineData("quantize")]
+    [InlineData("dequantize")]
+    public async Task InterruptedProcessSaysOneSentenceAndTheRunGoesOn(string verb)
+    {
+        Assert.SkipWhen(OperatingSystem.IsWindows(), "Windows has no SIGINT.");
+        WideCheckpoint.WriteQwen3(At("wide"), "BF16", layers: 6, experts: 4, hidden: 512, intermediate: 512);
+        string[] arguments = ["quantize", At("wide"), "--format", "block128", "--out", At("out")];
+        if (verb == "dequantize")
+        {
+            Assert.Equal(0, ToolRun.Of([.. arguments[..^1], At("fp8")]).ExitCode);
+            arguments = ["dequantize", At("fp8"), "--out", At("out")];
+        }
+        using (Process process = StartTool(arguments))
+        {
+            Task<string> output = process.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken);
+            Task<string> error = process.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken);
+            string first = Path.Combine(At("out.partial"), "files", "model-00001-of-00006.safetensors");
+            while (!File.Exists(first) && !process.HasExited) Thread.Yield();
+            await Process.Start("kill", ["-INT", $"{process.Id}"])!.WaitForExitAsync(TestContext.Current.CancellationToken);
+            Assert.True(process.WaitForExit(20_000), "Ctrl-C did not end the process.");
+            Assert.SkipWhen(process.ExitCode == 0 && Directory.Exists(At("out")), "The run was faster than the signal.");
+            Assert.Equal((130, ""), (process.ExitCode, await output));
+            string errors = await error, sentence = errors.TrimEnd().Split('\n')[^1];
+            Assert.StartsWith($"moesharp: Cancelled; {At("out")} does not exist yet, and the same command goes on where it stopped", sentence);
+            Assert.DoesNotContain("   at ", errors);
+        }
+        Assert.False(Directory.Exists(At("out")));
+        ToolRun resumed = ToolRun.Of(arguments);
+        Assert.True(resumed.ExitCode == 0, resumed.Error);
+        Assert.Equal(0, ToolRun.Of([.. arguments[..^1], At("whole")]).ExitCode);
+        AssertEqualFolders(At("whole"), At("out"));
+    }
+
     [Fact]
     public void TwoRunsDoNotWriteTheSameFolder()
     {
