@@ -35,7 +35,7 @@ internal static class Picture
         if (Directory.Exists(full)) throw new ArgumentException($"--plot is '{path}', which is a folder; name a file in it.");
         string? folder = Path.GetDirectoryName(full);
         if (!Directory.Exists(folder)) throw new ArgumentException($"--plot is '{path}' but there is no folder '{folder}'; create it first.");
-        if (CountFonts() == 0)
+        if (!HasFont())
             throw new UnsupportedException("This machine has no fonts, so a picture would have no words; install one (DejaVu Sans, say), or leave out --plot.");
     }
 
@@ -95,11 +95,13 @@ internal static class Picture
 
     private static bool IsSvg(string path) => path.EndsWith(".svg", StringComparison.OrdinalIgnoreCase);
 
-    private static int CountFonts()
+    /// <summary>A family alone says little: without any font there is still one, without letters.</summary>
+    private static bool HasFont()
     {
         try
         {
-            return SKFontManager.Default.FontFamilyCount;
+            SKFontManager fonts = SKFontManager.Default;
+            return fonts.FontFamilies.Any(family => fonts.MatchFamily(family) is { } font && font.ContainsGlyphs("A0"));
         }
         catch (Exception e) when (e is DllNotFoundException or TypeInitializationException)
         {
