@@ -23,7 +23,7 @@ internal static class BenchPicture
         LogAxis.Set(plot.Axes.Bottom, tokens[0], tokens[^1]);
         plot.Axes.Bottom.SetTicks([.. tokens.Select(Math.Log10)], [.. cases.Select(row => Units.Count(row.Tokens))]);
         double[] all = [.. measured, .. byBytes, .. byFlops];
-        LogAxis.Set(plot.Axes.Left, all.Min(), all.Max());
+        LogAxis.Set(plot.Axes.Left, all.Min(), all.Max() * Math.Pow(all.Max() / all.Min(), 0.35)); // room for the legend
         plot.ShowLegend(Alignment.UpperLeft);
         return plot;
     }
@@ -36,7 +36,7 @@ internal static class BenchPicture
         double least = Math.Min(intensity.Min(), ridge) / 2, most = Math.Max(intensity.Max(), ridge) * 2;
         Line(plot, [least, ridge, most], [least * ceilings.ReadGBPerS, peak, peak],
             $"ceiling: {Units.Number(ceilings.ReadGBPerS)} GB/s, {Units.Number(peak)} GFLOP/s", LineKind.Solid, MarkerShape.None);
-        if (ceilings.FmaGFlopPerS < 0.9 * peak)
+        if (ceilings.FmaGFlopPerS < 0.9 * peak && ceilings.FmaGFlopPerS > least * ceilings.ReadGBPerS)
             Line(plot, [ceilings.FmaGFlopPerS / ceilings.ReadGBPerS, most], [ceilings.FmaGFlopPerS, ceilings.FmaGFlopPerS],
                 $"FP32 multiply-add: {Units.Number(ceilings.FmaGFlopPerS)} GFLOP/s", LineKind.Dotted, MarkerShape.None);
         Line(plot, intensity, rate, "measured, by number of tokens", LineKind.Dashed, MarkerShape.FilledCircle);
