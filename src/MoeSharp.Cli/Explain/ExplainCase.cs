@@ -50,7 +50,7 @@ internal sealed class ExplainCase : IDisposable
         try
         {
             string name = $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)))} layer {parts.Layer}";
-            string router = LayerSummary.Of(parts).RouterInWords();
+            string router = new LayerSummary(model.Outline(parts.Layer)).RouterInWords();
             var built = new MoeLayer(parts, options);
             RunInput input = RunInput.Random(tokens, built.HiddenSize, seed ?? 1);
             var ids = new int[tokens * built.Router.TopK];
