@@ -2,7 +2,8 @@ using System.Text.Json.Nodes;
 
 namespace MoeSharp.Tests;
 
-/// <summary>Folders that are wrong in one way each: one sentence that names what is wrong, never anything but a <see cref="CheckpointException"/>.</summary>
+/// <summary>Folders that are wrong in one way each: one sentence that names what is wrong, never anything but a
+/// <see cref="CheckpointException"/>.</summary>
 public sealed class BadCheckpointTests : IDisposable
 {
     private static readonly (string, string, string) Names = ("gate_proj", "up_proj", "down_proj");
@@ -86,7 +87,8 @@ public sealed class BadCheckpointTests : IDisposable
     {
         var tensors = new List<TensorToWrite> { TensorToWrite.Of(name, type, shape, data) };
         using (SafetensorsFile old = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")))
-            tensors.AddRange(old.Tensors.Values.Where(t => t.Name != name).Select(t => TensorToWrite.Of(t.Name, t.Type, t.Shape, old.Data(t.Name).ToArray())));
+            tensors.AddRange(
+                old.Tensors.Values.Where(t => t.Name != name).Select(t => TensorToWrite.Of(t.Name, t.Type, t.Shape, old.Data(t.Name).ToArray())));
         SafetensorsWriter.Write(Path.Combine(folder, "model.safetensors"), tensors);
     }
 
@@ -100,7 +102,8 @@ public sealed class BadCheckpointTests : IDisposable
     [InlineData("")]
     [InlineData("a.safetensors\u0000")]
     public void RefusesAnIndexThatLeadsOutOfTheFolder(string file) =>
-        Refuses(WriteIndexed(i => i["weight_map"]!["model.layers.0.mlp.gate.weight"] = file), "not a plain file name", "model.layers.0.mlp.gate.weight");
+        Refuses(WriteIndexed(i => i["weight_map"]!["model.layers.0.mlp.gate.weight"] = file), "not a plain file name",
+            "model.layers.0.mlp.gate.weight");
 
     [Fact]
     public void TheIndexIsAuthoritative()
@@ -118,7 +121,8 @@ public sealed class BadCheckpointTests : IDisposable
     }
 
     [Fact]
-    public void RefusesAMissingShard() => Refuses(WriteIndexed(i => i["weight_map"]!["model.layers.0.mlp.gate.weight"] = "b.safetensors"), "b.safetensors", "does not exist");
+    public void RefusesAMissingShard() =>
+        Refuses(WriteIndexed(i => i["weight_map"]!["model.layers.0.mlp.gate.weight"] = "b.safetensors"), "b.safetensors", "does not exist");
 
     [Fact]
     public void RefusesATruncatedShard()
@@ -220,7 +224,8 @@ public sealed class BadCheckpointTests : IDisposable
     public void RefusesARouterBiasThatIsNotFinite()
     {
         _config["model_type"] = "deepseek_v3";
-        _tiny.Add("model.layers.0.mlp.gate.e_score_correction_bias", "F32", [4], [.. new[] { 0f, 1f, float.NaN, 2f }.SelectMany(BitConverter.GetBytes)]);
+        _tiny.Add("model.layers.0.mlp.gate.e_score_correction_bias", "F32", [4],
+            [.. new[] { 0f, 1f, float.NaN, 2f }.SelectMany(BitConverter.GetBytes)]);
         Refuses(Write(), "e_score_correction_bias", "NaN", "element 2");
     }
 
@@ -263,8 +268,10 @@ public sealed class BadCheckpointTests : IDisposable
         _config["moe_intermediate_size"] = 384;
         tiny.Config = _config.ToJsonString();
         using Checkpoint model = Checkpoint.Open(tiny.Write());
-        using LayerParts whole = model.ReadLayer(0), aligned = model.ReadLayer(0, new() { Intermediate = (128, 256) }), odd = model.ReadLayer(0, new() { Intermediate = (160, 224) });
-        Assert.All([whole, aligned], p => Assert.All(p.Experts.Gate.Concat(p.Experts.Up).Concat(p.Experts.Down), m => Assert.IsNotType<NativeBuffer>(m.Storage.ValuesOwner)));
+        using LayerParts whole = model.ReadLayer(0), aligned = model.ReadLayer(0, new() { Intermediate = (128, 256) });
+        using LayerParts odd = model.ReadLayer(0, new() { Intermediate = (160, 224) });
+        Assert.All([whole, aligned], p => Assert.All(p.Experts.Gate.Concat(p.Experts.Up).Concat(p.Experts.Down),
+            m => Assert.IsNotType<NativeBuffer>(m.Storage.ValuesOwner)));
         Assert.Equal(256, odd.Experts.IntermediateSize); // 32 leading zeros up to the block's start at 128
         Assert.IsType<NativeBuffer>(odd.Experts.Down[0].Storage.ValuesOwner);
     }

@@ -66,7 +66,8 @@ public sealed class BadConfigTests : IDisposable
             _config[key] = JsonNode.Parse(size);
             Assert.Contains(key, Refusal.Of(Write(), size));
             Assert.Contains(ToolRun.Of("doctor", _tiny.Folder, "--json").Json(1).GetProperty("findings").EnumerateArray(),
-                f => f.GetProperty("code").GetString() == "config-unsupported" && f.GetProperty("message").GetString()!.Contains(key, StringComparison.Ordinal));
+                f => f.GetProperty("code").GetString() == "config-unsupported"
+                    && f.GetProperty("message").GetString()!.Contains(key, StringComparison.Ordinal));
         }
     }
 

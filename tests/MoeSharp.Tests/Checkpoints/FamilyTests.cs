@@ -1,6 +1,7 @@
 namespace MoeSharp.Tests;
 
-/// <summary>Layouts of which there is no sample: what is read computes the same bits as what was written, and every tensor is accounted for.</summary>
+/// <summary>Layouts of which there is no sample: what is read computes the same bits as what was written, and every tensor is accounted
+/// for.</summary>
 public class FamilyTests
 {
     private const string Fp8 = "\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"activation_scheme\":\"dynamic\",\"weight_block_size\":[128,128]}";
@@ -39,7 +40,8 @@ public class FamilyTests
             t.AddBf16("model.layers.0.moe.router_bias", 4);
             return (t, Activation.SwigluStep());
         },
-        ["Qwen3.5 FP8"] = () => Qwen35(WeightFormat.Block128, t => t.AddPerExpert("model.language_model.layers.0.mlp.experts.", Long, "_scale_inv", "BF16"), "," + Fp8),
+        ["Qwen3.5 FP8"] = () =>
+            Qwen35(WeightFormat.Block128, t => t.AddPerExpert("model.language_model.layers.0.mlp.experts.", Long, "_scale_inv", "BF16"), "," + Fp8),
         ["Qwen3.5 BF16 fused"] = () => Qwen35(WeightFormat.Bf16, t => t.AddFused("model.language_model.layers.0.mlp.experts.", "", ""), ""),
         ["Kimi-K2"] = () =>
         {
@@ -53,14 +55,17 @@ public class FamilyTests
             t.AddBf16("model.layers.0.mlp.gate.e_score_correction_bias", 8);
             return (t, Activation.Silu());
         },
-        ["compressed-tensors, F16 scales"] = () => Qwen3(128, WeightFormat.Block128, t => t.AddPerExpert("model.layers.0.mlp.experts.", Long, "_scale", "F16"),
+        ["compressed-tensors, F16 scales"] = () =>
+            Qwen3(128, WeightFormat.Block128, t => t.AddPerExpert("model.layers.0.mlp.experts.", Long, "_scale", "F16"),
             "\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"float-quantized\",\"ignore\":[\"re:.*mlp.gate$\"],\"config_groups\":{\"group_0\":{\"weights\":"
             + "{\"num_bits\":8,\"type\":\"float\",\"strategy\":\"block\",\"block_structure\":[128,128],\"symmetric\":true,\"dynamic\":false}}}}"),
         ["ModelOpt MXFP8"] = () => Qwen3(96, WeightFormat.MxFp8, t => t.AddPerExpert("model.layers.0.mlp.experts.", Long, "_scale", "F8_E8M0"),
             "\"quantization_config\":{\"quant_method\":\"modelopt\",\"quant_algo\":\"MXFP8\",\"group_size\":32,\"exclude_modules\":[\"lm_head\"]}"),
-        ["E8M0 scales of 128-blocks"] = () => Qwen3(192, WeightFormat.Block128PowerOfTwo, t => t.AddPerExpert("model.layers.0.mlp.experts.", Long, "_scale_inv", "F8_E8M0"),
+        ["E8M0 scales of 128-blocks"] = () =>
+            Qwen3(192, WeightFormat.Block128PowerOfTwo, t => t.AddPerExpert("model.layers.0.mlp.experts.", Long, "_scale_inv", "F8_E8M0"),
             Fp8.Replace("\"fmt\"", "\"scale_fmt\":\"ue8m0\",\"fmt\"")),
-        ["fused FP8, I = 192, scale rows per half"] = () => Qwen3(192, WeightFormat.Block128, t => t.AddFused("model.layers.0.mlp.experts.", "_scale_inv", "F32"), Fp8),
+        ["fused FP8, I = 192, scale rows per half"] = () =>
+            Qwen3(192, WeightFormat.Block128, t => t.AddFused("model.layers.0.mlp.experts.", "_scale_inv", "F32"), Fp8),
         ["gpt-oss"] = () =>
         {
             var t = new TinyCheckpoint(4, 64, 96, WeightFormat.Bf16)
@@ -155,10 +160,12 @@ public class FamilyTests
         foreach ((BlockScaledMatrix written, BlockScaledMatrix read) in ((BlockScaledMatrix, BlockScaledMatrix)[])
             [(tiny.Gate[0], shared.Gate[0]), (tiny.Up[0], shared.Up[0]), (tiny.Down[0], shared.Down[0])])
         {
-            Assert.Equal((written.Rows, written.Columns, written.ScaleRows, written.ScaleColumns), (read.Rows, read.Columns, read.ScaleRows, read.ScaleColumns));
+            Assert.Equal((written.Rows, written.Columns, written.ScaleRows, written.ScaleColumns),
+                (read.Rows, read.Columns, read.ScaleRows, read.ScaleColumns));
             for (int r = 0; r < written.Rows; r++) Assert.True(written.Row(r).SequenceEqual(read.Row(r)), $"{read.Name}, row {r}");
             for (int r = 0; r < written.ScaleRows; r++)
-                for (int c = 0; c < written.ScaleColumns; c++) Assert.True(written.ScaleAt(r, c) == read.ScaleAt(r, c), $"{read.Name}, scale ({r}, {c})");
+                for (int c = 0; c < written.ScaleColumns; c++)
+                    Assert.True(written.ScaleAt(r, c) == read.ScaleAt(r, c), $"{read.Name}, scale ({r}, {c})");
         }
     }
 

@@ -5,7 +5,8 @@ using CsCheck;
 
 namespace MoeSharp.Tests;
 
-/// <summary>Random damage to the JSON of a checkpoint ends in a <see cref="CheckpointException"/> or in a layer, and never hurts the doctor.</summary>
+/// <summary>Random damage to the JSON of a checkpoint ends in a <see cref="CheckpointException"/> or in a layer, and never hurts the
+/// doctor.</summary>
 public sealed class FuzzTests : IDisposable
 {
     private const int Rounds = 400;
@@ -125,7 +126,9 @@ public sealed class FuzzTests : IDisposable
         (int start, int end, bool isKey) = places[random.Next(places.Count)];
         string other = json[places[random.Next(places.Count)].Start..];
         string put = isKey
-            ? random.Next(2) == 0 ? "\"__metadata__\"" : json[start..end].Replace("\"", random.Next(2) == 0 ? "\"x" : "\"\\u001b", StringComparison.Ordinal)
+            ? random.Next(2) == 0
+                ? "\"__metadata__\""
+                : json[start..end].Replace("\"", random.Next(2) == 0 ? "\"x" : "\"\\u001b", StringComparison.Ordinal)
             : random.Next(8) == 0 ? $"{json[start..end]},\"{other[..Math.Min(9, other.Length)].Trim('"')}\":{Hostile[random.Next(Hostile.Length)]}"
             : Hostile[random.Next(Hostile.Length)];
         return $"{json[..start]}{put}{json[end..]}";
@@ -138,7 +141,8 @@ public sealed class FuzzTests : IDisposable
         {
             int start = i;
             if (json[i] == '"') for (i++; i < json.Length - 1 && json[i] != '"'; i++) i += json[i] == '\\' ? 1 : 0;
-            else if (char.IsAsciiLetterOrDigit(json[i])) while (i + 1 < json.Length && (char.IsAsciiLetterOrDigit(json[i + 1]) || json[i + 1] is '.' or '-')) i++;
+            else if (char.IsAsciiLetterOrDigit(json[i]))
+                while (i + 1 < json.Length && (char.IsAsciiLetterOrDigit(json[i + 1]) || json[i + 1] is '.' or '-')) i++;
             else if (json[i] == '[' && json.IndexOf(']', i) is > 0 and int close) i = close;
             else continue;
             int end = Math.Min(i + 1, json.Length);

@@ -43,7 +43,8 @@ public sealed class ManyTensorsTests : IDisposable
             long offset = 0;
             void Add(string name, string type, string shape, int bytes)
             {
-                header.Append(offset == 0 ? "" : ",").Append($"\"{name}\":{{\"dtype\":\"{type}\",\"shape\":[{shape}],\"data_offsets\":[{offset},{offset += bytes}]}}");
+                header.Append(offset == 0 ? "" : ",").Append(
+                    $"\"{name}\":{{\"dtype\":\"{type}\",\"shape\":[{shape}],\"data_offsets\":[{offset},{offset += bytes}]}}");
                 map.Append(count++ == 0 ? "" : ",").Append($"\"{name}\":\"{file}\"");
             }
 

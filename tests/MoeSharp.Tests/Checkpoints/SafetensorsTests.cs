@@ -145,7 +145,8 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void ACallbackThatThrowsLeavesTheOldFileAndNothingElse()
     {
-        foreach (Exception thrown in (Exception[])[new OperationCanceledException(), new InvalidDataException("odd"), new IOException("the disk is full")])
+        foreach (Exception thrown in
+            (Exception[])[new OperationCanceledException(), new InvalidDataException("odd"), new IOException("the disk is full")])
         {
             foreach (bool exists in (bool[])[false, true])
             {
@@ -159,7 +160,8 @@ public sealed class SafetensorsTests : IDisposable
                         throw thrown;
                     }),
                 ]));
-                Assert.True(ReferenceEquals(caught, thrown) || (caught is IOException && caught.Message.Contains(Target) && caught.InnerException == thrown), $"{caught}");
+                bool isSentence = caught is IOException && caught.Message.Contains(Target) && caught.InnerException == thrown;
+                Assert.True(ReferenceEquals(caught, thrown) || isSentence, $"{caught}");
                 Assert.Equal(exists ? [Target] : [], Directory.GetFiles(_folder));
                 if (exists) Assert.Equal("old", File.ReadAllText(Target));
                 File.Delete(Target);

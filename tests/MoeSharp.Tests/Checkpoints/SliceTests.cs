@@ -3,7 +3,8 @@ using System.Text.Json.Nodes;
 
 namespace MoeSharp.Tests;
 
-/// <summary>Slices of experts and of intermediate rows hold the whole's weights to the bit, wherever they start and whatever else is on the disk.</summary>
+/// <summary>Slices of experts and of intermediate rows hold the whole's weights to the bit, wherever they start and whatever else is on the
+/// disk.</summary>
 public sealed class SliceTests : IDisposable
 {
     private const int Hidden = 256;
@@ -48,7 +49,8 @@ public sealed class SliceTests : IDisposable
         if (isFused) tiny.AddFused(Block + "experts.", "_scale_inv", scale);
         else tiny.AddPerExpert(Block + "experts.", Names, "_scale_inv", scale);
         using Checkpoint model = Checkpoint.Open(tiny.Write());
-        foreach ((int first, int count) in ((int, int)[])[(0, 320), (0, 80), (80, 80), (160, 80), (240, 80), (0, 160), (160, 160), (37, 101), (128, 128), (319, 1)])
+        foreach ((int first, int count) in
+            ((int, int)[])[(0, 320), (0, 80), (80, 80), (160, 80), (240, 80), (0, 160), (160, 160), (37, 101), (128, 128), (319, 1)])
         {
             using LayerParts parts = model.ReadLayer(0, new() { Intermediate = (first, count) });
             int block = format switch { WeightFormat.Bf16 => 1, WeightFormat.MxFp8 => 32, _ => 128 }, leading = first % block;
@@ -81,8 +83,8 @@ public sealed class SliceTests : IDisposable
         }
     }
 
-    /// <summary>A fused tensor of 2 x 192 rows whose three scale rows do not begin anew with up: the second serves the last 64 rows of gate and the first
-    /// 64 of up.</summary>
+    /// <summary>A fused tensor of 2 x 192 rows whose three scale rows do not begin anew with up: the second serves the last 64 rows of gate and the
+    /// first 64 of up.</summary>
     [Fact]
     public void ScaleRowsThatStraddleGateAndUpAreReadFromTheFusedRow()
     {
@@ -93,7 +95,8 @@ public sealed class SliceTests : IDisposable
         foreach (ref Float8E4M3 code in codes.AsSpan()) code = (Float8E4M3)(random.NextSingle() * 400 - 200);
         float[] scales = [.. Enumerable.Range(0, experts * scaleRows * scaleColumns).Select(_ => random.NextSingle())];
         tiny.Add(Block + "experts.gate_up_proj", "F8_E4M3", [experts, fused, Hidden], MemoryMarshal.AsBytes(codes.AsSpan()).ToArray());
-        tiny.Add(Block + "experts.gate_up_proj_scale_inv", "F32", [experts, scaleRows, scaleColumns], MemoryMarshal.AsBytes(scales.AsSpan()).ToArray());
+        tiny.Add(Block + "experts.gate_up_proj_scale_inv", "F32", [experts, scaleRows, scaleColumns],
+            MemoryMarshal.AsBytes(scales.AsSpan()).ToArray());
         tiny.AddMatrix(Block + "experts.down_proj", "_scale_inv", "F32", tiny.Down);
         using Checkpoint model = Checkpoint.Open(tiny.Write());
         foreach ((int first, int count) in ((int, int)[])[(0, 192), (0, 64), (64, 128), (100, 50)])
@@ -113,7 +116,8 @@ public sealed class SliceTests : IDisposable
                         for (int c = 0; c < Hidden; c++)
                         {
                             float scale = scales[(e * scaleRows + at / 128) * scaleColumns + c / 128];
-                            Assert.True(row[c] == codes[(e * fused + at) * Hidden + c] * scale, $"rows {first} + {count}, expert {e}, fused row {at}, column {c}");
+                            Assert.True(row[c] == codes[(e * fused + at) * Hidden + c] * scale,
+                                $"rows {first} + {count}, expert {e}, fused row {at}, column {c}");
                         }
                     }
                 }
@@ -127,16 +131,19 @@ public sealed class SliceTests : IDisposable
         TinyCheckpoint tiny = Tiny(6, 64, WeightFormat.MxFp8);
         tiny.AddPerExpert(Block + "experts.", Names, "_scale_inv", "U8");
         string folder = tiny.Write();
-        string ShardOf(string name) => name.Split('.') is [_, _, _, _, "experts", var e, ..] ? $"experts-{int.Parse(e) / 2}.safetensors" : "rest.safetensors";
+        string ShardOf(string name) =>
+            name.Split('.') is [_, _, _, _, "experts", var e, ..] ? $"experts-{int.Parse(e) / 2}.safetensors" : "rest.safetensors";
         var map = new JsonObject();
         using (SafetensorsFile all = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")))
         {
             foreach (IGrouping<string, TensorEntry> shard in all.Tensors.Values.GroupBy(t => ShardOf(t.Name)))
-                SafetensorsWriter.Write(Path.Combine(folder, shard.Key), [.. shard.Select(t => TensorToWrite.Of(t.Name, t.Type, t.Shape, all.Data(t.Name).ToArray()))]);
+                SafetensorsWriter.Write(Path.Combine(folder, shard.Key),
+                    [.. shard.Select(t => TensorToWrite.Of(t.Name, t.Type, t.Shape, all.Data(t.Name).ToArray()))]);
             foreach (string name in all.Tensors.Keys) map[name] = ShardOf(name);
         }
         File.WriteAllText(Path.Combine(folder, "model.safetensors.index.json"), new JsonObject { ["weight_map"] = map }.ToJsonString());
-        foreach (string gone in (string[])["model.safetensors", "experts-0.safetensors", "experts-2.safetensors"]) File.Delete(Path.Combine(folder, gone));
+        foreach (string gone in (string[])["model.safetensors", "experts-0.safetensors", "experts-2.safetensors"])
+            File.Delete(Path.Combine(folder, gone));
 
         using Checkpoint model = Checkpoint.Open(folder);
         using LayerParts parts = model.ReadLayer(0, new() { Experts = (2, 2) });

@@ -38,7 +38,8 @@ internal sealed class TinyCheckpoint : IDisposable
     private BlockScaledMatrix Matrix(int rows, int columns)
     {
         if (Format == WeightFormat.Bf16)
-            return BlockScaledMatrix.CreateBf16(rows, columns, [.. Enumerable.Range(0, rows * columns).Select(_ => (BFloat16)(float)((_random.NextDouble() - 0.5) / 8))]);
+            return BlockScaledMatrix.CreateBf16(rows, columns,
+                [.. Enumerable.Range(0, rows * columns).Select(_ => (BFloat16)(float)((_random.NextDouble() - 0.5) / 8))]);
         var values = new Float8E4M3[rows * columns];
         foreach (ref Float8E4M3 value in values.AsSpan()) value = (Float8E4M3)(float)((_random.NextDouble() - 0.5) * 600);
         var scales = new float[Formats.Blocks(rows, Format.BlockRows()) * Formats.Blocks(columns, Format.BlockColumns())];
@@ -86,7 +87,8 @@ internal sealed class TinyCheckpoint : IDisposable
         long[] leading = stacked.Length == 1 ? [] : [stacked.Length];
         Add(name, ValueType, [.. leading, first.Rows, first.Columns], [.. stacked.SelectMany(Values)]);
         if (Format != WeightFormat.Bf16)
-            Add(name + scaleSuffix, scaleType, [.. leading, first.ScaleRows, first.ScaleColumns], [.. stacked.SelectMany(m => ScaleRows(m).SelectMany(r => Encode(r, scaleType)))]);
+            Add(name + scaleSuffix, scaleType, [.. leading, first.ScaleRows, first.ScaleColumns],
+                [.. stacked.SelectMany(m => ScaleRows(m).SelectMany(r => Encode(r, scaleType)))]);
     }
 
     /// <summary>Three stacked 3-D tensors.</summary>
@@ -104,9 +106,11 @@ internal sealed class TinyCheckpoint : IDisposable
         Add($"{prefix}gate_up_proj", ValueType, [e, 2 * i, h], [.. Gate.Zip(Up).SelectMany(p => Values(p.First).Concat(Values(p.Second)))]);
         Add($"{prefix}down_proj", ValueType, [e, h, i], [.. Down.SelectMany(Values)]);
         if (Format == WeightFormat.Bf16) return;
-        IEnumerable<byte> GateUpScales() => Gate.Zip(Up).SelectMany(p => ScaleRows(p.First).Concat(ScaleRows(p.Second)).SelectMany(r => Encode(r, scaleType)));
+        IEnumerable<byte> GateUpScales() =>
+            Gate.Zip(Up).SelectMany(p => ScaleRows(p.First).Concat(ScaleRows(p.Second)).SelectMany(r => Encode(r, scaleType)));
         Add($"{prefix}gate_up_proj{scaleSuffix}", scaleType, [e, 2 * Gate[0].ScaleRows, Gate[0].ScaleColumns], [.. GateUpScales()]);
-        Add($"{prefix}down_proj{scaleSuffix}", scaleType, [e, Down[0].ScaleRows, Down[0].ScaleColumns], [.. Down.SelectMany(m => ScaleRows(m).SelectMany(r => Encode(r, scaleType)))]);
+        Add($"{prefix}down_proj{scaleSuffix}", scaleType, [e, Down[0].ScaleRows, Down[0].ScaleColumns],
+            [.. Down.SelectMany(m => ScaleRows(m).SelectMany(r => Encode(r, scaleType)))]);
     }
 
     /// <summary>gpt-oss: gate_up [E, H, 2I] with gate and up alternating, down [E, I, H], biases.</summary>
@@ -133,7 +137,8 @@ internal sealed class TinyCheckpoint : IDisposable
         BFloat16[] gateUpBias = Bias(e * 2 * i), downBias = Bias(e * h);
         Add($"{prefix}gate_up_proj_bias", "BF16", [e, 2 * i], MemoryMarshal.AsBytes(gateUpBias.AsSpan()).ToArray());
         Add($"{prefix}down_proj_bias", "BF16", [e, h], MemoryMarshal.AsBytes(downBias.AsSpan()).ToArray());
-        Biases = new([.. gateUpBias.Where((_, n) => n % 2 == 0).Select(b => b.ToSingle())], [.. gateUpBias.Where((_, n) => n % 2 == 1).Select(b => b.ToSingle())],
+        Biases = new([.. gateUpBias.Where((_, n) => n % 2 == 0).Select(b => b.ToSingle())],
+            [.. gateUpBias.Where((_, n) => n % 2 == 1).Select(b => b.ToSingle())],
             [.. downBias.Select(b => b.ToSingle())]);
     }
 

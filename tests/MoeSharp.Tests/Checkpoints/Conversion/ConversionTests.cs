@@ -20,7 +20,8 @@ public sealed class ConversionTests : IDisposable
         Assert.Equal(0, ToolRun.Of("quantize", At("wide"), "--format", "block128", "--out", At("fp8")).ExitCode);
         foreach (string name in (string[])["tokenizer.json", Path.Combine("extra", "note.txt")])
             Assert.Equal(File.ReadAllBytes(Path.Combine(At("wide"), name)), File.ReadAllBytes(Path.Combine(At("fp8"), name)));
-        Assert.Equal(WideCheckpoint.Files(At("wide")).Keys.Order(StringComparer.Ordinal), WideCheckpoint.Files(At("fp8")).Keys.Order(StringComparer.Ordinal));
+        Assert.Equal(WideCheckpoint.Files(At("wide")).Keys.Order(StringComparer.Ordinal),
+            WideCheckpoint.Files(At("fp8")).Keys.Order(StringComparer.Ordinal));
         Assert.False(Directory.Exists(At("fp8.partial")));
     }
 
@@ -29,18 +30,21 @@ public sealed class ConversionTests : IDisposable
     {
         WriteModel();
         using Checkpoint model = Checkpoint.Open(At("wide"));
-        IReadOnlyList<QuantizationError> whole = new Quantization(model, WeightFormat.Block128, linears: false).Write(At("whole"), cancel: TestContext.Current.CancellationToken);
+        IReadOnlyList<QuantizationError> whole = new Quantization(model, WeightFormat.Block128, linears: false)
+            .Write(At("whole"), cancel: TestContext.Current.CancellationToken);
 
         using var cancel = new CancellationTokenSource();
         Assert.ThrowsAny<OperationCanceledException>(() =>
-            new Quantization(model, WeightFormat.Block128, linears: false).Write(At("fp8"), (_, done) => { if (done == 1) cancel.Cancel(); }, cancel.Token));
+            new Quantization(model, WeightFormat.Block128, linears: false)
+                .Write(At("fp8"), (_, done) => { if (done == 1) cancel.Cancel(); }, cancel.Token));
         Assert.False(Directory.Exists(At("fp8")));
         string first = Path.Combine(At("fp8.partial"), "files", "model-00001-of-00003.safetensors");
         Assert.True(File.Exists(first));
         File.WriteAllText(first + ".1.tmp", "what a killed process leaves");
         DateTime written = File.GetLastWriteTimeUtc(first);
 
-        Assert.Contains("delete it, or give the same options", ToolRun.Of("quantize", At("wide"), "--format", "mxfp8", "--out", At("fp8")).Sentence());
+        Assert.Contains("delete it, or give the same options",
+            ToolRun.Of("quantize", At("wide"), "--format", "mxfp8", "--out", At("fp8")).Sentence());
         IReadOnlyList<QuantizationError> resumed = new Quantization(model, WeightFormat.Block128, linears: false).Write(
             At("fp8"), progress: null, TestContext.Current.CancellationToken);
         Assert.Equal(whole, resumed);
@@ -131,7 +135,8 @@ public sealed class ConversionTests : IDisposable
         Assert.Equal(0, ToolRun.Of(arguments).ExitCode);
     }
 
-    /// <summary>Two shards that are larger by some megabytes need less than twice that more memory; what a process always needs cancels out.</summary>
+    /// <summary>Two shards that are larger by some megabytes need less than twice that more memory; what a process always needs cancels
+    /// out.</summary>
     [Theory]
     [InlineData("quantize")]
     [InlineData("dequantize")]

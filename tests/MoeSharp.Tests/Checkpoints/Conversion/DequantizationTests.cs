@@ -9,7 +9,8 @@ public sealed class DequantizationTests : IDisposable
     private string At(string name) => _folder[name];
 
     public static TheoryData<string> Samples =>
-        new(SampleCheckpoint.Folders().Where(f => !f.Contains("gpt-oss", StringComparison.Ordinal)).Select(f => Path.GetRelativePath(Repository.Root, f)));
+        new(SampleCheckpoint.Folders().Where(f => !f.Contains("gpt-oss", StringComparison.Ordinal)).Select(
+            f => Path.GetRelativePath(Repository.Root, f)));
 
     /// <summary>Every expert's weights are value times scale, rounded to BF16 once; read by the library from both folders.</summary>
     [Theory]
@@ -35,7 +36,8 @@ public sealed class DequantizationTests : IDisposable
         // Powers of two lose nothing on the way to BF16: quantizing that again is exact.
         Assert.Equal(0, ToolRun.Of("quantize", At("back"), "--format", format, "--out", At("again")).ExitCode);
         Assert.Equal(0, ToolRun.Of("dequantize", At("again"), "--out", At("back again")).ExitCode);
-        foreach ((string name, byte[] bytes) in WideCheckpoint.Files(At("back"))) Assert.Equal(bytes, File.ReadAllBytes(Path.Combine(At("back again"), name)));
+        foreach ((string name, byte[] bytes) in WideCheckpoint.Files(At("back")))
+            Assert.Equal(bytes, File.ReadAllBytes(Path.Combine(At("back again"), name)));
     }
 
     private static void AssertSame(string quantized, string wide)
@@ -52,7 +54,8 @@ public sealed class DequantizationTests : IDisposable
 
     private static void AssertSame(ExpertWeights narrow, ExpertWeights wide)
     {
-        foreach ((BlockScaledMatrix a, BlockScaledMatrix b) in narrow.Gate.Concat(narrow.Up).Concat(narrow.Down).Zip(wide.Gate.Concat(wide.Up).Concat(wide.Down)))
+        foreach ((BlockScaledMatrix a, BlockScaledMatrix b) in narrow.Gate.Concat(narrow.Up).Concat(narrow.Down).Zip(
+            wide.Gate.Concat(wide.Up).Concat(wide.Down)))
         {
             float[] expected = new float[a.Columns], actual = new float[a.Columns];
             for (int r = 0; r < a.Rows; r++)

@@ -52,7 +52,8 @@ public sealed class QuantizationTests : IDisposable
             }
         }
         Assert.Equal(0, ToolRun.Of("run", At("fp8"), "--layer", "1", "--tokens", "5", "--verify").ExitCode);
-        Assert.Equal(format == "mxfp8" ? WeightFormat.MxFp8 : format == "block128" ? WeightFormat.Block128 : WeightFormat.Block128PowerOfTwo, model.QuantizedFormat);
+        Assert.Equal(format == "mxfp8" ? WeightFormat.MxFp8 : format == "block128" ? WeightFormat.Block128 : WeightFormat.Block128PowerOfTwo,
+            model.QuantizedFormat);
     }
 
     [Fact]
@@ -79,14 +80,16 @@ public sealed class QuantizationTests : IDisposable
                 for (int i = 0; i < codes.Length; i++)
                 {
                     float scale = scales[i / 256 / 128 * 2 + i % 256 / 128], x = fused[(e * 2 + half) * codes.Length + i];
-                    Assert.True(Math.Abs(codes[i] * scale - x) <= Math.Max(Math.Abs(x) / 16, scale / 512) * 1.001f, $"{name}[{i}]: {x} became {codes[i] * scale}");
+                    Assert.True(Math.Abs(codes[i] * scale - x) <= Math.Max(Math.Abs(x) / 16, scale / 512) * 1.001f,
+                        $"{name}[{i}]: {x} became {codes[i] * scale}");
                 }
             }
         }
         Assert.Equal(wide.Bytes(at + "gate.weight"), fp8.Bytes(at + "gate.weight"));
         Assert.Equal(0, ToolRun.Of("run", At("fp8"), "--layer", "0", "--tokens", "4", "--verify").ExitCode);
         Assert.Equal(
-            ["lm_head", "model.language_model.layers.0.mlp.gate", "model.language_model.layers.0.mlp.shared_expert_gate", "model.language_model.layers.0.self_attn.o_proj"],
+            ["lm_head", "model.language_model.layers.0.mlp.gate", "model.language_model.layers.0.mlp.shared_expert_gate",
+                "model.language_model.layers.0.self_attn.o_proj"],
             Declared(At("fp8")).GetProperty("modules_to_not_convert").EnumerateArray().Select(m => m.GetString()!).Order(StringComparer.Ordinal));
     }
 
@@ -101,7 +104,8 @@ public sealed class QuantizationTests : IDisposable
         Assert.DoesNotContain("o_proj", Declared(At("fp8")).GetProperty("modules_to_not_convert").GetRawText());
     }
 
-    /// <summary>Samples were published quantized: widened and quantized again they declare what they declared, in the same names, types and shapes.</summary>
+    /// <summary>Samples were published quantized: widened and quantized again they declare what they declared, in the same names, types and
+    /// shapes.</summary>
     [Theory]
     [InlineData("deepseek-v3.1-ue8m0", "block128-pow2", "F32", "e4m3")]
     [InlineData("minimax-m2-fp8", "block128", "F32", "float8_e4m3fn")]
@@ -111,7 +115,8 @@ public sealed class QuantizationTests : IDisposable
     {
         string source = Repository.PathOf($"tests/MoeSharp.Tests/Data/checkpoints/{sample}");
         Assert.Equal(0, ToolRun.Of("dequantize", source, "--out", At("wide")).ExitCode);
-        Assert.False(JsonDocument.Parse(File.ReadAllBytes(Path.Combine(At("wide"), "config.json"))).RootElement.TryGetProperty("quantization_config", out _));
+        Assert.False(JsonDocument.Parse(File.ReadAllBytes(Path.Combine(At("wide"), "config.json"))).RootElement.TryGetProperty("quantization_config",
+            out _));
         Assert.Equal(0, ToolRun.Of("quantize", At("wide"), "--format", format, "--linears", "--out", At("fp8")).ExitCode);
 
         JsonElement before = Declared(source), after = Declared(At("fp8"));
@@ -119,11 +124,13 @@ public sealed class QuantizationTests : IDisposable
         Assert.Equal(Keys(before).Concat(lists).Distinct().Order(StringComparer.Ordinal), Keys(after).Order(StringComparer.Ordinal));
         Assert.Equal(fmt, after.GetProperty("fmt").GetString());
         foreach (string key in Keys(before).Except([.. lists, "fmt"]))
-            Assert.True(JsonElement.DeepEquals(before.GetProperty(key), after.GetProperty(key)), $"{key}: {before.GetProperty(key)} became {after.GetProperty(key)}");
+            Assert.True(JsonElement.DeepEquals(before.GetProperty(key), after.GetProperty(key)),
+                $"{key}: {before.GetProperty(key)} became {after.GetProperty(key)}");
 
         using var index = JsonDocument.Parse(File.ReadAllBytes(Path.Combine(At("fp8"), "model.safetensors.index.json")));
         long total = 0;
-        foreach (IGrouping<string, JsonProperty> file in index.RootElement.GetProperty("weight_map").EnumerateObject().GroupBy(p => p.Value.GetString()!))
+        foreach (IGrouping<string, JsonProperty> file in index.RootElement.GetProperty("weight_map").EnumerateObject().GroupBy(
+            p => p.Value.GetString()!))
         {
             Tensors was = new(Path.Combine(source, file.Key)), now = new(Path.Combine(At("fp8"), file.Key));
             foreach (string name in file.Select(p => p.Name))
@@ -147,7 +154,8 @@ public sealed class QuantizationTests : IDisposable
         Assert.Contains("nothing to dequantize", ToolRun.Of("dequantize", At("wide"), "--out", At("a")).Sentence());
         Assert.Contains("exists already", ToolRun.Of("dequantize", sample, "--out", At("wide")).Sentence());
         Assert.Contains("outside of it", ToolRun.Of("quantize", At("wide"), "--format", "mxfp8", "--out", Path.Combine(At("wide"), "x")).Sentence());
-        Assert.Contains("mend that and give the same command", ToolRun.Of("dequantize", sample, "--out", Path.Combine(At("wide"), "config.json", "x")).Sentence());
+        Assert.Contains("mend that and give the same command",
+            ToolRun.Of("dequantize", sample, "--out", Path.Combine(At("wide"), "config.json", "x")).Sentence());
         Assert.False(Directory.Exists(At("a")) || Directory.Exists(At("a.partial")));
 
         WriteNaN(Path.Combine(At("wide"), "model-00001-of-00001.safetensors"));

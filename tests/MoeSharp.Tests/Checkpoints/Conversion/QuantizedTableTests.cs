@@ -3,8 +3,8 @@ using System.Text.Json;
 namespace MoeSharp.Tests;
 
 /// <summary>
-/// What serving engines look for in an FP8 checkpoint of each family, written down here as the families publish it: names, types and shapes of an expert's
-/// tensors, and quantization_config key by key.
+/// What serving engines look for in an FP8 checkpoint of each family, written down here as the families publish it: names, types and shapes of an
+/// expert's tensors, and quantization_config key by key.
 /// </summary>
 public sealed class QuantizedTableTests : IDisposable
 {
@@ -14,7 +14,8 @@ public sealed class QuantizedTableTests : IDisposable
 
     public void Dispose() => _folder.Dispose();
 
-    private sealed record Layout(string Config, string Prefix, string Block, (string, string, string) Names, bool IsStacked = false, string[]? Router = null)
+    private sealed record Layout(string Config, string Prefix, string Block, (string, string, string) Names, bool IsStacked = false,
+        string[]? Router = null)
     {
         /// <summary>The first expert's gate, or all gates.</summary>
         public string Gate => $"{Prefix}layers.0.{Block}.{(IsStacked ? "" : "experts.0.")}{Names.Item1}.weight";
@@ -22,13 +23,17 @@ public sealed class QuantizedTableTests : IDisposable
 
     private static readonly Dictionary<string, Layout> Layouts = new()
     {
-        ["deepseek_v3"] = new("\"n_routed_experts\":2,\"num_experts_per_tok\":1,\"moe_intermediate_size\":192", "model.", "mlp", Long, Router: ["gate.weight", "gate.e_score_correction_bias"]),
-        ["qwen3_moe"] = new("\"num_experts\":2,\"num_experts_per_tok\":1,\"moe_intermediate_size\":192", "model.", "mlp", Long, Router: ["gate.weight"]),
+        ["deepseek_v3"] = new("\"n_routed_experts\":2,\"num_experts_per_tok\":1,\"moe_intermediate_size\":192", "model.", "mlp", Long,
+            Router: ["gate.weight", "gate.e_score_correction_bias"]),
+        ["qwen3_moe"] = new(
+            "\"num_experts\":2,\"num_experts_per_tok\":1,\"moe_intermediate_size\":192", "model.", "mlp", Long, Router: ["gate.weight"]),
         ["minimax_m2"] = new("\"num_local_experts\":2,\"num_experts_per_tok\":1,\"intermediate_size\":192", "model.", "block_sparse_moe", Short,
             Router: ["gate.weight", "e_score_correction_bias"]),
-        ["minimax_m3"] = new("\"num_local_experts\":2,\"num_experts_per_tok\":1,\"intermediate_size\":192", "language_model.model.", "block_sparse_moe", Short,
+        ["minimax_m3"] = new(
+            "\"num_local_experts\":2,\"num_experts_per_tok\":1,\"intermediate_size\":192", "language_model.model.", "block_sparse_moe", Short,
             Router: ["gate.weight", "e_score_correction_bias"]),
-        ["step3p5"] = new("\"moe_num_experts\":2,\"moe_top_k\":1,\"moe_intermediate_size\":192,\"moe_layers_enum\":\"0\"", "model.", "moe", Long, IsStacked: true,
+        ["step3p5"] = new(
+            "\"moe_num_experts\":2,\"moe_top_k\":1,\"moe_intermediate_size\":192,\"moe_layers_enum\":\"0\"", "model.", "moe", Long, IsStacked: true,
             Router: ["gate.weight", "router_bias"]),
     };
 
@@ -48,7 +53,9 @@ public sealed class QuantizedTableTests : IDisposable
 
         var tensors = new Tensors(_folder["fp8/model.safetensors"]);
         long[] leading = layout.IsStacked ? [Experts] : [];
-        (long[] gateScales, long[] downScales) = format == "mxfp8" ? ((long[])[Intermediate, Hidden / 32], (long[])[Hidden, Intermediate / 32]) : ([2, 2], [2, 2]);
+        (long[] gateScales, long[] downScales) = format == "mxfp8"
+            ? ((long[])[Intermediate, Hidden / 32], (long[])[Hidden, Intermediate / 32])
+            : ([2, 2], [2, 2]);
         string gate = layout.Gate, down = gate.Replace(layout.Names.Item1 + ".weight", layout.Names.Item3 + ".weight", StringComparison.Ordinal);
         Assert.Equal("F8_E4M3", tensors.Type(gate));
         Assert.Equal([.. leading, Intermediate, Hidden], tensors.Shape(gate));
@@ -71,32 +78,37 @@ public sealed class QuantizedTableTests : IDisposable
         expected["modules_to_not_convert"] = $"[{string.Join(',', left.Order(StringComparer.Ordinal).Select(module => $"\"{module}\""))}]";
         if (format == "mxfp8") expected["ignored_layers"] = expected["modules_to_not_convert"];
         Assert.Equal(expected.OrderBy(p => p.Key, StringComparer.Ordinal).Select(p => $"{p.Key}: {p.Value}"),
-            declared.EnumerateObject().OrderBy(p => p.Name, StringComparer.Ordinal).Select(p => $"{p.Name}: {string.Concat(p.Value.GetRawText().Where(c => !char.IsWhiteSpace(c)))}"));
+            declared.EnumerateObject().OrderBy(p => p.Name, StringComparer.Ordinal).Select(
+                p => $"{p.Name}: {string.Concat(p.Value.GetRawText().Where(c => !char.IsWhiteSpace(c)))}"));
         Assert.Equal(0, ToolRun.Of("run", _folder["fp8"], "--layer", "0", "--tokens", "3", "--verify").ExitCode);
         Assert.Equal(0, ToolRun.Of("doctor", _folder["fp8"]).ExitCode);
     }
 
-    /// <summary>Every matrix of the result is either FP8 with scales or in the list (but for embeddings, which are no linear layers), and nothing is both.</summary>
+    /// <summary>Every matrix of the result is either FP8 with scales or in the list (but for embeddings, which are no linear layers), and nothing is
+    /// both.</summary>
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
     public void EveryLinearLayerIsFp8OrListed(bool linears)
     {
         string[] option = linears ? ["--linears"] : [];
-        Assert.Equal(0, ToolRun.Of(["quantize", Wide("deepseek_v3", Layouts["deepseek_v3"]), "--format", "block128", "--out", _folder["fp8"], .. option]).ExitCode);
+        Assert.Equal(0, ToolRun.Of(
+            ["quantize", Wide("deepseek_v3", Layouts["deepseek_v3"]), "--format", "block128", "--out", _folder["fp8"], .. option]).ExitCode);
         string[] listed = [.. Declared().GetProperty("modules_to_not_convert").EnumerateArray().Select(m => m.GetString()!)];
         using SafetensorsFile file = SafetensorsFile.Open(_folder["fp8/model.safetensors"]);
         foreach (TensorEntry tensor in file.Tensors.Values.Where(t => t.Shape.Length == 2 && t.Name.EndsWith(".weight", StringComparison.Ordinal)))
         {
             bool isFp8 = tensor.Type == "F8_E4M3", isListed = listed.Contains(tensor.Name[..^7]);
-            Assert.True(tensor.Name.Contains("embed_tokens", StringComparison.Ordinal) ? !isFp8 && !isListed : isFp8 != isListed, $"{tensor.Name} is {tensor.Type}, listed: {isListed}");
+            Assert.True(tensor.Name.Contains("embed_tokens", StringComparison.Ordinal) ? !isFp8 && !isListed : isFp8 != isListed,
+                $"{tensor.Name} is {tensor.Type}, listed: {isListed}");
             Assert.Equal(isFp8, file.Tensors.ContainsKey(tensor.Name + "_scale_inv"));
         }
         Assert.Equal(linears ? "F8_E4M3" : "BF16", file.Tensors["model.layers.0.self_attn.q_proj.weight"].Type);
         Assert.Equal("BF16", file.Tensors["model.layers.0.mlp.gate.weight"].Type);
     }
 
-    private JsonElement Declared() => JsonDocument.Parse(File.ReadAllBytes(_folder["fp8/config.json"])).RootElement.GetProperty("quantization_config");
+    private JsonElement Declared() =>
+        JsonDocument.Parse(File.ReadAllBytes(_folder["fp8/config.json"])).RootElement.GetProperty("quantization_config");
 
     /// <summary>A decoder layer with attention, a router and experts in BF16, with embeddings and a head.</summary>
     private string Wide(string family, Layout layout)

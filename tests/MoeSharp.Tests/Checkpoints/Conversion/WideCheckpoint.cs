@@ -27,7 +27,8 @@ internal static class WideCheckpoint
             """);
     }
 
-    /// <summary>Qwen3.5 as its BF16 release is: gate and up fused and stacked over experts, a gated shared expert, a text_config; a linear layer of attention.</summary>
+    /// <summary>Qwen3.5 as its BF16 release is: gate and up fused and stacked over experts, a gated shared expert, a text_config; a linear layer of
+    /// attention.</summary>
     public static void WriteQwen35(string folder, string type, int experts, int hidden, int intermediate)
     {
         const string at = "model.language_model.layers.0.";

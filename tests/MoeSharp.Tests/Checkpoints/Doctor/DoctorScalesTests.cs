@@ -11,7 +11,13 @@ public sealed class DoctorScalesTests : PlantedFindings
             Quantization()["scale_fmt"] = powersOfTwo ? "ue8m0" : "float";
             (string, long[], byte[]) before = Stored[Scale5];
             // Block (0, 1) is the second of two; all others are 1.
-            byte[] one = type switch { "F32" => BitConverter.GetBytes(1f), "F16" => BitConverter.GetBytes((Half)1), "BF16" => [0x80, 0x3F], _ => [127] };
+            byte[] one = type switch
+            {
+                "F32" => BitConverter.GetBytes(1f),
+                "F16" => BitConverter.GetBytes((Half)1),
+                "BF16" => [0x80, 0x3F],
+                _ => [127],
+            };
             Stored[Scale5] = (type, [1, 2], [.. one, .. bits]);
             if (powersOfTwo) MakeScalesPowersOfTwo();
             ExpectOne(code, Shard, Scale5, 1, 5, (0, 1));

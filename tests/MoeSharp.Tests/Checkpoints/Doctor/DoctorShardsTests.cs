@@ -31,7 +31,8 @@ public sealed class DoctorShardsTests : PlantedFindings
         Plant("shard-unlisted", "extra.safetensors", null, _ => Write("extra.safetensors", name => name == Router));
         Plant("tensor-duplicated", b, Router, _ => Write(b, name => !IsOfFirstShard(name) || name == Router));
         Plant("shard-unreadable", b, null, _ => File.WriteAllBytes(Folder[b], File.ReadAllBytes(Folder[b])[..^1]));
-        Plant("shard-unreadable", b, null, _ => File.WriteAllBytes(Folder[b], [.. BitConverter.GetBytes(40L), .. "{ this is not JSON and never will be :-)"u8]));
+        Plant("shard-unreadable", b, null, _ => File.WriteAllBytes(Folder[b],
+            [.. BitConverter.GetBytes(40L), .. "{ this is not JSON and never will be :-)"u8]));
         Plant("shard-unreadable", b, null, _ => File.WriteAllBytes(Folder[b], []));
 
         Split();

@@ -42,10 +42,12 @@ public sealed class DoctorTests : PlantedFindings
     [Fact]
     public void EveryCodeIsDocumentedAndPlanted()
     {
-        string page = Repository.ReadText("docs/doctor.md"), tests = string.Concat(Directory.GetFiles(Repository.PathOf("tests/MoeSharp.Tests/Checkpoints/Doctor")).Select(File.ReadAllText));
+        string page = Repository.ReadText("docs/doctor.md");
+        string tests = string.Concat(Directory.GetFiles(Repository.PathOf("tests/MoeSharp.Tests/Checkpoints/Doctor")).Select(File.ReadAllText));
         string[] rows = [.. page.Split('\n').Where(l => l.StartsWith("| `", StringComparison.Ordinal))];
         Assert.Equal(FindingCode.All.Select(c => $"| `{c.Name}` | {(c.Severity == Severity.Error ? "error" : "warning")} | {c.Why} | {c.Remedy} |"), rows);
         Assert.Equal(FindingCode.All.Count, FindingCode.All.Select(c => c.Name).Distinct().Count());
-        foreach (FindingCode code in FindingCode.All) Assert.True(tests.Contains($"\"{code.Name}\"", StringComparison.Ordinal), $"{code.Name} is not planted.");
+        foreach (FindingCode code in FindingCode.All)
+            Assert.True(tests.Contains($"\"{code.Name}\"", StringComparison.Ordinal), $"{code.Name} is not planted.");
     }
 }

@@ -69,7 +69,8 @@ public sealed class DoctorValuesTests : PlantedFindings
         Stored.Clear();
         Load(folder);
         foreach (string key in Config.Select(p => p.Key).ToArray()) Config.Remove(key);
-        foreach ((string key, JsonNode? value) in JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "config.json")))!.AsObject()) Config[key] = value?.DeepClone();
+        foreach ((string key, JsonNode? value) in JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "config.json")))!.AsObject())
+            Config[key] = value?.DeepClone();
         (string Type, long[] Shape, byte[] Data) good = Stored[bias];
         Stored[bias] = ("F32", [8], [.. new byte[12], .. BitConverter.GetBytes(float.NaN), .. new byte[16]]);
         ExpectOne("router-nonfinite", Shard, bias, 0, null);

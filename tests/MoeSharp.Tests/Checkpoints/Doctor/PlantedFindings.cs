@@ -35,7 +35,10 @@ public abstract class PlantedFindings : IDisposable
     protected void MakeScalesPowersOfTwo()
     {
         foreach (string name in Stored.Keys.Where(n => n.EndsWith("_scale_inv", StringComparison.Ordinal) && n != Scale5).ToArray())
-            Stored[name] = Stored[name] with { Data = [.. Enumerable.Repeat(BitConverter.GetBytes(0.25f), Stored[name].Data.Length / 4).SelectMany(b => b)] };
+        {
+            IEnumerable<byte[]> scales = Enumerable.Repeat(BitConverter.GetBytes(0.25f), Stored[name].Data.Length / 4);
+            Stored[name] = Stored[name] with { Data = [.. scales.SelectMany(b => b)] };
+        }
     }
 
     protected byte[] Take(string name)
@@ -55,7 +58,8 @@ public abstract class PlantedFindings : IDisposable
     }
 
     protected void Write(string file, Func<string, bool> which) =>
-        SafetensorsWriter.Write(Folder[file], [.. Stored.Where(t => which(t.Key)).Select(t => TensorToWrite.Of(t.Key, t.Value.Type, t.Value.Shape, t.Value.Data))]);
+        SafetensorsWriter.Write(
+            Folder[file], [.. Stored.Where(t => which(t.Key)).Select(t => TensorToWrite.Of(t.Key, t.Value.Type, t.Value.Shape, t.Value.Data))]);
 
     protected void Save()
     {
@@ -93,9 +97,11 @@ public abstract class PlantedFindings : IDisposable
     protected void ExpectOne(string code, string? file, string? tensor, int? layer, int? expert, (int, int)? block = null) =>
         AssertOne(code, file, tensor, layer, expert, block, Examine());
 
-    private protected static void AssertOne(string code, string? file, string? tensor, int? layer, int? expert, (int, int)? block, IReadOnlyList<Finding> findings)
+    private protected static void AssertOne(string code, string? file, string? tensor, int? layer, int? expert, (int, int)? block,
+        IReadOnlyList<Finding> findings)
     {
-        Assert.True(findings.Count == 1, $"{code} of {tensor} was planted and this was found: {string.Join("; ", findings.Select(f => $"{f.Code.Name}: {f.What}"))}");
+        Assert.True(findings.Count == 1, $"{code} of {tensor} was planted and this was found: " +
+            $"{string.Join("; ", findings.Select(f => $"{f.Code.Name}: {f.What}"))}");
         Finding found = findings[0];
         Assert.Equal((code, new Place(file, tensor, layer, expert, block)), (found.Code.Name, found.At));
         Assert.EndsWith($"{found.Code.Why} {found.Code.Remedy}", found.Message);
