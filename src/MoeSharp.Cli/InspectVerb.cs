@@ -7,7 +7,10 @@ internal sealed class InspectVerb : Verb
 {
     private readonly Argument<string> _model = Inputs.Model();
 
-    public InspectVerb() : base("inspect", "Show the MoE layers of a checkpoint: family, shapes, formats, tensors, sizes, router. Reads headers only.", "moesharp inspect samples/tiny-qwen3-moe-fp8") => Add(_model);
+    public InspectVerb() : base(
+        "inspect",
+        "Show the MoE layers of a checkpoint: family, shapes, formats, tensors, sizes, router. Reads headers only.",
+        "moesharp inspect samples/tiny-qwen3-moe-fp8") => Add(_model);
 
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {

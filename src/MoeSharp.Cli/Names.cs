@@ -29,6 +29,7 @@ internal static class Names
     public static string Of(ExpertsShape shape)
     {
         string experts = shape.Experts == shape.GlobalExperts ? $"{shape.Experts}" : $"{shape.Experts} of {shape.GlobalExperts}";
-        return $"{experts} experts, top-{shape.TopK}, hidden {shape.Hidden}, intermediate {shape.Intermediate}, {Of(shape.Format)} weights, {Of(shape.Activations)} activations";
+        return $"{experts} experts, top-{shape.TopK}, hidden {shape.Hidden}, intermediate {shape.Intermediate}, {Of(shape.Format)} weights, " +
+            $"{Of(shape.Activations)} activations";
     }
 }

@@ -13,11 +13,13 @@ internal sealed class VerifyVerb : Verb
     private readonly Option<string> _backend = Inputs.Backend();
     private readonly Option<string> _activations = Inputs.Activations();
     private readonly Option<int?> _tokens = Inputs.Number("--tokens", "N", $"Random normal hidden states, {DefaultTokens} tokens when not given", 1);
-    private readonly Option<int?> _rows = Inputs.Number("--rows", "R", "Compute the reference for this many sampled rows only (exact, since rows are independent); all when not given", 1);
+    private readonly Option<int?> _rows = Inputs.Number("--rows", "R",
+        "Compute the reference for this many sampled rows only (exact, since rows are independent); all when not given", 1);
     private readonly Option<int?> _threads = Inputs.Threads();
     private readonly Option<string?> _kernel = Inputs.Kernel();
 
-    public VerifyVerb() : base("verify", "Compare a backend with the reference: every layer whole, then every expert alone with the same tokens and weight 1.",
+    public VerifyVerb() : base(
+        "verify", "Compare a backend with the reference: every layer whole, then every expert alone with the same tokens and weight 1.",
         "moesharp verify samples/tiny-qwen3-moe-fp8",
         "moesharp verify samples/tiny-qwen3-moe-fp8 --layer 1 --tokens 64 --rows 4 --json")
     {
@@ -31,7 +33,9 @@ internal sealed class VerifyVerb : Verb
         using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));
         var options = new MoeLayerOptions { Backend = backend.Backend, Activations = Inputs.ActivationFormat(arguments.GetValue(_activations)) };
         using Checkpoint model = Checkpoint.Open(arguments.GetValue(_model)!);
-        IReadOnlyList<int> layers = arguments.GetValue(_layer) is { } one and not All ? [int.Parse(one, CultureInfo.InvariantCulture)] : model.MoeLayers;
+        IReadOnlyList<int> layers = arguments.GetValue(_layer) is { } one and not All
+            ? [int.Parse(one, CultureInfo.InvariantCulture)]
+            : model.MoeLayers;
         if (layers.Count == 0) throw new CheckpointException($"{model.Path} has no layer with experts, so there is nothing to verify.");
         var checks = new List<LayerCheck>();
         string name = "";
@@ -44,7 +48,9 @@ internal sealed class VerifyVerb : Verb
                 name = layer.Experts.Backend.Name;
                 RunInput input = RunInput.Random(tokens, layer.HiddenSize, seed: index + 1);
                 checks.Add(new LayerVerification(layer, reference, input.Hidden, arguments.GetValue(_rows)).Run(
-                    done => step($"layer {index}, {done} of {layer.Experts.Shape.Experts} experts", checks.Count + (double)done / layer.Experts.Shape.Experts), cancel));
+                    done => step(
+                        $"layer {index}, {done} of {layer.Experts.Shape.Experts} experts", checks.Count + (double)done / layer.Experts.Shape.Experts),
+                    cancel));
             }
         });
         var report = new VerifyReport(arguments.GetValue(_model)!, name, tokens, Math.Min(arguments.GetValue(_rows) ?? tokens, tokens), checks);

@@ -85,14 +85,16 @@ public sealed class ExpertWeights : IDisposable
     public static ExpertWeights FromPacked(WeightFormat format, int experts, int hidden, int intermediate, ReadOnlySpan<Float8E4M3> w13,
         ReadOnlySpan<float> w13Scale, ReadOnlySpan<Float8E4M3> w2, ReadOnlySpan<float> w2Scale, PackedScaleRows rule = PackedScaleRows.PerHalf)
     {
-        if (format == WeightFormat.Bf16) throw new ArgumentException("Packed BF16 weights have no scales; build the matrices with BlockScaledMatrix.CreateBf16.", nameof(format));
+        if (format == WeightFormat.Bf16)
+            throw new ArgumentException("Packed BF16 weights have no scales; build the matrices with BlockScaledMatrix.CreateBf16.", nameof(format));
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(experts);
         int blockRows = format.BlockRows(), scaleColumns = Formats.Blocks(hidden, format.BlockColumns());
         int halfRows = Formats.Blocks(intermediate, blockRows);
         int scaleRows = rule == PackedScaleRows.PerHalf ? 2 * halfRows : Formats.Blocks(checked(2 * intermediate), blockRows);
         int upFirst = rule == PackedScaleRows.PerHalf ? halfRows : intermediate / blockRows;
         int upPhase = rule == PackedScaleRows.PerHalf ? 0 : intermediate % blockRows;
-        long half = (long)intermediate * hidden, w2Scales = (long)Formats.Blocks(hidden, blockRows) * Formats.Blocks(intermediate, format.BlockColumns());
+        long half = (long)intermediate * hidden;
+        long w2Scales = (long)Formats.Blocks(hidden, blockRows) * Formats.Blocks(intermediate, format.BlockColumns());
         RequireLength(w13.Length, experts * 2 * half, nameof(w13));
         RequireLength(w2.Length, experts * half, nameof(w2));
         RequireLength(w13Scale.Length, (long)experts * scaleRows * scaleColumns, nameof(w13Scale));
@@ -104,17 +106,21 @@ public sealed class ExpertWeights : IDisposable
         {
             ReadOnlySpan<Float8E4M3> values = w13.Slice((int)(e * 2 * half), (int)(2 * half));
             ReadOnlySpan<float> scales = w13Scale.Slice(e * scaleRows * scaleColumns, scaleRows * scaleColumns);
-            gate[e] = BlockScaledMatrix.Create(format, intermediate, hidden, values[..(int)half], scales[..(halfRows * scaleColumns)], $"w13[{e}] gate");
+            gate[e] = BlockScaledMatrix.Create(format, intermediate, hidden, values[..(int)half], scales[..(halfRows * scaleColumns)],
+                $"w13[{e}] gate");
             up[e] = CreateUp(format, intermediate, hidden, values[(int)half..], scales[(upFirst * scaleColumns)..], upPhase, $"w13[{e}] up");
-            down[e] = BlockScaledMatrix.Create(format, hidden, intermediate, w2.Slice((int)(e * half), (int)half), w2Scale.Slice((int)(e * w2Scales), (int)w2Scales), $"w2[{e}]");
+            down[e] = BlockScaledMatrix.Create(format, hidden, intermediate, w2.Slice((int)(e * half), (int)half),
+                w2Scale.Slice((int)(e * w2Scales), (int)w2Scales), $"w2[{e}]");
         }
         return new(gate, up, down);
     }
 
-    private static unsafe BlockScaledMatrix CreateUp(WeightFormat format, int rows, int columns, ReadOnlySpan<Float8E4M3> values, ReadOnlySpan<float> scales, int phase, string name)
+    private static unsafe BlockScaledMatrix CreateUp(WeightFormat format, int rows, int columns, ReadOnlySpan<Float8E4M3> values,
+        ReadOnlySpan<float> scales, int phase, string name)
     {
         if (phase == 0)
-            return BlockScaledMatrix.Create(format, rows, columns, values, scales[..(Formats.Blocks(rows, format.BlockRows()) * Formats.Blocks(columns, format.BlockColumns()))], name);
+            return BlockScaledMatrix.Create(format, rows, columns, values,
+                scales[..(Formats.Blocks(rows, format.BlockRows()) * Formats.Blocks(columns, format.BlockColumns()))], name);
         BlockScaledMatrix matrix = BlockScaledMatrix.Allocate(name, format, ScaleType.F32, rows, columns, phase);
         if (format == WeightFormat.Block128PowerOfTwo) BlockScaledMatrix.RequirePowersOfTwo(scales, format, name);
         MemoryMarshal.AsBytes(values).CopyTo(new Span<byte>(matrix.Storage.Values, values.Length));
@@ -122,7 +128,8 @@ public sealed class ExpertWeights : IDisposable
         return matrix;
     }
 
-    /// <summary>Releases mapped files and buffers. A layer built from these weights must not be used afterwards unless its backend made its own copy.</summary>
+    /// <summary>Releases mapped files and buffers. A layer built from these weights must not be used afterwards unless its backend made its own
+    /// copy.</summary>
     public void Dispose()
     {
         if (_disposed) return;
@@ -157,9 +164,12 @@ public sealed class ExpertWeights : IDisposable
     private void Require(BlockScaledMatrix matrix, int rows, int columns, string what, int expert)
     {
         if (matrix.Rows != rows || matrix.Columns != columns)
-            throw new ArgumentException($"{what} of expert {expert} ({matrix.Name}) is [{matrix.Rows}, {matrix.Columns}] but [{rows}, {columns}] is needed to match gate of expert 0.");
+            throw new ArgumentException(
+                $"{what} of expert {expert} ({matrix.Name}) is [{matrix.Rows}, {matrix.Columns}] but [{rows}, {columns}] is needed to match gate " +
+                "of expert 0.");
         if (matrix.Format != Format)
-            throw new ArgumentException($"{what} of expert {expert} ({matrix.Name}) is {matrix.Format} but gate of expert 0 is {Format}; one layer has one format.");
+            throw new ArgumentException(
+                $"{what} of expert {expert} ({matrix.Name}) is {matrix.Format} but gate of expert 0 is {Format}; one layer has one format.");
     }
 
     private static void RequireLength(int actual, long expected, string what)
@@ -195,6 +205,8 @@ public sealed record ExpertBiases(float[] Gate, float[] Up, float[] Down)
     internal void Validate(int experts, int hidden, int intermediate)
     {
         if (Gate.LongLength != (long)experts * intermediate || Up.LongLength != Gate.LongLength || Down.LongLength != (long)experts * hidden)
-            throw new ArgumentException($"Biases need {experts} x {intermediate} gate, as many up and {experts} x {hidden} down values but {Gate.Length}, {Up.Length} and {Down.Length} were given.");
+            throw new ArgumentException(
+                $"Biases need {experts} x {intermediate} gate, as many up and {experts} x {hidden} down values but {Gate.Length}, {Up.Length} " +
+                $"and {Down.Length} were given.");
     }
 }

@@ -9,7 +9,8 @@ public static class ExpertsBackends
     /// <summary>Scalar, readable, the specification in code.</summary>
     public static IExpertsBackend Reference { get; } = new ReferenceBackend();
 
-    /// <summary>Generated kernels or managed SIMD on all processors; its threads start with the first layer and live as long as the process.</summary>
+    /// <summary>Generated kernels or managed SIMD on all processors; its threads start with the first layer and live as long as the
+    /// process.</summary>
     public static IExpertsBackend Cpu { get; } = new CpuBackend();
 
     /// <summary>All that this assembly has, fastest first.</summary>
@@ -18,7 +19,8 @@ public static class ExpertsBackends
     /// <summary>The backend with this name; "auto" is not one (pass null where a backend is optional).</summary>
     /// <exception cref="UnsupportedException">The name is unknown; the message lists those that exist.</exception>
     public static IExpertsBackend ByName(string name) =>
-        All.FirstOrDefault(b => b.Name == name) ?? throw new UnsupportedException($"There is no backend '{name}'; use auto, {string.Join(", ", All.Select(b => b.Name))}.");
+        All.FirstOrDefault(b => b.Name == name)
+            ?? throw new UnsupportedException($"There is no backend '{name}'; use auto, {string.Join(", ", All.Select(b => b.Name))}.");
 
     /// <summary>The first backend that supports a layer.</summary>
     /// <exception cref="UnsupportedException">None does; the message holds every reason.</exception>

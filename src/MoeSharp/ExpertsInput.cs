@@ -24,6 +24,7 @@ public readonly ref struct ExpertsInput
     public ReadOnlySpan<int> ExpertMap { get; init; }
     /// <summary>[E] rows per local expert, when the caller knows them exactly; checked against the ids.</summary>
     public ReadOnlySpan<int> ExpertCounts { get; init; }
-    /// <summary>At most this many threads work on the call, the caller's included, where the backend has threads; 0: all of them. Changes no bit.</summary>
+    /// <summary>At most this many threads work on the call, the caller's included, where the backend has threads; 0: all of them. Changes no
+    /// bit.</summary>
     public int MaxThreads { get; init; }
 }

@@ -76,21 +76,28 @@ public sealed record ExpertsShape
     {
         int global = options.GlobalExperts == -1 ? weights.Count : options.GlobalExperts;
         if (options.GlobalExperts != -1 && options.GlobalExperts < weights.Count)
-            throw new ArgumentException($"GlobalExperts is {options.GlobalExperts} but the weights hold {weights.Count} experts; give the model's total, or -1 when all are here.");
+            throw new ArgumentException(
+                $"GlobalExperts is {options.GlobalExperts} but the weights hold {weights.Count} experts; give the model's total, or -1 when all " +
+                "are here.");
         if (options.TopK < 1) throw new ArgumentException($"TopK is {options.TopK}; it must be at least 1.");
         if (options.TopK > global) throw new ArgumentException($"TopK is {options.TopK} but there are {global} experts; lower it.");
         if (options.RouterWeightOnInput && options.TopK != 1)
-            throw new ArgumentException($"RouterWeightOnInput needs TopK 1 but it is {options.TopK}: with several experts per token the input cannot carry their weights.");
+            throw new ArgumentException(
+                $"RouterWeightOnInput needs TopK 1 but it is {options.TopK}: with several experts per token the input cannot carry their weights.");
         if (options.RowAlignment < 1) throw new ArgumentException($"RowAlignment is {options.RowAlignment}; it must be at least 1.");
-        if (options.MaxWorkspaceBytes is <= 0) throw new ArgumentException($"MaxWorkspaceBytes is {options.MaxWorkspaceBytes}; it must be positive, or null for no bound.");
+        if (options.MaxWorkspaceBytes is <= 0)
+            throw new ArgumentException($"MaxWorkspaceBytes is {options.MaxWorkspaceBytes}; it must be positive, or null for no bound.");
         if (!Enum.IsDefined(options.Activation.Kind)) throw new ArgumentException($"Activation {options.Activation.Kind} is unknown.");
         if (options.Activation.Limit is { } limit && !(limit > 0 && float.IsFinite(limit)))
             throw new ArgumentException($"The activation limit is {limit}; it must be positive and finite, or null for none.");
-        if (options.Activation is { Kind: ActivationKind.SwigluStep, Limit: null }) throw new ArgumentException("SWIGLUSTEP needs a limit (7 in published models).");
-        if (options.Activation is { Kind: ActivationKind.GeluTanh, Limit: not null }) throw new ArgumentException("GELU-tanh takes no limit; give null.");
+        if (options.Activation is { Kind: ActivationKind.SwigluStep, Limit: null })
+            throw new ArgumentException("SWIGLUSTEP needs a limit (7 in published models).");
+        if (options.Activation is { Kind: ActivationKind.GeluTanh, Limit: not null })
+            throw new ArgumentException("GELU-tanh takes no limit; give null.");
         if (options.Activation.Kind != ActivationKind.SwigluOai && options.Activation is not { Alpha: 1f, Beta: 0f })
             throw new ArgumentException(
-                $"Only SWIGLUOAI has alpha and beta; {options.Activation.Kind} needs 1 and 0, not {options.Activation.Alpha} and {options.Activation.Beta}.");
+                $"Only SWIGLUOAI has alpha and beta; {options.Activation.Kind} needs 1 and 0, not {options.Activation.Alpha} and " +
+                    $"{options.Activation.Beta}.");
         if (!float.IsFinite(options.Activation.Alpha) || !float.IsFinite(options.Activation.Beta))
             throw new ArgumentException($"Activation alpha {options.Activation.Alpha} and beta {options.Activation.Beta} must be finite.");
         ActivationFormat activations = options.Activations ?? weights.Format.DefaultActivations();

@@ -51,12 +51,14 @@ public sealed class FusedExperts : IDisposable
 
     private void LogChoices(ExpertWeights weights, bool allowNaN)
     {
-        Log.BackendChosen(_logger, Backend.Name, Shape.Experts, Shape.Hidden, Shape.Intermediate, Shape.TopK, Shape.Format, Shape.Activations, Description);
+        Log.BackendChosen(_logger, Backend.Name, Shape.Experts, Shape.Hidden, Shape.Intermediate, Shape.TopK, Shape.Format, Shape.Activations,
+            Description);
         if (!_logger.IsEnabled(LogLevel.Warning)) return;
         if (Backend is ReferenceBackend) Log.ReferenceIsSlow(_logger);
         if (Backend is CpuBackend && !RuntimeFeature.IsDynamicCodeSupported && RuntimeInformation.ProcessArchitecture == Architecture.X64 && !Vector256.IsHardwareAccelerated)
             Log.CompiledWithoutVectors(_logger, Description);
-        if (allowNaN && NaNCodes.First(weights) is var (expert, matrix, row, column)) Log.NaNWeightAccepted(_logger, matrix.Name, expert, row, column);
+        if (allowNaN && NaNCodes.First(weights) is var (expert, matrix, row, column))
+            Log.NaNWeightAccepted(_logger, matrix.Name, expert, row, column);
     }
 
     /// <summary>All sizes and choices.</summary>
@@ -98,7 +100,8 @@ public sealed class FusedExperts : IDisposable
         return plan;
     }
 
-    /// <summary>Bytes that a call with this many tokens will really use: the plan's total, or less when a byte budget makes it run in chunks.</summary>
+    /// <summary>Bytes that a call with this many tokens will really use: the plan's total, or less when a byte budget makes it run in
+    /// chunks.</summary>
     public long WorkspaceBytes(int tokens) => _pool.Bytes(tokens, new());
 
     /// <summary>The seed's contract in one line: all experts local, BF16 in and out.</summary>
@@ -107,7 +110,8 @@ public sealed class FusedExperts : IDisposable
     /// <param name="topkWeights">[T, K].</param>
     /// <param name="output">[T, H]; written completely.</param>
     /// <param name="workspace">Null rents one.</param>
-    public void Forward(ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<BFloat16> output, Workspace? workspace = null) =>
+    public void Forward(ReadOnlySpan<BFloat16> hidden, ReadOnlySpan<int> topkIds, ReadOnlySpan<float> topkWeights, Span<BFloat16> output,
+        Workspace? workspace = null) =>
         Forward(new ExpertsInput { Hidden = hidden, TopkIds = topkIds, TopkWeights = topkWeights }, output, workspace);
 
     /// <summary>Runs the experts; <paramref name="output"/> [T, H] is written completely, with zeros where no expert is local.</summary>
@@ -150,7 +154,8 @@ public sealed class FusedExperts : IDisposable
         int chunk = _pool.Chunk(tokens, ws.Bytes, ws.Plan);
         if (chunk == 0)
             throw new InvalidOperationException(
-                $"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a call takes.");
+                $"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a " +
+                "call takes.");
         if (chunk < tokens) Log.CallRunsInChunks(_logger, tokens, chunk, ws.Bytes);
         PlanWorkspace(chunk, ws.Plan);
         CheckIds(input, ws.Span<int>(CountsRow));
@@ -164,7 +169,8 @@ public sealed class FusedExperts : IDisposable
     {
         int h = Shape.Hidden, k = Shape.TopK, groups = Formats.Blocks(h, Shape.Group);
         Span<int> localIds = ws.Span<int>(IdsRow)[..(tokens * k)];
-        if (input.TopkIds.IsEmpty) Permutation.MapIds(input.TopkIds64.Slice(first * k, tokens * k), input.ExpertMap, Shape.GlobalExperts, k, localIds);
+        if (input.TopkIds.IsEmpty)
+            Permutation.MapIds(input.TopkIds64.Slice(first * k, tokens * k), input.ExpertMap, Shape.GlobalExperts, k, localIds);
         else Permutation.MapIds(input.TopkIds.Slice(first * k, tokens * k), input.ExpertMap, Shape.GlobalExperts, k, localIds);
         _prepared.Run(new ExpertsCall
         {
@@ -195,11 +201,15 @@ public sealed class FusedExperts : IDisposable
         int hiddenLength = quantized ? input.QuantizedHidden.Length : input.Hidden.Length;
         if (hiddenLength % h != 0) throw new ArgumentException($"hidden_states has {hiddenLength} elements, not a multiple of the hidden size {h}.");
         int tokens = hiddenLength / h;
-        if (outputLength != hiddenLength) throw new ArgumentException($"output has {outputLength} elements but hidden_states has {hiddenLength}; both are [T, H].");
-        if (!input.TopkIds.IsEmpty && !input.TopkIds64.IsEmpty) throw new ArgumentException("Give topk_ids as 32-bit or as 64-bit integers, not both.");
+        if (outputLength != hiddenLength)
+            throw new ArgumentException($"output has {outputLength} elements but hidden_states has {hiddenLength}; both are [T, H].");
+        if (!input.TopkIds.IsEmpty && !input.TopkIds64.IsEmpty)
+            throw new ArgumentException("Give topk_ids as 32-bit or as 64-bit integers, not both.");
         long ids = (long)input.TopkIds.Length + input.TopkIds64.Length;
-        if (ids != (long)tokens * k) throw new ArgumentException($"topk_ids has {ids} elements but {tokens} tokens x top-k {k} need {(long)tokens * k}.");
-        if (input.TopkWeights.Length != ids) throw new ArgumentException($"topk_weights has {input.TopkWeights.Length} elements but topk_ids has {ids}; both are [T, K].");
+        if (ids != (long)tokens * k)
+            throw new ArgumentException($"topk_ids has {ids} elements but {tokens} tokens x top-k {k} need {(long)tokens * k}.");
+        if (input.TopkWeights.Length != ids)
+            throw new ArgumentException($"topk_weights has {input.TopkWeights.Length} elements but topk_ids has {ids}; both are [T, K].");
         CheckMap(input.ExpertMap);
         if (!input.ExpertCounts.IsEmpty && input.ExpertCounts.Length != Shape.Experts)
             throw new ArgumentException($"expert_counts has {input.ExpertCounts.Length} elements but there are {Shape.Experts} local experts.");
@@ -215,7 +225,8 @@ public sealed class FusedExperts : IDisposable
                 throw new ArgumentException($"{Shape.Experts} of {Shape.GlobalExperts} experts are local, so expert_map is needed to tell which.");
             return;
         }
-        if (map.Length != Shape.GlobalExperts) throw new ArgumentException($"expert_map has {map.Length} elements but the model has {Shape.GlobalExperts} experts.");
+        if (map.Length != Shape.GlobalExperts)
+            throw new ArgumentException($"expert_map has {map.Length} elements but the model has {Shape.GlobalExperts} experts.");
         for (int g = 0; g < map.Length; g++)
             if (map[g] < -1 || map[g] >= Shape.Experts)
                 throw new ArgumentException($"expert_map[{g}] is {map[g]}; local ids lie in -1 .. {Shape.Experts - 1}.");
@@ -224,12 +235,16 @@ public sealed class FusedExperts : IDisposable
     private void CheckQuantized(in ExpertsInput input, int tokens)
     {
         if (Shape.Activations != ActivationFormat.Fp8)
-            throw new ArgumentException("The experts were built for BF16 activations but quantized hidden states were given; give BF16 or build with FP8 activations.");
-        if (Shape.RouterWeightOnInput) throw new ArgumentException("Router weights go onto the input before quantization, so quantized hidden states cannot be used with RouterWeightOnInput.");
+            throw new ArgumentException(
+                "The experts were built for BF16 activations but quantized hidden states were given; give BF16 or build with FP8 activations.");
+        if (Shape.RouterWeightOnInput)
+            throw new ArgumentException(
+                "Router weights go onto the input before quantization, so quantized hidden states cannot be used with RouterWeightOnInput.");
         int groups = Formats.Blocks(Shape.Hidden, Shape.Group);
         int given = Shape.Format == WeightFormat.MxFp8 ? input.HiddenScalesE8M0.Length : input.HiddenScales.Length;
         if (given != (long)tokens * groups)
-            throw new ArgumentException($"Quantized hidden states of {tokens} tokens need {(long)tokens * groups} {(Shape.Format == WeightFormat.MxFp8 ? "E8M0" : "FP32")} scales ({groups} per token) but {given} were given.");
+            throw new ArgumentException($"Quantized hidden states of {tokens} tokens need {(long)tokens * groups} " +
+                $"{(Shape.Format == WeightFormat.MxFp8 ? "E8M0" : "FP32")} scales ({groups} per token) but {given} were given.");
     }
 
     /// <summary>All ids of the call, and the counts if they were given, before anything is computed.</summary>

@@ -14,7 +14,8 @@ public sealed unsafe partial class NativeBuffer : SafeHandle
     {
     }
 
-    /// <param name="hugePages">Asks for pages of 2 MiB where the system gives them: weights are read once each, and a page walk every 4 KiB shows.</param>
+    /// <param name="hugePages">Asks for pages of 2 MiB where the system gives them: weights are read once each, and a page walk every 4 KiB
+    /// shows.</param>
     internal NativeBuffer(long bytes, bool hugePages) : base(0, ownsHandle: true)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(bytes);
@@ -27,7 +28,8 @@ public sealed unsafe partial class NativeBuffer : SafeHandle
         }
         catch (OutOfMemoryException)
         {
-            throw new OutOfMemoryException($"{bytes:N0} bytes of native memory were asked for and the system did not have them; lower the token count or set a byte budget.");
+            throw new OutOfMemoryException(
+                $"{bytes:N0} bytes of native memory were asked for and the system did not have them; lower the token count or set a byte budget.");
         }
         if (hugePages && OperatingSystem.IsLinux()) _ = AdviseMemory(memory, size, AdviceHugePage); // refusal changes nothing but speed
         NativeMemory.Clear(memory, size);
@@ -56,7 +58,8 @@ public sealed unsafe partial class NativeBuffer : SafeHandle
     internal Span<T> Span<T>(long byteOffset, int count) where T : unmanaged
     {
         if (byteOffset < 0 || checked(byteOffset + (long)count * sizeof(T)) > Bytes)
-            throw new ArgumentOutOfRangeException(nameof(byteOffset), $"{count} x {sizeof(T)} bytes at {byteOffset} do not fit a buffer of {Bytes} bytes.");
+            throw new ArgumentOutOfRangeException(
+                nameof(byteOffset), $"{count} x {sizeof(T)} bytes at {byteOffset} do not fit a buffer of {Bytes} bytes.");
         return new(Pointer + byteOffset, count);
     }
 

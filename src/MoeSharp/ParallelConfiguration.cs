@@ -19,7 +19,8 @@ public readonly record struct ParallelConfiguration(int ExpertRanks = 1, int Ten
 {
     internal Support Check()
     {
-        if (ExpertRanks < 1 || TensorRanks < 1) return Support.No($"A parallel layout needs at least one rank, but {ExpertRanks} expert and {TensorRanks} tensor ranks were given.");
+        if (ExpertRanks < 1 || TensorRanks < 1)
+            return Support.No($"A parallel layout needs at least one rank, but {ExpertRanks} expert and {TensorRanks} tensor ranks were given.");
         return Dispatch == Dispatch.Batched
             ? Support.No("Batched dispatch ([E, max tokens, H] with counts) is not supported; use contiguous rows with ids.")
             : Support.Yes;

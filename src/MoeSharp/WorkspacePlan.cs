@@ -64,7 +64,8 @@ public sealed class WorkspacePlan
         Bytes = 0;
     }
 
-    /// <summary>Adds a buffer [dim0, dim1] that must stay intact from step <paramref name="first"/> to step <paramref name="last"/>; returns its index.</summary>
+    /// <summary>Adds a buffer [dim0, dim1] that must stay intact from step <paramref name="first"/> to step <paramref name="last"/>; returns its
+    /// index.</summary>
     public int Add(string name, ElementType type, long dim0, long dim1, Step first, Step last)
     {
         if (_count == _rows.Length) Array.Resize(ref _rows, 2 * _count);

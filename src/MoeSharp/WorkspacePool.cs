@@ -5,7 +5,8 @@ namespace MoeSharp;
 /// <summary>Fills a plan for a token count; returns the bytes that a call then takes.</summary>
 internal delegate long PlanTokens(int tokens, WorkspacePlan plan);
 
-/// <summary>Up to four workspaces of one layer for callers that bring none, and the rule by which a byte budget cuts calls into chunks of tokens.</summary>
+/// <summary>Up to four workspaces of one layer for callers that bring none, and the rule by which a byte budget cuts calls into chunks of
+/// tokens.</summary>
 internal sealed class WorkspacePool(PlanTokens plan, long budget) : IDisposable
 {
     private const int Kept = 4;

@@ -11,7 +11,8 @@ internal sealed class BenchLayer : IDisposable
     /// <param name="expertMap">[global experts], empty when all are local.</param>
     /// <param name="backend">Null: the library chooses.</param>
     /// <param name="held">Disposed with this, also when construction fails.</param>
-    private BenchLayer(string name, ExpertsOptions options, ExpertWeights weights, int[] expertMap, IExpertsBackend? backend, params IDisposable[] held)
+    private BenchLayer(string name, ExpertsOptions options, ExpertWeights weights, int[] expertMap, IExpertsBackend? backend,
+        params IDisposable[] held)
     {
         Name = name;
         _held = held;
@@ -45,7 +46,8 @@ internal sealed class BenchLayer : IDisposable
 
     /// <summary>Random weights of a shape.</summary>
     /// <exception cref="ArgumentException">They would not fit into memory.</exception>
-    public static BenchLayer Random(BenchShape shape, WeightFormat format, ActivationFormat? activations, IExpertsBackend? backend, CancellationToken cancel)
+    public static BenchLayer Random(BenchShape shape, WeightFormat format, ActivationFormat? activations, IExpertsBackend? backend,
+        CancellationToken cancel)
     {
         CheckMemory(shape, format, copies: ReferenceEquals(backend, ExpertsBackends.Reference) ? 1 : 2);
         var options = new ExpertsOptions
@@ -69,7 +71,8 @@ internal sealed class BenchLayer : IDisposable
         using Checkpoint model = Checkpoint.Open(path); // closed at the end: the parts keep what they map
         LayerParts parts = model.ReadLayer(layer ?? model.MoeLayers.FirstOrDefault());
         string name = $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)))} layer {parts.Layer}";
-        return new(name, parts.ExpertsOptions with { Activations = activations ?? parts.ExpertsOptions.Activations }, parts.Experts, [], backend, parts);
+        return new(name, parts.ExpertsOptions with { Activations = activations ?? parts.ExpertsOptions.Activations }, parts.Experts, [], backend,
+            parts);
     }
 
     /// <summary>A backend that lays weights out in an order of its own holds them a second time.</summary>
@@ -79,7 +82,8 @@ internal sealed class BenchLayer : IDisposable
         long bytes = SyntheticWeights.Bytes(shape, format), available = Machine.AvailableMemory();
         if (bytes > (0.95 * available - ceilings) / copies)
             throw new ArgumentException(
-                $"The experts of {shape.Name} in {Names.Of(format)} are {Units.Bytes(bytes)}, held {(copies == 2 ? "twice while they are laid out" : "once")}, "
+                $"The experts of {shape.Name} in {Names.Of(format)} are {Units.Bytes(bytes)}, held " +
+                    $"{(copies == 2 ? "twice while they are laid out" : "once")}, "
                 + $"but {Units.Bytes(available)} of memory are available; choose a smaller shape.");
     }
 

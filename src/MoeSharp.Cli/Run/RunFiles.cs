@@ -14,12 +14,15 @@ internal static class RunFiles
             ?? throw new CheckpointException($"{path} has no tensor hidden_states; it must be [T, {layer.HiddenSize}] in BF16, F16 or F32.");
         if (hidden.Shape.Length != 2 || hidden.Shape[1] != layer.HiddenSize)
             throw new CheckpointException(
-                $"hidden_states in {path} is {hidden.ShapeText} but layer {layer.Layer} has hidden size {layer.HiddenSize}; it must be [T, {layer.HiddenSize}].");
-        if (hidden.Bytes > int.MaxValue) throw new CheckpointException($"hidden_states in {path} is {hidden.ShapeText}, more than one call takes; use fewer tokens.");
+                $"hidden_states in {path} is {hidden.ShapeText} but layer {layer.Layer} has hidden size {layer.HiddenSize}; " +
+                $"it must be [T, {layer.HiddenSize}].");
+        if (hidden.Bytes > int.MaxValue)
+            throw new CheckpointException($"hidden_states in {path} is {hidden.ShapeText}, more than one call takes; use fewer tokens.");
         TensorEntry? ids = Find(file, "topk_ids"), weights = Find(file, "topk_weights");
         if (ids is null != weights is null)
             throw new CheckpointException(
-                $"{path} has {(ids is null ? "topk_weights but no topk_ids" : "topk_ids but no topk_weights")}; give both to bypass the router, or neither.");
+                $"{path} has {(ids is null ? "topk_weights but no topk_ids" : "topk_ids but no topk_weights")}; give both to bypass the router, " +
+                    "or neither.");
         BFloat16[] states = HiddenStates(file, hidden);
         if (ids is null || weights is null) return new(path, states);
         CheckRouting(ids, hidden, layer, path);
@@ -37,7 +40,8 @@ internal static class RunFiles
         if (!Directory.Exists(folder)) throw new ArgumentException($"--output is '{path}' but there is no folder '{folder}'; create it first.");
     }
 
-    /// <summary>output [T, H] in BF16 or F32, topk_ids [T, K] in I32, topk_weights [T, K] in F32; first into a temporary file, which then takes the name.</summary>
+    /// <summary>output [T, H] in BF16 or F32, topk_ids [T, K] in I32, topk_weights [T, K] in F32; first into a temporary file, which then takes the
+    /// name.</summary>
     public static void WriteOutput(string path, LayerRun run)
     {
         long tokens = run.Tokens, hidden = run.Layer.HiddenSize, topK = run.Layer.Router.TopK;
@@ -98,7 +102,8 @@ internal static class RunFiles
     {
         if (tensor.Shape.Length != 2 || tensor.Shape[0] != hidden.Shape[0] || tensor.Shape[1] != layer.Router.TopK)
             throw new CheckpointException(
-                $"{tensor.Name} in {path} is {tensor.ShapeText} but {hidden.Shape[0]} tokens and top-k {layer.Router.TopK} need [{hidden.Shape[0]}, {layer.Router.TopK}].");
+                $"{tensor.Name} in {path} is {tensor.ShapeText} but {hidden.Shape[0]} tokens and top-k {layer.Router.TopK} need " +
+                    $"[{hidden.Shape[0]}, {layer.Router.TopK}].");
     }
 
     private static TensorEntry? Find(SafetensorsFile file, string name) => file.Tensors.TryGetValue(name, out TensorEntry? entry) ? entry : null;

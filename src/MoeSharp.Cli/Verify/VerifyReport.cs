@@ -13,15 +13,19 @@ internal sealed class VerifyReport(string model, string backend, int tokens, int
     public void WriteTable(Terminal terminal)
     {
         string sampled = rows < tokens ? $", {rows} sampled rows" : "";
-        string formats = string.Join("; ", layers.Select(layer => $"{Names.Of(layer.Shape.Format)} weights, {Names.Of(layer.Shape.Activations)} activations").Distinct());
+        string formats = string.Join(
+            "; ", layers.Select(layer => $"{Names.Of(layer.Shape.Format)} weights, {Names.Of(layer.Shape.Activations)} activations").Distinct());
         terminal.WriteLine($"{model}: {backend} against reference, {tokens} tokens{sampled}, {formats}");
         var table = new Table().Border(TableBorder.Simple).AddColumns("layer", "compared");
-        foreach (string column in (string[])["max error", "relative", "calc_diff", "allowed"]) table.AddColumn(new TableColumn(column).RightAligned());
+        foreach (string column in (string[])["max error", "relative", "calc_diff", "allowed"])
+            table.AddColumn(new TableColumn(column).RightAligned());
         table.AddColumn("verdict");
         foreach (LayerCheck layer in layers)
         {
-            AddRow(table, $"{layer.Layer}", layer.IdsEqual ? "whole layer" : "whole layer, ids differ", layer.Whole, layer.Tolerance, layer.WholePassed);
-            AddRow(table, "", $"worst of {layer.Experts.Count} experts: {layer.Worst.Expert}", layer.Worst.Error, layer.Tolerance, layer.Worst.Passed);
+            AddRow(table, $"{layer.Layer}", layer.IdsEqual ? "whole layer" : "whole layer, ids differ", layer.Whole, layer.Tolerance,
+                layer.WholePassed);
+            AddRow(table, "", $"worst of {layer.Experts.Count} experts: {layer.Worst.Expert}", layer.Worst.Error, layer.Tolerance,
+                layer.Worst.Passed);
         }
         terminal.Write(table);
         WriteFailures(terminal);
@@ -49,7 +53,8 @@ internal sealed class VerifyReport(string model, string backend, int tokens, int
             ExpertCheck[] failed = [.. layer.Experts.Where(expert => !expert.Passed)];
             foreach (ExpertCheck expert in failed.Take(MostFailuresShown))
                 terminal.WriteLine($"layer {layer.Layer}, expert {expert.Expert}: {expert.Error}, allowed {Units.Error(layer.Tolerance)}");
-            if (failed.Length > MostFailuresShown) terminal.WriteLine($"layer {layer.Layer}: {failed.Length - MostFailuresShown} more experts failed; --json lists them all");
+            if (failed.Length > MostFailuresShown)
+                terminal.WriteLine($"layer {layer.Layer}: {failed.Length - MostFailuresShown} more experts failed; --json lists them all");
         }
     }
 

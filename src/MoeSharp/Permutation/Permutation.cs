@@ -73,7 +73,8 @@ public static class Permutation
         return checked((int)row);
     }
 
-    /// <summary>Assigns rows: <paramref name="rowOfSlot"/>[slot] is the permuted row (-1 where dropped), <paramref name="slotOfRow"/>[row] the slot (-1 for padding).</summary>
+    /// <summary>Assigns rows: <paramref name="rowOfSlot"/>[slot] is the permuted row (-1 where dropped), <paramref name="slotOfRow"/>[row] the slot
+    /// (-1 for padding).</summary>
     /// <param name="localIds">[T, K].</param>
     /// <param name="starts">[E]; used as cursors and left at each expert's end (the "psum" ends of real rows).</param>
     /// <param name="rowOfSlot">[T, K]: DeepGEMM's inv_perm.</param>

@@ -22,7 +22,8 @@ internal static class Activate
         }
     }
 
-    /// <summary>SWIGLUSTEP is followed by the input's quantizer, the others by one fused with them: their scales may differ in the last bit.</summary>
+    /// <summary>SWIGLUSTEP is followed by the input's quantizer, the others by one fused with them: their scales may differ in the last
+    /// bit.</summary>
     public static QuantizationRule RuleAfter(Activation activation) =>
         activation.Kind == ActivationKind.SwigluStep ? QuantizationRule.Input : QuantizationRule.Activation;
 }
