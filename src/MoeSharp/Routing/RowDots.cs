@@ -37,28 +37,43 @@ internal sealed unsafe class RowDots
     /// <summary>Products of hidden states [T, H] with rows first .. last-1; only those columns of <paramref name="dots"/> [T, rows] change.</summary>
     public void Compute(ReadOnlySpan<BFloat16> hidden, int first, int last, Span<float> dots)
     {
-        if (Vector512.IsHardwareAccelerated) Compute<Lanes512>(hidden, first, last, dots);
+        if (GeneratedDots.IsPreferred) Compute<Lanes128>(hidden, first, last, dots, generated: true);
+        else if (Vector512.IsHardwareAccelerated) Compute<Lanes512>(hidden, first, last, dots);
         else if (Vector256.IsHardwareAccelerated) Compute<Lanes256>(hidden, first, last, dots);
         else Compute<Lanes128>(hidden, first, last, dots);
     }
 
-    /// <summary>Same, with lanes of the caller's choice; all give the same bits.</summary>
-    internal void Compute<TLanes>(ReadOnlySpan<BFloat16> hidden, int first, int last, Span<float> dots)
+    /// <summary>Same, with lanes of the caller's choice, whole steps of 16 by generated code or not; all give the same bits.</summary>
+    internal void Compute<TLanes>(ReadOnlySpan<BFloat16> hidden, int first, int last, Span<float> dots, bool generated = false)
         where TLanes : unmanaged, ILanes16<TLanes>
     {
         int tokens = hidden.Length / Hidden;
         if (hidden.Length != tokens * Hidden || dots.Length < tokens * Rows)
             throw new ArgumentException("Hidden states and dots do not fit together.");
-        if (_bf16 is not null) Compute<TLanes, BFloat16>(hidden, tokens, _bf16, first, last, dots);
-        else Compute<TLanes, float>(hidden, tokens, _fp32!, first, last, dots);
+        if (_bf16 is not null) Compute<TLanes, BFloat16>(hidden, tokens, _bf16, first, last, dots, generated);
+        else Compute<TLanes, float>(hidden, tokens, _fp32!, first, last, dots, generated);
     }
 
     /// <summary>sums += row * weight by fused multiply-adds.</summary>
     public static void MultiplyAdd(ReadOnlySpan<BFloat16> row, float weight, Span<float> sums)
     {
-        if (Vector512.IsHardwareAccelerated) MultiplyAdd<Lanes512>(row, weight, sums);
+        if (GeneratedDots.IsPreferred) MultiplyAddGenerated(row, weight, sums);
+        else if (Vector512.IsHardwareAccelerated) MultiplyAdd<Lanes512>(row, weight, sums);
         else if (Vector256.IsHardwareAccelerated) MultiplyAdd<Lanes256>(row, weight, sums);
         else MultiplyAdd<Lanes128>(row, weight, sums);
+    }
+
+    /// <summary>The same bits by generated code.</summary>
+    internal static void MultiplyAddGenerated(ReadOnlySpan<BFloat16> row, float weight, Span<float> sums)
+    {
+        int whole = row.Length / Lanes * Lanes;
+        fixed (BFloat16* r = row)
+        fixed (float* s = sums)
+        {
+            var loop = new GeneratedDots.Arguments { Hidden0 = r, Sums = s, Steps = whole / Lanes, Weight = weight };
+            if (whole > 0) GeneratedDots.MultiplyAdd(&loop);
+        }
+        for (int i = whole; i < row.Length; i++) sums[i] = MathF.FusedMultiplyAdd(row[i], weight, sums[i]);
     }
 
     private static void MultiplyAdd<TLanes>(ReadOnlySpan<BFloat16> row, float weight, Span<float> sums)
@@ -76,7 +91,7 @@ internal sealed unsafe class RowDots
     }
 
     /// <summary>Two rows stay in the first-level cache while all tokens pass; two tokens at a time use each loaded row twice.</summary>
-    private void Compute<TLanes, TWeight>(ReadOnlySpan<BFloat16> hidden, int tokens, TWeight[] weights, int first, int last, Span<float> dots)
+    private void Compute<TLanes, TWeight>(ReadOnlySpan<BFloat16> hidden, int tokens, TWeight[] weights, int first, int last, Span<float> dots, bool generated)
         where TLanes : unmanaged, ILanes16<TLanes> where TWeight : unmanaged
     {
         fixed (BFloat16* h = hidden)
@@ -100,20 +115,29 @@ internal sealed unsafe class RowDots
                         Dot10 = d + (nint)other * Rows + r,
                         Dot11 = d + (nint)other * Rows + next,
                     };
-                    Dot2x2<TLanes, TWeight>(tile, Hidden);
+                    Dot2x2<TLanes, TWeight>(tile, Hidden, generated);
                 }
             }
         }
     }
 
     /// <summary>Two tokens by two rows; at an odd end both are the same one, computed twice with the same result.</summary>
-    private static void Dot2x2<TLanes, TWeight>(in Tile<TWeight> tile, int hidden)
+    private static void Dot2x2<TLanes, TWeight>(in Tile<TWeight> tile, int hidden, bool generated)
         where TLanes : unmanaged, ILanes16<TLanes> where TWeight : unmanaged
     {
         TLanes s00 = TLanes.Broadcast(0), s01 = s00, s10 = s00, s11 = s00;
         BFloat16* h0 = tile.Hidden0, h1 = tile.Hidden1;
         TWeight* w0 = tile.Row0, w1 = tile.Row1;
         int i = 0;
+        if (generated && hidden >= Lanes)
+        {
+            float* sums = stackalloc float[4 * Lanes];
+            i = hidden / Lanes * Lanes;
+            var loop = new GeneratedDots.Arguments { Hidden0 = h0, Hidden1 = h1, Row0 = w0, Row1 = w1, Sums = sums, Steps = i / Lanes };
+            GeneratedDots.Dot2x2(typeof(TWeight) == typeof(BFloat16))(&loop);
+            (s00, s01) = (TLanes.Load(sums), TLanes.Load(sums + Lanes));
+            (s10, s11) = (TLanes.Load(sums + 2 * Lanes), TLanes.Load(sums + 3 * Lanes));
+        }
         for (; i + Lanes <= hidden; i += Lanes)
         {
             TLanes x0 = TLanes.Load(h0 + i), x1 = TLanes.Load(h1 + i), y0 = Load<TLanes, TWeight>(w0 + i), y1 = Load<TLanes, TWeight>(w1 + i);

@@ -23,6 +23,8 @@ public unsafe class TileKernelTests
 
         public byte* Code(int tile, int column, int k) => _values.Pointer + (tile * Columns + column) * Depth + k;
         public byte* Scales(int tile) => _packed.Pointer + tile * TileBlock.BytesOf(format);
+        /// <summary>A bit of the packed block that is inverted before it is multiplied.</summary>
+        public (int Byte, int Bit)? Flip { get; set; }
         public Span<float> RowScales => _rowScales.Span<float>(0, rows);
         public Span<float> Sums => _sums.Span<float>(0, rows * tiles * Columns);
 
@@ -40,6 +42,7 @@ public unsafe class TileKernelTests
                 for (int n = 0; n < Columns; n++) columns[n] = Code(tile, n, 0);
                 Arrangement.For(kernel.Order, format)(columns, depth, Scales(tile) + TileBlock.ScaleBytesOf(format));
             }
+            if (Flip is { } flip) _packed.Pointer[flip.Byte] ^= (byte)(1 << flip.Bit);
             TileKernels kernels = kernel.For(format, withNaN);
             var block = new TileBlock
             {
@@ -194,6 +197,29 @@ public unsafe class TileKernelTests
             problem.Multiply(scaled: format == WeightFormat.Block128);
             expected ??= problem.Sums.ToArray();
             Assert.True(problem.Sums.SequenceEqual(expected), $"{kernel.Name} {format}");
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Kernels))]
+    public void AnyFlippedBitOfAPackedCodeIsSeen(string name)
+    {
+        const int rows = 3;
+        var random = new Random(3);
+        using var problem = new Problem(Kernel(name), WeightFormat.Block128, tiles: 1, rows);
+        for (int i = 0; i < Columns * Depth; i++) *problem.Code(0, 0, i) = (byte)(0x20 + random.Next(0x18) | (random.Next(2) << 7)); // away from NaN
+        for (int i = 0; i < Columns; i++) ((float*)problem.Scales(0))[i] = 1;
+        for (int i = 0; i < rows * Depth; i++) problem.SetOperand(i / Depth, i % Depth, 1 + random.Next(8));
+        problem.Multiply();
+        float[] intact = problem.Sums.ToArray();
+        for (int code = 0; code < Columns * Depth; code += 3)
+        {
+            problem.Flip = (TileBlock.ScaleBytes + code, code / 3 % 8);
+            problem.Sums.Clear();
+            problem.Multiply();
+            int changed = 0;
+            for (int i = 0; i < intact.Length; i++) changed += problem.Sums[i] != intact[i] ? 1 : 0;
+            Assert.True(changed == rows, $"bit {code / 3 % 8} of packed byte {code} changed {changed} sums instead of one of each of {rows} rows");
         }
     }
 }

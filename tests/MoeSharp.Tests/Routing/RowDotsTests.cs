@@ -16,7 +16,8 @@ public class RowDotsTests
             dots.Compute<Lanes512>(states, 0, rows, a);
             dots.Compute<Lanes256>(states, 0, rows, b);
             dots.Compute<Lanes128>(states, 0, rows, c);
-            dots.Compute(states, 0, rows, d);
+            if (GeneratedDots.IsSupported) dots.Compute<Lanes128>(states, 0, rows, d, generated: true);
+            else dots.Compute(states, 0, rows, d);
             for (int t = 0; t < tokens; t++)
                 for (int r = 0; r < rows; r++)
                 {
@@ -53,5 +54,20 @@ public class RowDotsTests
             values[i] = bf16 ? BFloat16.FromSingle(value).ToSingle() : value;
         }
         return values;
+    }
+
+    [Fact]
+    public void GeneratedMultiplyAddGivesTheSameBits()
+    {
+        Assert.SkipUnless(GeneratedDots.IsSupported, "no code is generated here");
+        foreach (int hidden in (int[])[1, 15, 16, 17, 64, 101])
+        {
+            var random = new Random(hidden);
+            BFloat16[] row = Values(random, hidden, true).Select(BFloat16.FromSingle).ToArray();
+            float[] sums = Values(random, hidden, false), expected = [.. sums];
+            RowDots.MultiplyAddGenerated(row, 0.7f, sums);
+            for (int i = 0; i < hidden; i++) expected[i] = MathF.FusedMultiplyAdd(row[i], 0.7f, expected[i]);
+            Assert.True(sums.AsSpan().SequenceEqual(expected), $"H {hidden}");
+        }
     }
 }
