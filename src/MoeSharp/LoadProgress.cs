@@ -28,3 +28,36 @@ internal readonly record struct LoadContext(int? Layer, IProgress<LoadProgress>?
         Cancellation.ThrowIfCancellationRequested();
     }
 }
+
+/// <summary>One of several equal pieces of laying weights out, done by several threads: reports every hundredth of it, and stops between units of work.</summary>
+/// <param name="context">Who watches and who may stop it.</param>
+/// <param name="piece">Which piece, from 0.</param>
+/// <param name="pieces">How many pieces there are.</param>
+/// <param name="units">Units of work in this piece.</param>
+internal sealed class LoadPiece(LoadContext context, int piece, int pieces, int units)
+{
+    private const int Parts = 100;
+    private readonly Lock _lock = new();
+    private int _done, _reported = -1;
+
+    /// <summary>For loops that several threads share.</summary>
+    public ParallelOptions Options { get; } = new() { CancellationToken = context.Cancellation };
+
+    /// <summary>After each unit, on any thread.</summary>
+    public void Finish()
+    {
+        int part = (int)((long)Interlocked.Increment(ref _done) * Parts / units);
+        if (context.Progress is not null && part > Volatile.Read(ref _reported)) Report(part);
+        context.Cancellation.ThrowIfCancellationRequested();
+    }
+
+    private void Report(int part)
+    {
+        lock (_lock)
+        {
+            if (part <= _reported) return;
+            _reported = part;
+            context.Progress!.Report(new(LoadStage.Prepare, piece * Parts + part, pieces * Parts));
+        }
+    }
+}

@@ -52,19 +52,26 @@ public sealed class CpuBackend : IExpertsBackend, IDisposable
     public Support SupportsActivation(Activation activation) => Support.Yes;
 
     /// <summary>Copies the weights into the order in which the kernels read them; they are not used afterwards.</summary>
-    public IPreparedExperts Prepare(ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights)
+    public IPreparedExperts Prepare(ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights) =>
+        Prepare(shape, weights, allowNaNWeights, null, default);
+
+    /// <inheritdoc/>
+    public IPreparedExperts Prepare(
+        ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights, IProgress<LoadProgress>? progress, CancellationToken cancellation)
     {
         ArgumentNullException.ThrowIfNull(shape);
         ArgumentNullException.ThrowIfNull(weights);
         _support.ThrowIfNot();
+        var context = new LoadContext(null, progress, cancellation);
         int downTiles = CpuExperts.DownTilesPerChunk(shape.Hidden, Team.Threads);
         PackedFile? stored = _packedCache?.Open(weights, _kernel!.Order, downTiles);
         try
         {
-            if (!allowNaNWeights && stored is not { HasNaN: false }) NaNCodes.Check(weights);
+            if (!allowNaNWeights && stored is not { HasNaN: false }) NaNCodes.Check(weights, new LoadPiece(context, 0, CpuExperts.Pieces, weights.Count));
             bool withNaN = allowNaNWeights && (stored?.HasNaN ?? NaNCodes.First(weights) is not null);
-            var experts = new CpuExperts(shape, weights, Team, _kernel!, withNaN, stored);
+            var experts = new CpuExperts(shape, weights, Team, _kernel!, withNaN, stored, context);
             if (stored is null) _packedCache?.Store(weights, _kernel!.Order, experts.Packed.GateUp, experts.Packed.Down, withNaN);
+            if (stored is not null) progress?.Report(new(LoadStage.Prepare, 1, 1)); // there was nothing to lay out
             return experts;
         }
         catch

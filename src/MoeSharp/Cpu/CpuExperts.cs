@@ -13,7 +13,11 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     private readonly PackedFile? _stored;
     private readonly int _downThreads;
 
-    public CpuExperts(ExpertsShape shape, ExpertWeights weights, Team team, IGemmKernel kernel, bool withNaN, PackedFile? stored = null)
+    /// <summary>Pieces of laying out: the search for NaN codes, GateUp's weights, Down's.</summary>
+    public const int Pieces = 3;
+
+    public CpuExperts(
+        ExpertsShape shape, ExpertWeights weights, Team team, IGemmKernel kernel, bool withNaN, PackedFile? stored = null, LoadContext context = default)
     {
         _shape = shape;
         _team = team;
@@ -21,8 +25,16 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         _kernels = kernel.For(shape.Format, withNaN);
         _operand = kernel.Operand;
         Description = $"{kernel.Name} on {team.Threads} threads: {kernel.Reason}";
-        _gateUp = PackedWeights.GateUp(weights, kernel.Order, stored?.GateUp);
-        _down = PackedWeights.Down(weights, kernel.Order, DownTilesPerChunk(shape.Hidden, team.Threads), stored?.Down);
+        _gateUp = PackedWeights.GateUp(weights, kernel.Order, stored?.GateUp, context);
+        try
+        {
+            _down = PackedWeights.Down(weights, kernel.Order, DownTilesPerChunk(shape.Hidden, team.Threads), stored?.Down, context);
+        }
+        catch
+        {
+            _gateUp.Dispose();
+            throw;
+        }
         foreach (PackedWeights packed in (PackedWeights[])[_gateUp, _down]) team.Place(packed.Pointer, packed.Bytes, shape.Experts);
         _rowKernels = kernel.RowsFor(shape, weights.Biases is not null, _down.TilesPerChunk * TileBlock.Columns);
         _downThreads = Math.Min(team.Threads, _down.Chunks);

@@ -48,23 +48,23 @@ internal sealed unsafe class PackedWeights : IDisposable
     /// <summary>Tiles of 16 gate columns and the 16 up columns that belong to them, 8 tiles a chunk: 128 intermediate values,
     /// one quantization group.</summary>
     /// <param name="stored">What an earlier call with the same arguments packed; null packs.</param>
-    public static PackedWeights GateUp(ExpertWeights weights, TileOrder order, PackedMemory? stored = null)
+    public static PackedWeights GateUp(ExpertWeights weights, TileOrder order, PackedMemory? stored = null, LoadContext context = default)
     {
         const int half = TileBlock.Columns / 2;
         var packed = new PackedWeights(
             weights.Format, order, weights.Count, Formats.Blocks(weights.IntermediateSize, half), TileBlock.MaxDepth / half, weights.HiddenSize, stored);
-        if (stored is null) packed.Pack(weights.Count, (expert, tile, column) =>
+        if (stored is null) packed.Pack(weights.Count, new(context, 1, CpuExperts.Pieces, weights.Count * packed.Tiles), (expert, tile, column) =>
             (column < half ? weights.Gate[expert] : weights.Up[expert], tile * half + column % half));
         return packed;
     }
 
     /// <summary>Tiles of 32 hidden columns.</summary>
     /// <param name="stored">As for GateUp.</param>
-    public static PackedWeights Down(ExpertWeights weights, TileOrder order, int tilesPerChunk, PackedMemory? stored = null)
+    public static PackedWeights Down(ExpertWeights weights, TileOrder order, int tilesPerChunk, PackedMemory? stored = null, LoadContext context = default)
     {
         var packed = new PackedWeights(
             weights.Format, order, weights.Count, Formats.Blocks(weights.HiddenSize, TileBlock.Columns), tilesPerChunk, weights.IntermediateSize, stored);
-        if (stored is null) packed.Pack(weights.Count, (expert, tile, column) => (weights.Down[expert], tile * TileBlock.Columns + column));
+        if (stored is null) packed.Pack(weights.Count, new(context, 2, CpuExperts.Pieces, weights.Count * packed.Tiles), (expert, tile, column) => (weights.Down[expert], tile * TileBlock.Columns + column));
         return packed;
     }
 
@@ -81,8 +81,23 @@ internal sealed unsafe class PackedWeights : IDisposable
         return (((long)expert * Tiles + first) * Blocks + (long)block * tiles + (tile - first)) * BlockBytes;
     }
 
-    private void Pack(int experts, Func<int, int, int, (BlockScaledMatrix Matrix, int Row)> source) =>
-        Parallel.For(0, experts * Tiles, i => PackTile(i / Tiles, i % Tiles, source));
+    /// <summary>All tiles; what is not finished is freed.</summary>
+    private void Pack(int experts, LoadPiece piece, Func<int, int, int, (BlockScaledMatrix Matrix, int Row)> source)
+    {
+        try
+        {
+            Parallel.For(0, experts * Tiles, piece.Options, i =>
+            {
+                PackTile(i / Tiles, i % Tiles, source);
+                piece.Finish();
+            });
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
 
     private void PackTile(int expert, int tile, Func<int, int, int, (BlockScaledMatrix Matrix, int Row)> source)
     {

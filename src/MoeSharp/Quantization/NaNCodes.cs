@@ -26,13 +26,14 @@ internal static class NaNCodes
 
     /// <summary>Searches every matrix of every expert.</summary>
     /// <exception cref="CheckpointException">There is one; the message names tensor, expert, block and code.</exception>
-    public static void Check(ExpertWeights weights)
+    public static void Check(ExpertWeights weights, LoadPiece? piece = null)
     {
         for (int expert = 0; expert < weights.Count; expert++)
         {
             Check(weights.Gate[expert], expert, "gate");
             Check(weights.Up[expert], expert, "up");
             Check(weights.Down[expert], expert, "down");
+            piece?.Finish();
         }
     }
 
