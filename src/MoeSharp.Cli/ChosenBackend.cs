@@ -1,15 +1,42 @@
+using System.Globalization;
+
 namespace MoeSharp.Cli;
 
 /// <summary>The backend behind --backend, --threads and --kernel.</summary>
 internal sealed class ChosenBackend : IDisposable
 {
-    private readonly CpuBackend? _own;
+    /// <summary>GPUs are asked for by name: "cuda", or "cuda:1" for the second.</summary>
+    public const string Cuda = "cuda";
+
+    private readonly IDisposable? _own;
 
     /// <summary>Only the cpu backend has threads and kernels to choose from, so either makes one of its own and turns auto into it.</summary>
+    /// <exception cref="UnsupportedException">There is no such backend, or no GPU for it.</exception>
     public ChosenBackend(string name, int? threads, string? kernel)
     {
-        if ((threads is not null || kernel is not null) && name is "auto" or "cpu") _own = new CpuBackend(threads, kernel);
-        Backend = _own ?? (name == "auto" ? null : ExpertsBackends.ByName(name));
+        if (Gpu(name) is { } gpu)
+        {
+            if (threads is not null || kernel is not null)
+                throw new UnsupportedException("--threads and --kernel choose among the cpu backend's; leave them out with --backend cuda.");
+            var cuda = new CudaBackend(gpu);
+            Support support = cuda.SupportsDevice();
+            if (!support.IsSupported) cuda.Dispose();
+            support.ThrowIfNot();
+            _own = cuda;
+            Backend = cuda;
+            return;
+        }
+        CpuBackend? cpu = (threads is not null || kernel is not null) && name is "auto" or "cpu" ? new CpuBackend(threads, kernel) : null;
+        _own = cpu;
+        Backend = cpu ?? (name == "auto" ? null : ExpertsBackends.ByName(name));
+    }
+
+    /// <summary>Ordinal of the GPU that a name means, or null for every other name.</summary>
+    public static int? Gpu(string name)
+    {
+        if (name == Cuda) return 0;
+        bool numbered = name.StartsWith(Cuda + ":", StringComparison.Ordinal);
+        return numbered && int.TryParse(name.AsSpan(Cuda.Length + 1), NumberStyles.None, CultureInfo.InvariantCulture, out int gpu) ? gpu : null;
     }
 
     /// <summary>Null stands for auto: the library chooses.</summary>

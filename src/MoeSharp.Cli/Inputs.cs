@@ -32,7 +32,7 @@ internal static class Inputs
 
     public static Option<string> Backend() => Parsed("--backend", "NAME", $"What computes: auto, {BackendNames()}", "auto", text =>
     {
-        if (text != "auto") ExpertsBackends.ByName(text);
+        if (text != "auto" && ChosenBackend.Gpu(text) is null) ExpertsBackends.ByName(text);
         return text;
     });
 
@@ -128,5 +128,5 @@ internal static class Inputs
         return model;
     }
 
-    private static string BackendNames() => string.Join(", ", ExpertsBackends.All.Select(backend => backend.Name));
+    private static string BackendNames() => string.Join(", ", ExpertsBackends.All.Select(backend => backend.Name)) + ", cuda or cuda:1 (a GPU)";
 }

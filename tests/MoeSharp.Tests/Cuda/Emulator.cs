@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
+using System.Security.Cryptography;
 
 namespace MoeSharp.Tests;
 
@@ -12,9 +13,10 @@ internal static unsafe class Emulator
         Assert.SkipUnless(OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64, "The emulator is for x64 Linux.");
         Assert.SkipUnless(File.Exists("/usr/bin/g++"), "There is no g++ on this machine to build the emulator with.");
         string sources = Repository.PathOf("kernels");
-        long newest = Directory.EnumerateFiles(sources, "*", SearchOption.AllDirectories).Where(f => !f.Contains("prebuilt", StringComparison.Ordinal))
-            .Max(f => File.GetLastWriteTimeUtc(f).Ticks);
-        string library = Path.Combine(Path.GetTempPath(), $"moesharp-emulator-{newest:x}.so");
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        foreach (string file in Directory.EnumerateFiles(sources, "*", SearchOption.AllDirectories).Order(StringComparer.Ordinal))
+            if (Path.GetExtension(file) is ".cu" or ".cuh" or ".cpp" or ".hpp" or ".sh") hash.AppendData(File.ReadAllBytes(file));
+        string library = Path.Combine(Path.GetTempPath(), $"moesharp-emulator-{Convert.ToHexStringLower(hash.GetHashAndReset())[..16]}.so");
         if (File.Exists(library)) return library;
         using Process build = Process.Start(Path.Combine(sources, "emulator", "build.sh"), [library]);
         build.WaitForExit();

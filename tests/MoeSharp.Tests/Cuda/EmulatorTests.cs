@@ -104,6 +104,16 @@ public class EmulatedMachineTests
         Emulator.Set("gpus", 1);
     }
 
+    [Fact]
+    public void TheToolVerifiesACheckpointOnTheGpu()
+    {
+        string model = Repository.PathOf("tests/MoeSharp.Tests/Data/checkpoints/deepseek-v3.1-ue8m0");
+        ToolRun run = ToolRun.Of("verify", model, "--backend", "cuda");
+        Assert.Equal(0, run.ExitCode);
+        Assert.Contains("cuda against reference", run.Output);
+        Assert.Contains("Agrees with the reference", run.Output);
+    }
+
     /// <summary>Empty, or how a layer differs from the reference backend.</summary>
     private static string Difference(CudaBackend backend, int tokens)
     {
