@@ -1,10 +1,13 @@
-// The part of the CUDA driver's interface that MoeSharp uses, on the CPU. Work runs when it is queued (or when a graph that captured it is launched);
-// device memory is host memory, filled with 0xFF; contexts, streams, captures and faults follow the driver's rules, so that a program that breaks one
-// is told. emulator_set changes the machine: see `Machine`.
+// The part of the CUDA driver's interface that MoeSharp uses, on the CPU. Work runs as late as the driver may run it: when somebody waits for its
+// stream or an event behind it; so a program that reuses a buffer too early computes wrong numbers here too. Device memory is host memory, filled
+// with 0xFF; contexts, streams, captures and faults follow the driver's rules, so that a program that breaks one is told. emulator_set changes the
+// machine (see `Machine`), emulator_get tells what is in use.
 #include "fibers.hpp"
 #include "kernels.hpp"
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <deque>
 #include <elf.h>
 #include <functional>
 #include <map>
@@ -22,21 +25,29 @@ enum Result {
 struct Machine {
     long driver_version = 12040, gpus = 1, capability = 90, memory_bytes = 8l << 30, multiprocessors = 4, init_result = 0;
     long fault = 0; // the launch that fails, counted down; 0 none
+    long deferred = 1; // 0: work runs when it is queued
 } machine;
 
 struct Device { long used = 0; bool lost = false; int retained = 0; } devices[8];
 struct Context { int device; } contexts[8] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}};
 using Work = std::function<void()>;
 struct Graph { std::vector<Work> nodes; };
-struct Stream { Context* context; std::unique_ptr<Graph> capture; };
-struct Event { Context* context; std::chrono::steady_clock::time_point time; };
+struct Stream {
+    Context* context;
+    std::unique_ptr<Graph> capture;
+    std::deque<Work> pending;
+    u64 queued = 0, done = 0;
+};
+struct Event { Context* context; void* stream; u64 ticket; std::chrono::steady_clock::time_point time; };
 struct Module { Context* context; std::string image; };
 struct Function { const Kernel* kernel; Context* context; int shared_limit = 48 * 1024; };
 struct Allocation { u64 bytes; int device; };
 
 std::recursive_mutex lock;
 std::map<u64, Allocation> memory;
+std::map<u64, u64> pinned; // address, bytes
 std::map<void*, std::unique_ptr<Stream>> streams;
+long events = 0, modules = 0;
 std::string last_fault;
 thread_local std::vector<Context*> current_contexts;
 
@@ -52,7 +63,32 @@ const Allocation* allocation_of(u64 address, u64 bytes) {
 /// 0, or why nothing can be done in the current context.
 int state() { return !context() ? invalid_context : devices[context()->device].lost ? launch_failed : success; }
 
-/// Runs now, or is recorded; the stream must belong to the current context.
+bool is_pinned(u64 address, u64 bytes) {
+    auto next = pinned.upper_bound(address);
+    if (next == pinned.begin()) return false;
+    --next;
+    return address + bytes <= next->first + next->second;
+}
+
+/// Runs a stream's work up to this place.
+void run_until(void* handle, u64 ticket) {
+    auto found = streams.find(handle);
+    if (found == streams.end()) return;
+    Stream& stream = *found->second;
+    while (stream.done < ticket && !stream.pending.empty()) {
+        Work work = std::move(stream.pending.front());
+        stream.pending.pop_front();
+        stream.done++;
+        work();
+    }
+}
+
+void run_all(const Context* of) {
+    for (auto& [handle, stream] : streams)
+        if (stream->context == of) run_until(handle, stream->queued);
+}
+
+/// Runs later, or is recorded; the stream must belong to the current context.
 int queue(void* handle, Work work) {
     if (int bad = state()) return bad;
     if (handle) {
@@ -64,6 +100,10 @@ int queue(void* handle, Work work) {
             stream.capture->nodes.push_back(std::move(work));
             return success;
         }
+        stream.pending.push_back(std::move(work));
+        stream.queued++;
+        if (!machine.deferred) run_until(handle, stream.queued);
+        return success;
     }
     work();
     return success;
@@ -85,6 +125,17 @@ void execute(const Kernel& kernel, Dim grid, Dim block, u32 cluster, const std::
     devices[device].lost = true;
 }
 
+/// A copy that must find its host memory as it was pinned.
+void copy_pinned(void* to, const void* from, u64 host, u64 bytes, int device) {
+    if (devices[device].lost) return;
+    if (is_pinned(host, bytes)) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    last_fault = "a copy whose pinned memory was freed before it ran";
+    devices[device].lost = true;
+}
+
 struct LaunchConfig { u32 grid[3], block[3], shared; void* stream; struct Attribute* attributes; u32 count; };
 struct Attribute { int id, pad; u32 value[16]; };
 } // namespace
@@ -97,12 +148,15 @@ void emulator::require_global(const void* from, u64 bytes, const char* what) {
 #define REQUIRE_STATE if (int bad = state()) return bad
 
 extern "C" {
-/// Changes the machine by the name of a member of `Machine`; "revive" makes lost contexts usable again, as a new process would. 0 when there is such a name.
+/// Changes the machine by the name of a member of `Machine`; "reset" makes it as it was in the beginning, and lost
+/// contexts usable again, as a new process would. 0 when there is such a name.
 int emulator_set(const char* name, long value) {
     GUARD;
     const std::map<std::string, long*> members = {{"driver_version", &machine.driver_version}, {"gpus", &machine.gpus}, {"capability", &machine.capability},
-        {"memory_bytes", &machine.memory_bytes}, {"multiprocessors", &machine.multiprocessors}, {"init_result", &machine.init_result}, {"fault", &machine.fault}};
-    if (std::string(name) == "revive") {
+        {"memory_bytes", &machine.memory_bytes}, {"multiprocessors", &machine.multiprocessors}, {"init_result", &machine.init_result}, {"fault", &machine.fault},
+        {"deferred", &machine.deferred}};
+    if (std::string(name) == "reset") {
+        machine = {};
         for (Device& device : devices) device.lost = false;
         return 0;
     }
@@ -110,6 +164,23 @@ int emulator_set(const char* name, long value) {
     if (found == members.end()) return 1;
     *found->second = value;
     return 0;
+}
+
+/// What is in use of a device, or of the host: "bytes" and "allocations" of a device, "retained" contexts; "pinned" bytes, "streams", "events", "modules".
+/// -1 where there is no such name.
+long emulator_get(const char* name, int device) {
+    GUARD;
+    const std::string what = name;
+    if (what == "bytes") return devices[device].used;
+    if (what == "allocations") return std::count_if(memory.begin(), memory.end(), [=](const auto& m) { return m.second.device == device; });
+    if (what == "retained") return devices[device].retained;
+    if (what == "streams") return (long)streams.size();
+    if (what == "events") return events;
+    if (what == "modules") return modules;
+    if (what != "pinned") return -1;
+    long bytes = 0;
+    for (auto& [address, size] : pinned) bytes += (long)size;
+    return bytes;
 }
 
 int cuInit(u32) { return machine.init_result ? (int)machine.init_result : machine.gpus == 0 ? no_device : success; }
@@ -189,6 +260,7 @@ int cuMemFree_v2(u64 pointer) {
     GUARD;
     auto found = memory.find(pointer);
     if (found == memory.end()) return invalid_value;
+    run_all(&contexts[found->second.device]);
     devices[found->second.device].used -= (long)found->second.bytes;
     memory.erase(found);
     free((void*)pointer);
@@ -202,18 +274,32 @@ int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
     return success;
 }
 int cuMemHostAlloc(void** pointer, size_t bytes, u32) {
+    GUARD;
     REQUIRE_STATE;
-    return *pointer = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096), *pointer ? success : out_of_memory;
+    const u64 taken = (bytes + 4095) / 4096 * 4096;
+    *pointer = aligned_alloc(4096, taken);
+    if (!*pointer) return out_of_memory;
+    pinned[(u64)*pointer] = taken;
+    return success;
 }
-int cuMemFreeHost(void* pointer) { return free(pointer), success; }
+int cuMemFreeHost(void* pointer) { // does not wait: a copy still under way is the caller's mistake
+    GUARD;
+    if (!pinned.erase((u64)pointer)) return invalid_value;
+    return free(pointer), success;
+}
 int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* stream) {
     GUARD;
     if (bytes && !allocation_of(to, bytes)) return invalid_value;
-    return queue(stream, [=] { memcpy((void*)to, from, bytes); });
+    const int device = context() ? context()->device : 0;
+    if (is_pinned((u64)from, bytes)) return queue(stream, [=] { copy_pinned((void*)to, from, (u64)from, bytes, device); });
+    auto taken = std::make_shared<std::vector<u8>>((const u8*)from, (const u8*)from + bytes); // pageable memory is read before the call returns
+    return queue(stream, [=] { memcpy((void*)to, taken->data(), bytes); });
 }
 int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void* stream) {
     GUARD;
     if (bytes && !allocation_of(from, bytes)) return invalid_value;
+    const int device = context() ? context()->device : 0;
+    if (is_pinned((u64)to, bytes)) return queue(stream, [=] { copy_pinned(to, (void*)from, (u64)to, bytes, device); });
     return queue(stream, [=] { memcpy(to, (void*)from, bytes); });
 }
 int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void* stream) {
@@ -245,14 +331,18 @@ int cuPointerGetAttribute(void* data, int attribute, u64 pointer) {
 int cuStreamCreate(void** stream, u32) {
     GUARD;
     REQUIRE_STATE;
-    auto made = std::make_unique<Stream>(Stream{context(), nullptr});
+    auto made = std::make_unique<Stream>();
+    made->context = context();
     *stream = made.get();
     streams[*stream] = std::move(made);
     return success;
 }
 int cuStreamDestroy_v2(void* stream) {
     GUARD;
-    return streams.erase(stream) ? success : invalid_handle;
+    auto found = streams.find(stream);
+    if (found == streams.end()) return invalid_handle;
+    run_until(stream, found->second->queued);
+    return streams.erase(stream), success;
 }
 int cuStreamGetCtx(void* stream, void** result) {
     GUARD;
@@ -264,10 +354,17 @@ int cuStreamGetCtx(void* stream, void** result) {
 int cuStreamSynchronize(void* stream) {
     GUARD;
     REQUIRE_STATE;
+    if (!stream) return run_all(context()), state();
     auto found = streams.find(stream);
-    return stream && found == streams.end() ? invalid_handle : stream && found->second->capture ? capture_unsupported : success;
+    if (found == streams.end()) return invalid_handle;
+    if (found->second->capture) return capture_unsupported;
+    return run_until(stream, found->second->queued), state();
 }
-int cuStreamWaitEvent(void*, void*, u32) { return state(); }
+int cuStreamWaitEvent(void* stream, void* handle, u32) {
+    GUARD;
+    const Event event = *(Event*)handle;
+    return queue(stream, [=] { run_until(event.stream, event.ticket); });
+}
 int cuStreamIsCapturing(void* stream, int* status) {
     GUARD;
     auto found = streams.find(stream);
@@ -300,15 +397,32 @@ int cuGraphExecDestroy(void* executable) { return delete (Graph*)executable, suc
 int cuGraphDestroy(void* graph) { return delete (Graph*)graph, success; }
 
 int cuEventCreate(void** event, u32) {
+    GUARD;
     REQUIRE_STATE;
-    return *event = new Event{context(), {}}, success;
+    events++;
+    return *event = new Event{context(), nullptr, 0, {}}, success;
 }
-int cuEventDestroy_v2(void* event) { return delete (Event*)event, success; }
-int cuEventRecord(void* event, void*) {
+int cuEventDestroy_v2(void* event) {
+    GUARD;
+    run_until(((Event*)event)->stream, ((Event*)event)->ticket);
+    events--;
+    return delete (Event*)event, success;
+}
+int cuEventRecord(void* handle, void* stream) {
+    GUARD;
+    auto* event = (Event*)handle;
+    if (event->context != context()) return invalid_handle;
+    const int result = queue(stream, [=] { event->time = std::chrono::steady_clock::now(); });
+    auto found = streams.find(stream);
+    if (found != streams.end() && !found->second->capture) event->stream = stream, event->ticket = found->second->queued;
+    return result;
+}
+int cuEventSynchronize(void* handle) {
+    GUARD;
     REQUIRE_STATE;
-    return ((Event*)event)->time = std::chrono::steady_clock::now(), success;
+    run_until(((Event*)handle)->stream, ((Event*)handle)->ticket);
+    return state();
 }
-int cuEventSynchronize(void*) { return state(); }
 int cuEventElapsedTime(float* milliseconds, void* first, void* last) {
     *milliseconds = std::chrono::duration<float, std::milli>(((Event*)last)->time - ((Event*)first)->time).count();
     return success;
@@ -320,9 +434,10 @@ int cuModuleLoadData(void** module, const void* image) {
     const auto* header = (const Elf64_Ehdr*)image;
     if (memcmp(header->e_ident, ELFMAG, SELFMAG) || header->e_machine != 190) return invalid_image;
     const u64 bytes = std::max(header->e_shoff + (u64)header->e_shnum * header->e_shentsize, header->e_phoff + (u64)header->e_phnum * header->e_phentsize);
+    modules++;
     return *module = new Module{context(), std::string((const char*)image, bytes)}, success;
 }
-int cuModuleUnload(void* module) { return delete (Module*)module, success; }
+int cuModuleUnload(void* module) { return modules--, delete (Module*)module, success; }
 int cuModuleGetFunction(void** function, void* handle, const char* name) {
     const Module& module = *(Module*)handle;
     const Kernel* kernel = find_kernel(name);

@@ -50,7 +50,13 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
 
     /// <summary>Copies the weights to the GPU; they are not used afterwards.</summary>
     /// <exception cref="CudaException">The driver refused, or the GPU's memory does not suffice.</exception>
-    public IPreparedExperts Prepare(ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights)
+    public IPreparedExperts Prepare(ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights) => Prepare(shape, weights, allowNaNWeights, null, default);
+
+    /// <summary>Same, watched and stoppable: it stops within milliseconds.</summary>
+    /// <exception cref="CudaException">The driver refused, or the GPU's memory does not suffice. Nothing stays allocated.</exception>
+    /// <exception cref="OperationCanceledException">Nothing stays allocated.</exception>
+    public IPreparedExperts Prepare(
+        ExpertsShape shape, ExpertWeights weights, bool allowNaNWeights, IProgress<LoadProgress>? progress, CancellationToken cancellation)
     {
         ArgumentNullException.ThrowIfNull(shape);
         ArgumentNullException.ThrowIfNull(weights);
@@ -58,7 +64,15 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
         if (shape.RouterWeightOnInput) throw new UnsupportedException("The CUDA backend applies router weights to the experts' outputs; turn RouterWeightOnInput off or use the CPU.");
         if (weights.Up.Any(m => m.RowPhase != 0))
             throw new UnsupportedException($"The scale blocks of packed w13 straddle gate and up ({weights.Up[0].Name}); the CUDA backend needs scale rows per half.");
-        return new CudaExperts(Kernels(), shape, weights, allowNaNWeights);
+        return new CudaExperts(Kernels(), shape, weights, allowNaNWeights, new(null, progress, cancellation));
+    }
+
+    /// <summary>Memory that <see cref="Prepare(ExpertsShape, ExpertWeights, bool)"/> takes of the GPU. Answered without a GPU.</summary>
+    public static CudaWeightMemory WeightMemory(ExpertWeights weights)
+    {
+        ArgumentNullException.ThrowIfNull(weights);
+        var sizes = new WeightSizes(weights);
+        return new(sizes.Total, sizes.Padding, new UploadPlan(weights).StagingBytes);
     }
 
     internal CudaContext Context()

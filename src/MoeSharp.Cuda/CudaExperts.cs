@@ -9,11 +9,11 @@ internal sealed class CudaExperts : IPreparedExperts
     private readonly ExpertsShape _shape;
     private readonly ConcurrentBag<DeviceCall> _idle = [];
 
-    internal CudaExperts(KernelSet kernels, ExpertsShape shape, ExpertWeights weights, bool allowNaN)
+    internal CudaExperts(KernelSet kernels, ExpertsShape shape, ExpertWeights weights, bool allowNaN, LoadContext context = default)
     {
         _kernels = kernels;
         _shape = shape;
-        Weights = new DeviceWeights(kernels, weights, allowNaN);
+        Weights = new DeviceWeights(kernels, weights, allowNaN, context);
     }
 
     internal DeviceWeights Weights { get; }

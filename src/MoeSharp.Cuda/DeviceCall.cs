@@ -52,7 +52,7 @@ internal sealed class DeviceCall : IDisposable
         _tokens = tokens;
     }
 
-    private GemmArguments Gemm(DeviceBuffer weights, DeviceBuffer scales, Buffer rows, Buffer rowScales, Buffer results, int kBlocks, int blocks) => new()
+    private GemmArguments Gemm(DeviceRange weights, DeviceRange scales, Buffer rows, Buffer rowScales, Buffer results, int kBlocks, int blocks) => new()
     {
         RowsMap = TensorMap.OfRows(Address(rows), (long)kBlocks * Sizes.Capacity, boxRows: 32),
         WeightsMap = TensorMap.OfRows(weights.Address, weights.Bytes / 128, boxRows: 64),

@@ -84,13 +84,9 @@ internal sealed unsafe class CudaContext : SafeHandle
 /// <summary>Something that lives in a context and keeps it alive: released inside it, before it.</summary>
 internal abstract class ContextHandle : SafeHandle
 {
-    private readonly bool _held;
+    private bool _held;
 
-    private protected ContextHandle(CudaContext context) : base(0, ownsHandle: true)
-    {
-        Context = context;
-        context.DangerousAddRef(ref _held);
-    }
+    private protected ContextHandle(CudaContext context) : base(0, ownsHandle: true) => Context = context;
 
     internal CudaContext Context { get; }
 
@@ -105,6 +101,13 @@ internal abstract class ContextHandle : SafeHandle
             ObjectDisposedException.ThrowIf(IsClosed, this);
             return handle;
         }
+    }
+
+    /// <summary>Takes over what the driver made. What was never made holds nothing.</summary>
+    private protected void Own(nint raw)
+    {
+        Context.DangerousAddRef(ref _held);
+        SetHandle(raw);
     }
 
     private protected abstract int Release(nint raw);

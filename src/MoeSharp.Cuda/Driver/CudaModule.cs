@@ -10,7 +10,7 @@ internal sealed unsafe class CudaModule : ContextHandle
         using CudaContext.Scope scope = context.Enter();
         nint module;
         fixed (byte* image = cubin) Native.Check(Native.cuModuleLoadData(&module, image));
-        SetHandle(module);
+        Own(module);
     }
 
     /// <summary>A kernel of the module; it lives as long as the module does.</summary>

@@ -10,7 +10,7 @@ internal sealed unsafe class CudaStream : ContextHandle
         using CudaContext.Scope scope = context.Enter();
         nint stream;
         Native.Check(Native.cuStreamCreate(&stream, NonBlocking));
-        SetHandle(stream);
+        Own(stream);
     }
 
     /// <summary>Waits until all work queued so far is done; a kernel's fault surfaces here.</summary>
@@ -18,6 +18,13 @@ internal sealed unsafe class CudaStream : ContextHandle
     {
         using CudaContext.Scope scope = Context.Enter();
         Native.Check(Native.cuStreamSynchronize(Raw));
+    }
+
+    /// <summary>Waits until nothing queued is under way any more, whether it failed or not.</summary>
+    internal void Drain()
+    {
+        using CudaContext.Scope scope = Context.Enter();
+        _ = Native.cuStreamSynchronize(Raw);
     }
 
     internal void Wait(CudaEvent @event)
@@ -55,13 +62,20 @@ internal sealed unsafe class CudaEvent : ContextHandle
         using CudaContext.Scope scope = context.Enter();
         nint @event;
         Native.Check(Native.cuEventCreate(&@event, 0));
-        SetHandle(@event);
+        Own(@event);
     }
 
     internal void Record(CudaStream stream)
     {
         using CudaContext.Scope scope = Context.Enter();
         Native.Check(Native.cuEventRecord(Raw, stream.Raw));
+    }
+
+    /// <summary>Waits until the stream has passed; at once where nothing was recorded.</summary>
+    internal void Synchronize()
+    {
+        using CudaContext.Scope scope = Context.Enter();
+        Native.Check(Native.cuEventSynchronize(Raw));
     }
 
     /// <summary>Microseconds from an earlier event to this one; waits for this one.</summary>
@@ -88,7 +102,7 @@ internal sealed unsafe class CudaGraph : ContextHandle
         int result = Native.cuGraphInstantiateWithFlags(&executable, graph, 0);
         _ = Native.cuGraphDestroy(graph);
         Native.Check(result, nameof(Native.cuGraphInstantiateWithFlags));
-        SetHandle(executable);
+        Own(executable);
     }
 
     internal void Launch(CudaStream stream)

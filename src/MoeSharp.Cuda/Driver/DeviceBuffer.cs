@@ -18,7 +18,7 @@ internal sealed unsafe class DeviceBuffer : ContextHandle
                 $"{bytes:N0} bytes were asked for on GPU {context.Ordinal} for {what} but {context.Memory().Free:N0} are free; load fewer layers or lower the token count.", result);
         }
         Native.Check(result, nameof(Native.cuMemAlloc_v2));
-        SetHandle((nint)pointer);
+        Own((nint)pointer);
     }
 
     /// <summary>Size in bytes.</summary>
@@ -74,8 +74,10 @@ internal sealed unsafe class PinnedBuffer : ContextHandle
         Bytes = bytes;
         using CudaContext.Scope scope = context.Enter();
         nint pointer = 0;
-        Native.Check(Native.cuMemHostAlloc(&pointer, (nuint)bytes, 0));
-        SetHandle(pointer);
+        int result = Native.cuMemHostAlloc(&pointer, (nuint)bytes, 0);
+        if (result == 2) throw new CudaException($"{bytes:N0} bytes of pinned host memory were asked for and the system did not have them; free memory or raise the limit of locked memory.", result);
+        Native.Check(result, nameof(Native.cuMemHostAlloc));
+        Own(pointer);
     }
 
     /// <summary>Size in bytes.</summary>

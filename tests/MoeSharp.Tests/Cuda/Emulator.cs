@@ -24,10 +24,33 @@ internal static unsafe class Emulator
         return library;
     }
 
+    /// <summary>Skips the test in a process without the emulator, and makes its machine the usual one.</summary>
+    public static void Start()
+    {
+        Assert.SkipUnless(Gpu.IsEmulated, "MOESHARP_CUDA_DRIVER names no emulator.");
+        DriverLibrary.Require();
+        Set("reset", 1);
+    }
+
     /// <summary>Changes a member of the emulator's Machine.</summary>
     public static void Set(string member, long value)
     {
         var set = (delegate* unmanaged<byte*, long, int>)DriverLibrary.Export("emulator_set");
         fixed (byte* name = System.Text.Encoding.ASCII.GetBytes(member + '\0')) Assert.Equal(0, set(name, value));
     }
+
+    /// <summary>What is in use: see emulator_get.</summary>
+    public static long Get(string what, int device = 0)
+    {
+        var get = (delegate* unmanaged<byte*, int, long>)DriverLibrary.Export("emulator_get");
+        fixed (byte* name = System.Text.Encoding.ASCII.GetBytes(what + '\0'))
+        {
+            long value = get(name, device);
+            Assert.True(value >= 0, $"the emulator counts no '{what}'");
+            return value;
+        }
+    }
+
+    /// <summary>Everything that a device and the host hold for it, as one line.</summary>
+    public static string InUse(int device = 0) => string.Join(", ", new[] { "bytes", "allocations", "retained", "pinned", "streams", "events", "modules" }.Select(what => $"{Get(what, device)} {what}"));
 }

@@ -4,12 +4,12 @@ namespace MoeSharp.Tests;
 
 public class EmulatorTests
 {
-    /// <summary>A process has one driver, and faults are for its lifetime; so the cases below run in one of their own.</summary>
+    /// <summary>A process has one driver, and faults are for its lifetime; so the classes whose names begin with Emulated run in one of their own.</summary>
     [Fact]
     public void KernelsAndHostCodePassOnTheEmulatedDriver()
     {
         Assert.SkipWhen(Gpu.IsEmulated, "This is that process.");
-        var start = new ProcessStartInfo(Environment.ProcessPath!, ["--filter-class", typeof(EmulatedMachineTests).FullName!])
+        var start = new ProcessStartInfo(Environment.ProcessPath!, ["--filter-class", "MoeSharp.Tests.Emulated*"])
         {
             RedirectStandardOutput = true,
             Environment = { ["MOESHARP_CUDA_DRIVER"] = Emulator.Build() },
@@ -22,9 +22,10 @@ public class EmulatorTests
 }
 
 /// <summary>Real kernel sources and real host code on a machine that can be told to be short of memory, too old or broken.</summary>
+[Collection(nameof(Emulator))]
 public class EmulatedMachineTests
 {
-    public EmulatedMachineTests() => Assert.SkipUnless(Gpu.IsEmulated, "MOESHARP_CUDA_DRIVER names no emulator.");
+    public EmulatedMachineTests() => Emulator.Start();
 
     [Fact]
     public void AGoldenLayerEqualsTheRecordingAtEveryStage() => new CudaGoldenTests().EveryStageEqualsTheRecording("g1_silu", 1, "12.4");
@@ -69,8 +70,8 @@ public class EmulatedMachineTests
         using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 4, 256, 128, 1);
         Emulator.Set("memory_bytes", 200_000);
         CudaException atLoad = Assert.Throws<CudaException>(() => new FusedExperts(new() { TopK = 1 }, weights, backend));
-        Assert.Matches("^262,144 bytes were asked for on GPU 0 for gate and up weights but .* are free", atLoad.Message);
-        Emulator.Set("memory_bytes", 600_000);
+        Assert.Matches("^393,408 bytes were asked for on GPU 0 for the weights of 4 experts but .* are free", atLoad.Message);
+        Emulator.Set("memory_bytes", 1_000_000);
         using var experts = new FusedExperts(new() { TopK = 1 }, weights, backend);
         var output = new BFloat16[5000 * 256];
         CudaException atCall = Assert.Throws<CudaException>(() => experts.Forward(RandomLayer.Hidden(5000, 256, 1), new int[5000], new float[5000], output));
@@ -90,7 +91,7 @@ public class EmulatedMachineTests
         CudaException fault = Assert.Throws<CudaException>(() => experts.Forward(RandomLayer.Hidden(2, 256, 1), new int[2], new float[2], new BFloat16[512]));
         Assert.True(fault.IsContextLost, fault.Message);
         Assert.Contains("restart the process", fault.Message);
-        Emulator.Set("revive", 1);
+        Emulator.Set("reset", 1);
     }
 
     [Fact]
@@ -115,7 +116,7 @@ public class EmulatedMachineTests
     }
 
     /// <summary>Empty, or how a layer differs from the reference backend.</summary>
-    private static string Difference(CudaBackend backend, int tokens)
+    internal static string Difference(CudaBackend backend, int tokens)
     {
         using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 2, 128, 256, 1);
         using var ours = new FusedExperts(new() { TopK = 2 }, weights, backend);

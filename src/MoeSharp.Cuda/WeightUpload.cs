@@ -1,0 +1,108 @@
+using System.Runtime.ExceptionServices;
+
+namespace MoeSharp;
+
+/// <summary>
+/// Streams the matrices of E experts to the device. Several lanes, each a thread with a stream and two slots of staging, take pieces in order: while the
+/// thread reads the file into one slot's pinned memory, the other slot's piece is copied to the device and laid out there. Counts NaN codes on the way.
+/// </summary>
+internal sealed class WeightUpload : IDisposable
+{
+    private readonly KernelSet _kernels;
+    private readonly ExpertWeights _weights;
+    private readonly DeviceWeights _target;
+    private readonly LoadContext _context;
+    private readonly UploadPlan _plan;
+    private readonly LoadPiece _progress;
+    private readonly UploadLane?[] _lanes;
+    private DeviceBuffer? _found;
+    private Exception? _failure;
+    private int _next = -1;
+
+    internal WeightUpload(KernelSet kernels, ExpertWeights weights, DeviceWeights target, LoadContext context)
+    {
+        _kernels = kernels;
+        _weights = weights;
+        _target = target;
+        _context = context;
+        _plan = new(weights);
+        _progress = new(context, 0, 1, _plan.Pieces);
+        _lanes = new UploadLane?[_plan.Lanes];
+    }
+
+    /// <summary>Loads everything and waits for it; returns how many codes are NaN.</summary>
+    internal ulong Run()
+    {
+        _found = new DeviceBuffer(_kernels.Context, UploadPlan.CountBytes, "the count of NaN codes");
+        for (int i = 0; i < _lanes.Length; i++) _lanes[i] = new UploadLane(_kernels.Context, _plan.SlotBytes);
+        CudaStream stream = _lanes[0]!.Stream;
+        _found.Upload<ulong>([0, ulong.MaxValue], stream);
+        stream.Synchronize();
+        Task.WaitAll([.. _lanes.Select(lane => Task.Factory.StartNew(() => Work(lane!), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default))]);
+        if (_failure is OperationCanceledException) _context.Cancellation.ThrowIfCancellationRequested();
+        if (_failure is not null) ExceptionDispatchInfo.Throw(_failure);
+        Span<ulong> counts = stackalloc ulong[2];
+        _found.Download(counts, stream);
+        return counts[0];
+    }
+
+    /// <summary>Takes pieces until none is left or one of the lanes failed; what it says then is the reason.</summary>
+    private void Work(UploadLane lane)
+    {
+        try
+        {
+            _context.Cancellation.ThrowIfCancellationRequested();
+            for (int piece; Volatile.Read(ref _failure) is null && (piece = Interlocked.Increment(ref _next)) < _plan.Pieces;)
+            {
+                UploadSlot slot = lane.NextSlot();
+                Prepare(Place(piece, slot, lane.Stream), lane.Stream);
+                slot.Passed.Record(lane.Stream);
+                _progress.Finish();
+            }
+            lane.Stream.Synchronize();
+        }
+        catch (Exception reason)
+        {
+            Interlocked.CompareExchange(ref _failure, reason, null);
+        }
+    }
+
+    private void Prepare(in PrepareArguments arguments, CudaStream stream)
+    {
+        using CudaContext.Scope scope = _kernels.Context.Enter();
+        long chunks = (long)arguments.Blocks * arguments.KBlocks * 1024;
+        _kernels.Prepare.Launch(arguments, (int)Math.Min((chunks + 255) / 256, 16 * _kernels.Context.Multiprocessors), stream.Raw);
+    }
+
+    /// <summary>Reads a piece into the slot, queues its copy, and says where it goes.</summary>
+    private PrepareArguments Place(int piece, UploadSlot slot, CudaStream stream)
+    {
+        (int expert, int rest) = Math.DivRem(piece, _plan.PiecesPerExpert);
+        bool isDown = rest >= _plan.GateUp.Pieces;
+        WeightCut cut = isDown ? _plan.Down : _plan.GateUp;
+        BlockScaledMatrix first = isDown ? _weights.Down[expert] : _weights.Gate[expert];
+        int block = (isDown ? rest - _plan.GateUp.Pieces : rest) * cut.Blocks, blocks = Math.Min(cut.Blocks, cut.AllBlocks - block);
+        int row = block * cut.RowsPerBlock, rows = Math.Clamp(first.Rows - row, 0, blocks * cut.RowsPerBlock), kBlocks = Formats.Blocks(first.Columns, 128);
+        long matrix = cut.MatrixBytes;
+        slot.Read(first, row, rows, 0);
+        if (!isDown) slot.Read(_weights.Up[expert], row, rows, matrix);
+        slot.Copy(isDown ? (long)rows * first.Columns : matrix + (long)rows * first.Columns, stream);
+        return new()
+        {
+            First = slot.Device.Address,
+            Second = isDown ? 0 : slot.Device.Address + (ulong)matrix,
+            To = (isDown ? _target.Down : _target.GateUp).Address + (ulong)(((long)expert * cut.AllBlocks + block) * kBlocks * WeightSizes.BlockBytes),
+            NaN = _found!.Address,
+            Rows = rows,
+            Columns = first.Columns,
+            Blocks = blocks,
+            KBlocks = kBlocks,
+        };
+    }
+
+    public void Dispose()
+    {
+        foreach (UploadLane? lane in _lanes) lane?.Dispose();
+        _found?.Dispose();
+    }
+}
