@@ -386,6 +386,7 @@ int cuStreamEndCapture(void* stream, void** graph) {
     *graph = found->second->capture.release();
     return success;
 }
+int cuGraphGetNodes(void* graph, void**, size_t* count) { return *count = ((Graph*)graph)->nodes.size(), success; }
 int cuGraphInstantiateWithFlags(void** executable, void* graph, u64) { return *executable = new Graph(*(Graph*)graph), success; }
 int cuGraphLaunch(void* executable, void* stream) {
     GUARD;

@@ -39,6 +39,7 @@ internal static unsafe partial class Native
     [LibraryImport(Library)] internal static partial int cuStreamWaitEvent(nint stream, nint @event, uint flags);
     [LibraryImport(Library)] internal static partial int cuStreamBeginCapture_v2(nint stream, int mode);
     [LibraryImport(Library)] internal static partial int cuStreamEndCapture(nint stream, nint* graph);
+    [LibraryImport(Library)] internal static partial int cuGraphGetNodes(nint graph, nint* nodes, nuint* count);
     [LibraryImport(Library)] internal static partial int cuGraphInstantiateWithFlags(nint* executable, nint graph, ulong flags);
     [LibraryImport(Library)] internal static partial int cuGraphLaunch(nint executable, nint stream);
     [LibraryImport(Library)] internal static partial int cuGraphExecDestroy(nint executable);
