@@ -53,9 +53,10 @@ internal sealed class BenchVerb : Verb
     private BenchLayer Open(ParseResult arguments, IExpertsBackend? backend, Terminal terminal, CancellationToken cancel)
     {
         ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
-        if (arguments.GetValue(_model) is { } model) return BenchLayer.FromCheckpoint(model, arguments.GetValue(_layer), activations, backend);
+        if (arguments.GetValue(_model) is { } model)
+            return terminal.Load("Loading", progress => BenchLayer.FromCheckpoint(model, arguments.GetValue(_layer), activations, backend, progress, cancel));
         BenchLayer? layer = null;
-        terminal.Track("Filling random weights", 1, _ => layer = BenchLayer.Random(arguments.GetValue(_shape)!, Inputs.WeightFormat(arguments.GetValue(_format)), activations, backend, cancel));
+        terminal.Track("Filling random weights", 1, step => layer = BenchLayer.Random(arguments.GetValue(_shape)!, Inputs.WeightFormat(arguments.GetValue(_format)), activations, backend, cancel, new LoadSteps(step)));
         return layer!;
     }
 }

@@ -25,10 +25,12 @@ internal sealed class CompareVerb : Verb
         Description = "Name the first value of each side that is NaN or infinite, by step, layer, expert, row and block; exit code 1 when there is one. Runs the reference",
     };
     private readonly Option<int?> _threads = Inputs.Threads();
+    private readonly Option<string?> _kernel = Inputs.Kernel();
 
     public CompareVerb() : base("compare",
         "Compare two checkpoints, formats or backends on one layer and the same tokens: the error of the layer, of every expert, and the worst rows. "
-        + "FORMAT is stored (also: as-is) for what the checkpoint has, or block128, block128-pow2, mxfp8 or bf16, to which weights are converted in memory.",
+        + "FORMAT is stored (also: as-is) for what the checkpoint has, or block128, block128-pow2, mxfp8 or bf16, to which weights are converted in memory. "
+        + "BACKEND is auto or what --backend of run takes; cpu:KERNEL chooses a kernel for one side.",
         "moesharp compare samples/tiny-qwen3-moe-fp8 --layer 0",
         "moesharp compare samples/tiny-qwen3-moe-fp8 --layer 0 --a mxfp8 --b stored",
         "moesharp dequantize samples/tiny-qwen3-moe-fp8 --out tiny-bf16",
@@ -37,7 +39,7 @@ internal sealed class CompareVerb : Verb
         _layer.Required = true;
         Add(_model);
         Add(_model2);
-        foreach (Option option in (Option[])[_layer, _a, _b, _input, _tokens, _seed, _worst, _tolerance, _checkFinite, _threads]) Add(option);
+        foreach (Option option in (Option[])[_layer, _a, _b, _input, _tokens, _seed, _worst, _tolerance, _checkFinite, _threads, _kernel]) Add(option);
         Inputs.Exclude(this, _input, _tokens, _seed);
     }
 
@@ -46,8 +48,11 @@ internal sealed class CompareVerb : Verb
         string modelA = arguments.GetValue(_model)!, modelB = arguments.GetValue(_model2) ?? modelA;
         Side sideA = arguments.GetValue(_a)!, sideB = arguments.GetValue(_b) ?? Side.Parse("--b", arguments.GetValue(_model2) is null ? "stored/reference" : "stored");
         int layer = arguments.GetRequiredValue(_layer)!.Value;
-        using OpenedSide a = OpenedSide.Open(modelA, layer, sideA, arguments.GetValue(_threads), cancel);
-        using OpenedSide b = OpenedSide.Open(modelB, layer, sideB, arguments.GetValue(_threads), cancel);
+        (int? threads, string? kernel) = (arguments.GetValue(_threads), arguments.GetValue(_kernel));
+        if (kernel is not null && !sideA.MayUseCpu && !sideB.MayUseCpu)
+            throw new ArgumentException($"--kernel is '{kernel}', a choice of the cpu backend, but no side runs on it; leave it out, or name cpu in --a or --b.");
+        using OpenedSide a = terminal.Load("Loading a", progress => OpenedSide.Open(modelA, layer, sideA, threads, kernel, progress, cancel));
+        using OpenedSide b = terminal.Load("Loading b", progress => OpenedSide.Open(modelB, layer, sideB, threads, kernel, progress, cancel));
         RunInput input = arguments.GetValue(_input) is { } file
             ? RunFiles.ReadInput(file, a.Layer)
             : RunInput.Random(arguments.GetValue(_tokens) ?? DefaultTokens, a.Layer.HiddenSize, arguments.GetValue(_seed) ?? 1);

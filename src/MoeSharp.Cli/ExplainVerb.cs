@@ -48,10 +48,11 @@ internal sealed class ExplainVerb : Verb
         int tokens = arguments.GetValue(_tokens) ?? DefaultTokens;
         ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
         if (arguments.GetValue(_model) is { } model)
-            return ExplainCase.FromCheckpoint(model, arguments.GetValue(_layer), tokens, arguments.GetValue(_seed), new() { Backend = backend, Activations = activations });
+            return terminal.Load("Loading", progress => ExplainCase.FromCheckpoint(
+                model, arguments.GetValue(_layer), tokens, arguments.GetValue(_seed), new() { Backend = backend, Activations = activations }, progress, cancel));
         BenchLayer? layer = null;
         WeightFormat format = Inputs.WeightFormat(arguments.GetValue(_format));
-        terminal.Track("Filling random weights", 1, _ => layer = BenchLayer.Random(arguments.GetValue(_shape)!, format, activations, backend, cancel));
+        terminal.Track("Filling random weights", 1, step => layer = BenchLayer.Random(arguments.GetValue(_shape)!, format, activations, backend, cancel, new LoadSteps(step)));
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
         return ExplainCase.FromShape(layer!, routing, tokens, arguments.GetValue(_seed));
     }

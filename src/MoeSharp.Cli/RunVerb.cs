@@ -50,8 +50,9 @@ internal sealed class RunVerb : Verb
         var options = new MoeLayerOptions { Backend = backend.Backend, Activations = Inputs.ActivationFormat(arguments.GetValue(_activations)), AllowNaNWeights = checkFinite };
 
         using Checkpoint model = Checkpoint.Open(path);
-        using LayerParts parts = model.ReadLayer(arguments.GetRequiredValue(_layer)!.Value);
-        using var layer = new MoeLayer(parts, options);
+        int index = arguments.GetRequiredValue(_layer)!.Value;
+        using LoadedLayer loaded = terminal.Load($"Loading layer {index}", progress => LoadedLayer.Open(model, index, options, progress, cancel));
+        (LayerParts parts, MoeLayer layer) = (loaded.Parts, loaded.Layer);
         RunInput input = arguments.GetValue(_input) is { } file
             ? RunFiles.ReadInput(file, layer)
             : RunInput.Random(arguments.GetValue(_tokens) ?? DefaultTokens, layer.HiddenSize, arguments.GetValue(_seed) ?? 1);
@@ -60,9 +61,9 @@ internal sealed class RunVerb : Verb
 
         (Accuracy? error, bool idsEqual) = (null, true);
         if (arguments.GetValue(_verify))
-            terminal.Track("Computing the reference", 1, step => (error, idsEqual) = CompareWithReference(model, run, input, expertsOnly, options));
+            terminal.Track("Computing the reference", 1, step => (error, idsEqual) = CompareWithReference(model, run, input, expertsOnly, options, cancel));
         FiniteFinding? nonFinite = null;
-        if (checkFinite) terminal.Track("Looking for values that are not finite", 1, step => nonFinite = FindNonFinite(model, run, input, expertsOnly, options));
+        if (checkFinite) terminal.Track("Looking for values that are not finite", 1, step => nonFinite = FindNonFinite(model, run, input, expertsOnly, options, cancel));
         if (plotPath is not null) LoadPicture.Save(plotPath, $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(path))} layer {layer.Layer}", ExpertLoad.Of(run.Ids, [], layer.Experts.Shape.Experts));
         if (outputPath is not null) RunFiles.WriteOutput(outputPath, run);
         LayerWork work = LayerWork.Routed(layer.Experts.Shape, parts.Experts, run.Ids, []);
@@ -87,18 +88,18 @@ internal sealed class RunVerb : Verb
     }
 
     private static (Accuracy Error, bool IdsEqual) CompareWithReference(
-        Checkpoint model, LayerRun run, RunInput input, bool expertsOnly, MoeLayerOptions options)
+        Checkpoint model, LayerRun run, RunInput input, bool expertsOnly, MoeLayerOptions options, CancellationToken cancel)
     {
-        using MoeLayer layer = MoeLayer.Load(model, run.Layer.Layer, options with { Backend = ExpertsBackends.Reference });
+        using MoeLayer layer = MoeLayer.Load(model, run.Layer.Layer, options with { Backend = ExpertsBackends.Reference }, null, cancel);
         var reference = new LayerRun(layer, input, expertsOnly, run.IsF32);
         reference.Once();
         return (run.CompareWith(reference), run.Ids.AsSpan().SequenceEqual(reference.Ids));
     }
 
-    private static FiniteFinding? FindNonFinite(Checkpoint model, LayerRun run, RunInput input, bool expertsOnly, MoeLayerOptions options)
+    private static FiniteFinding? FindNonFinite(Checkpoint model, LayerRun run, RunInput input, bool expertsOnly, MoeLayerOptions options, CancellationToken cancel)
     {
         var search = new FiniteSearch();
-        using MoeLayer layer = MoeLayer.Load(model, run.Layer.Layer, search.Options(options));
+        using MoeLayer layer = MoeLayer.Load(model, run.Layer.Layer, search.Options(options), null, cancel);
         return search.Run(layer, input.Hidden, run.Ids, run.Weights, expertsOnly)
             ?? FiniteSearch.OfOutput(run.Layer, run.OutputInF32(), $"every value of the reference is finite, so backend {run.Layer.Experts.Backend.Name} is to blame");
     }

@@ -17,12 +17,16 @@ internal sealed class Terminal
     private readonly IAnsiConsole _progress;
     private readonly bool _isWatched;
 
-    public Terminal(TextWriter output, TextWriter error, bool json)
+    /// <param name="output">Takes the answer.</param>
+    /// <param name="error">Takes the progress.</param>
+    /// <param name="json">The answer is one JSON object.</param>
+    /// <param name="isWatched">Whether somebody watches <paramref name="error"/>; null asks the console.</param>
+    public Terminal(TextWriter output, TextWriter error, bool json, bool? isWatched = null)
     {
         _output = output;
         Json = json;
         if (ReferenceEquals(output, Console.Out) && !Console.IsOutputRedirected) _answer = Open(output, isTerminal: true);
-        _isWatched = ReferenceEquals(error, Console.Error) && !Console.IsErrorRedirected;
+        _isWatched = isWatched ?? (ReferenceEquals(error, Console.Error) && !Console.IsErrorRedirected);
         _progress = Open(error, _isWatched);
         _error = error;
     }
@@ -79,6 +83,19 @@ internal sealed class Terminal
             work((_, _) => { });
             return;
         }
+        Bar(title, steps, work);
+    }
+
+    /// <summary>Loading, shown as a bar where somebody watches; elsewhere nothing is written.</summary>
+    public T Load<T>(string title, Func<IProgress<LoadProgress>?, T> load)
+    {
+        if (!_isWatched) return load(null);
+        T loaded = default!;
+        Bar(title, 1, step => loaded = load(new LoadSteps(step)));
+        return loaded;
+    }
+
+    private void Bar(string title, int steps, Action<Action<string, double>> work) =>
         _progress.Progress().AutoRefresh(false).AutoClear(true).HideCompleted(true)
             .Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn(), new PercentageColumn())
             .Start(bar =>
@@ -94,7 +111,6 @@ internal sealed class Terminal
                     }
                 });
             });
-    }
 
     private static IAnsiConsole Open(TextWriter writer, bool isTerminal)
     {

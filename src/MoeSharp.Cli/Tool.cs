@@ -10,12 +10,24 @@ internal static class Tool
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(10);
 
     /// <summary>Parses and runs one command line; whatever goes wrong becomes one sentence on <paramref name="error"/>.</summary>
-    public static int Run(string[] arguments, TextWriter output, TextWriter error, CancellationToken cancel = default)
+    /// <param name="arguments">As typed.</param>
+    /// <param name="output">Takes the answer.</param>
+    /// <param name="error">Takes progress and complaints.</param>
+    /// <param name="cancel">As Ctrl-C does.</param>
+    /// <param name="isWatched">Whether somebody watches <paramref name="error"/>; null asks the console.</param>
+    public static int Run(string[] arguments, TextWriter output, TextWriter error, CancellationToken cancel = default, bool? isWatched = null)
     {
         ParseResult parsed = Root().Parse(arguments, new ParserConfiguration { ResponseFileTokenReplacer = null });
         if (parsed.Errors.Count > 0 && parsed.Action is not { ClearsParseErrors: true })
             return Fail(error, $"{Complaint(parsed)} See '{Name(parsed)} --help'.");
-        var configuration = new InvocationConfiguration { Output = output, Error = error, EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = s_patience };
+        var configuration = new ToolConfiguration
+        {
+            Output = output,
+            Error = error,
+            EnableDefaultExceptionHandler = false,
+            ProcessTerminationTimeout = s_patience,
+            IsWatched = isWatched,
+        };
         try
         {
             return parsed.InvokeAsync(configuration, cancel).GetAwaiter().GetResult();
@@ -85,4 +97,11 @@ internal static class Tool
     }
 
     private static string OneLine(string message) => string.Join(' ', message.Split((char[])['\r', '\n', '\t'], StringSplitOptions.RemoveEmptyEntries));
+}
+
+/// <summary>What verbs hear from who runs the tool.</summary>
+internal sealed class ToolConfiguration : InvocationConfiguration
+{
+    /// <summary>Whether somebody watches the progress; null asks the console.</summary>
+    public bool? IsWatched { get; init; }
 }

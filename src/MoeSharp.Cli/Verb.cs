@@ -24,7 +24,7 @@ internal abstract class Verb : Command
     protected abstract int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel);
 
     private Terminal Open(ParseResult arguments) =>
-        new(arguments.InvocationConfiguration.Output, arguments.InvocationConfiguration.Error, arguments.GetValue(_json));
+        new(arguments.InvocationConfiguration.Output, arguments.InvocationConfiguration.Error, arguments.GetValue(_json), (arguments.InvocationConfiguration as ToolConfiguration)?.IsWatched);
 }
 
 /// <summary>The library's help, then the verb's examples.</summary>

@@ -43,8 +43,9 @@ internal sealed class VerifyVerb : Verb
         {
             foreach (int index in layers)
             {
-                using MoeLayer layer = MoeLayer.Load(model, index, options);
-                using MoeLayer reference = MoeLayer.Load(model, index, options with { Backend = ExpertsBackends.Reference });
+                var loading = new LoadSteps((what, _) => step(what, checks.Count), what: $"layer {index}, ");
+                using MoeLayer layer = MoeLayer.Load(model, index, options, loading, cancel);
+                using MoeLayer reference = MoeLayer.Load(model, index, options with { Backend = ExpertsBackends.Reference }, null, cancel);
                 name = layer.Experts.Backend.Name;
                 RunInput input = RunInput.Random(tokens, layer.HiddenSize, seed: index + 1);
                 checks.Add(new LayerVerification(layer, reference, input.Hidden, arguments.GetValue(_rows)).Run(

@@ -29,7 +29,8 @@ public sealed partial class MoeLayer : IDisposable
     {
     }
 
-    private MoeLayer(LayerParts parts, MoeLayerOptions options, LoadContext context)
+    /// <summary>Same, watched and stoppable.</summary>
+    internal MoeLayer(LayerParts parts, MoeLayerOptions options, LoadContext context)
     {
         ArgumentNullException.ThrowIfNull(parts);
         Layer = parts.Layer;

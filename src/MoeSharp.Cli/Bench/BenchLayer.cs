@@ -10,8 +10,9 @@ internal sealed class BenchLayer : IDisposable
     /// <param name="weights">Of the experts.</param>
     /// <param name="expertMap">[global experts], empty when all are local.</param>
     /// <param name="backend">Null: the library chooses.</param>
+    /// <param name="context">Who watches and who may stop it.</param>
     /// <param name="held">Disposed with this, also when construction fails.</param>
-    private BenchLayer(string name, ExpertsOptions options, ExpertWeights weights, int[] expertMap, IExpertsBackend? backend,
+    private BenchLayer(string name, ExpertsOptions options, ExpertWeights weights, int[] expertMap, IExpertsBackend? backend, LoadContext context,
         params IDisposable[] held)
     {
         Name = name;
@@ -20,7 +21,7 @@ internal sealed class BenchLayer : IDisposable
         Weights = weights;
         try
         {
-            Experts = new FusedExperts(options, weights, backend);
+            Experts = new FusedExperts(options, weights, backend, context);
         }
         catch
         {
@@ -47,7 +48,7 @@ internal sealed class BenchLayer : IDisposable
     /// <summary>Random weights of a shape.</summary>
     /// <exception cref="ArgumentException">They would not fit into memory.</exception>
     public static BenchLayer Random(BenchShape shape, WeightFormat format, ActivationFormat? activations, IExpertsBackend? backend,
-        CancellationToken cancel)
+        CancellationToken cancel, IProgress<LoadProgress>? progress = null)
     {
         CheckMemory(shape, format, copies: ReferenceEquals(backend, ExpertsBackends.Reference) ? 1 : 2);
         var options = new ExpertsOptions
@@ -58,7 +59,7 @@ internal sealed class BenchLayer : IDisposable
             GlobalExperts = shape.Experts,
         };
         ExpertWeights weights = SyntheticWeights.Create(shape, format, cancel);
-        return new(shape.Name, options, weights, shape.ExpertMap(), backend, weights);
+        return new(shape.Name, options, weights, shape.ExpertMap(), backend, new(null, progress, cancel), weights);
     }
 
     /// <summary>A layer of a checkpoint.</summary>
@@ -66,13 +67,16 @@ internal sealed class BenchLayer : IDisposable
     /// <param name="layer">Null: the first one with experts.</param>
     /// <param name="activations">Null: what suits the weights.</param>
     /// <param name="backend">Null: the library chooses.</param>
-    public static BenchLayer FromCheckpoint(string path, int? layer, ActivationFormat? activations, IExpertsBackend? backend)
+    /// <param name="progress">Null: nobody watches.</param>
+    /// <param name="cancel">Nothing is left behind.</param>
+    public static BenchLayer FromCheckpoint(
+        string path, int? layer, ActivationFormat? activations, IExpertsBackend? backend, IProgress<LoadProgress>? progress, CancellationToken cancel)
     {
         using Checkpoint model = Checkpoint.Open(path); // closed at the end: the parts keep what they map
-        LayerParts parts = model.ReadLayer(layer ?? model.MoeLayers.FirstOrDefault());
+        LayerParts parts = model.ReadLayer(layer ?? model.MoeLayers.FirstOrDefault(), null, progress, cancel);
         string name = $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)))} layer {parts.Layer}";
         return new(name, parts.ExpertsOptions with { Activations = activations ?? parts.ExpertsOptions.Activations }, parts.Experts, [], backend,
-            parts);
+            new(parts.Layer, progress, cancel), parts);
     }
 
     /// <summary>A backend that lays weights out in an order of its own holds them a second time.</summary>

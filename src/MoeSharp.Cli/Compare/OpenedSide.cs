@@ -21,13 +21,15 @@ internal sealed class OpenedSide : IDisposable
     public MoeLayer Layer { get; }
 
     /// <summary>Loads, and converts where the side says so.</summary>
-    public static OpenedSide Open(string model, int layer, Side side, int? threads, CancellationToken cancel)
+    /// <param name="threads">Of the cpu backend.</param>
+    /// <param name="kernel">Of the cpu backend, where the side names none.</param>
+    public static OpenedSide Open(string model, int layer, Side side, int? threads, string? kernel, IProgress<LoadProgress>? progress, CancellationToken cancel)
     {
-        var backend = new ChosenBackend(side.Backend, threads, kernel: null);
+        var backend = side.MayUseCpu ? new ChosenBackend(side.Backend, threads, side.Kernel ?? kernel) : new ChosenBackend(side.Backend, null, null);
         try
         {
             // NaN is a finding here, not a reason to stop.
-            return Open(model, layer, side, new() { Backend = backend.Backend, Activations = side.Activations, AllowNaNWeights = true }, backend, cancel);
+            return Open(model, layer, side, new() { Backend = backend.Backend, Activations = side.Activations, AllowNaNWeights = true }, backend, progress, cancel);
         }
         catch
         {
@@ -40,26 +42,20 @@ internal sealed class OpenedSide : IDisposable
     public static FiniteFinding? FindNonFinite(string model, int layer, Side side, RunInput input, int[] ids, float[] weights, CancellationToken cancel)
     {
         var search = new FiniteSearch();
-        using OpenedSide watched = Open(model, layer, side, search.Options(new() { Activations = side.Activations }), null, cancel);
+        using OpenedSide watched = Open(model, layer, side, search.Options(new() { Activations = side.Activations }), null, null, cancel);
         return search.Run(watched.Layer, input.Hidden, ids, weights, expertsOnly: false);
     }
 
-    private static OpenedSide Open(string path, int layer, Side side, MoeLayerOptions options, ChosenBackend? backend, CancellationToken cancel)
+    private static OpenedSide Open(string path, int layer, Side side, MoeLayerOptions options, ChosenBackend? backend, IProgress<LoadProgress>? progress, CancellationToken cancel)
     {
         using Checkpoint model = Checkpoint.Open(path); // closed at the end: the parts keep what they map
-        LayerParts stored = model.ReadLayer(layer);
-        WeightFormat format = stored.Experts.Format;
-        LayerParts parts = stored;
-        try
+        WeightFormat format = default;
+        LoadedLayer loaded = LoadedLayer.Open(model, layer, options, progress, cancel, stored =>
         {
-            parts = ConvertedLayer.To(stored, side.Format, cancel);
-            return new(path, format, new MoeLayer(parts, options), backend);
-        }
-        catch
-        {
-            parts.Dispose();
-            throw;
-        }
+            format = stored.Experts.Format;
+            return ConvertedLayer.To(stored, side.Format, cancel);
+        });
+        return new(path, format, loaded.Layer, backend);
     }
 
     public string InWords()

@@ -43,24 +43,26 @@ internal sealed class ExplainCase : IDisposable
 
     /// <summary>A layer of a checkpoint, routed by its own router.</summary>
     /// <param name="layer">Null: the first one with experts.</param>
-    public static ExplainCase FromCheckpoint(string path, int? layer, int tokens, long? seed, MoeLayerOptions options)
+    public static ExplainCase FromCheckpoint(
+        string path, int? layer, int tokens, long? seed, MoeLayerOptions options, IProgress<LoadProgress>? progress, CancellationToken cancel)
     {
         using Checkpoint model = Checkpoint.Open(path); // closed at the end: the layer keeps what it maps
-        LayerParts parts = model.ReadLayer(layer ?? model.MoeLayers.FirstOrDefault());
+        int index = layer ?? model.MoeLayers.FirstOrDefault();
+        LoadedLayer loaded = LoadedLayer.Open(model, index, options, progress, cancel);
+        (LayerParts parts, MoeLayer built) = (loaded.Parts, loaded.Layer);
         try
         {
-            string name = $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)))} layer {parts.Layer}";
-            string router = new LayerSummary(model.Outline(parts.Layer)).RouterInWords();
-            var built = new MoeLayer(parts, options);
+            string name = $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)))} layer {index}";
+            string router = new LayerSummary(model.Outline(index)).RouterInWords();
             RunInput input = RunInput.Random(tokens, built.HiddenSize, seed ?? 1);
             var ids = new int[tokens * built.Router.TopK];
             var weights = new float[ids.Length];
             built.Router.Route(input.Hidden, ids, weights);
-            return new(name, $"its router ({router}) on {input.Source}", built.Experts, parts.Experts, [], input with { Ids = ids, Weights = weights }, built);
+            return new(name, $"its router ({router}) on {input.Source}", built.Experts, parts.Experts, [], input with { Ids = ids, Weights = weights }, loaded);
         }
         catch
         {
-            parts.Dispose();
+            loaded.Dispose();
             throw;
         }
     }

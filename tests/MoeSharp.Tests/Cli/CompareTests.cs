@@ -46,6 +46,29 @@ public sealed class CompareTests : IDisposable
     }
 
     [Fact]
+    public void KernelsOfTheCpuAreChosenForBothSidesOrForOne()
+    {
+        string[] arguments = ["compare", Model, "--layer", "0", "--tokens", "4"];
+        string managed = GemmKernels.All.Last(kernel => kernel.IsSupported).Name;
+        Assert.Equal(0, ToolRun.Of([.. arguments, "--kernel", managed, "--b", "stored/cpu"]).ExitCode);
+        Assert.Equal(0, ToolRun.Of([.. arguments, "--a", $"stored/cpu:{managed}", "--b", "stored/cpu/fp8", "--tolerance", "0.01"]).ExitCode);
+        foreach (string[] unknown in (string[][])[["--kernel", "abacus"], ["--a", "stored/cpu:abacus"]])
+            Assert.Contains("abacus", ToolRun.Of([.. arguments, .. unknown]).Sentence());
+        Assert.Equal("moesharp: --kernel is 'abacus', a choice of the cpu backend, but no side runs on it; leave it out, or name cpu in --a or --b.",
+            ToolRun.Of([.. arguments, "--kernel", "abacus", "--a", "stored/reference"]).Sentence());
+    }
+
+    [Fact]
+    public void ASideOnAGpuIsComparedOrRefusedInASentence()
+    {
+        ToolRun run = ToolRun.Of("compare", Model, "--layer", "0", "--tokens", "3", "--a", "stored/cuda", "--b", "stored/cuda:0", "--tolerance", "0");
+        using var gpu = new CudaBackend();
+        if (gpu.SupportsDevice() is { Reason: { } reason }) Assert.Equal($"moesharp: {reason}", run.Sentence());
+        else Assert.Equal((0, true), (run.ExitCode, run.Output.Contains("cuda", StringComparison.Ordinal)));
+        Assert.Contains("no backend 'cuda:x'", ToolRun.Of("compare", Model, "--layer", "0", "--a", "stored/cuda:x").Sentence());
+    }
+
+    [Fact]
     public void OneWrongWeightIsFoundInItsTwin()
     {
         string twin = Twin();

@@ -115,6 +115,13 @@ public class EmulatedMachineTests
         Assert.Contains("Agrees with the reference", run.Output);
     }
 
+    [Fact]
+    public void TheToolComparesSidesOnTheGpu()
+    {
+        using var tests = new CompareTests();
+        tests.ASideOnAGpuIsComparedOrRefusedInASentence();
+    }
+
     /// <summary>Empty, or how a layer differs from the reference backend.</summary>
     internal static string Difference(CudaBackend backend, int tokens)
     {
