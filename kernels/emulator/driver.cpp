@@ -115,11 +115,30 @@ bool capturing() {
     return false;
 }
 
+/// Memory of the device whose context is current; no peer access is ever asked for.
+bool is_own(u64 address, u64 bytes) {
+    const Allocation* found = allocation_of(address, bytes);
+    return found && context() && found->device == context()->device;
+}
+
+/// Whether an argument struct holds an address of another device.
+bool names_another_device(const std::vector<u8>& arguments, int device) {
+    for (size_t at = 0; at + 8 <= arguments.size(); at += 8) {
+        u64 word;
+        memcpy(&word, arguments.data() + at, 8);
+        const Allocation* found = allocation_of(word, 1);
+        if (found && found->device != device) return true;
+    }
+    return false;
+}
+
 void execute(const Kernel& kernel, Dim grid, Dim block, u32 cluster, const std::vector<u8>& arguments, int device) {
     if (devices[device].lost) return;
     alignas(64) u8 aligned[4096];
     memcpy(aligned, arguments.data(), arguments.size());
-    last_fault = machine.fault > 0 && --machine.fault == 0 ? "a fault that was asked for" : run({kernel.entry, aligned, grid, block, cluster});
+    last_fault = machine.fault > 0 && --machine.fault == 0 ? "a fault that was asked for"
+        : names_another_device(arguments, device)          ? "an argument points to memory of another device"
+                                                           : run({kernel.entry, aligned, grid, block, cluster});
     if (last_fault.empty()) return;
     last_fault = std::string(kernel.name) + ": " + last_fault;
     devices[device].lost = true;
@@ -220,7 +239,6 @@ int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = (size_t)machine.me
 int cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
     case 16: *value = (int)machine.multiprocessors; return success;
-    case 38: *value = 64 << 10; return success; // second-level cache
     case 75: *value = (int)machine.capability / 10; return success;
     case 76: *value = (int)machine.capability % 10; return success;
     default: *value = 0; return success;
@@ -290,7 +308,7 @@ int cuMemFreeHost(void* pointer) { // does not wait: a copy still under way is t
 }
 int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* stream) {
     GUARD;
-    if (bytes && !allocation_of(to, bytes)) return invalid_value;
+    if (bytes && !is_own(to, bytes)) return invalid_value;
     const int device = context() ? context()->device : 0;
     if (is_pinned((u64)from, bytes)) return queue(stream, [=] { copy_pinned((void*)to, from, (u64)from, bytes, device); });
     auto taken = std::make_shared<std::vector<u8>>((const u8*)from, (const u8*)from + bytes); // pageable memory is read before the call returns
@@ -298,14 +316,14 @@ int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* stream) {
 }
 int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void* stream) {
     GUARD;
-    if (bytes && !allocation_of(from, bytes)) return invalid_value;
+    if (bytes && !is_own(from, bytes)) return invalid_value;
     const int device = context() ? context()->device : 0;
     if (is_pinned((u64)to, bytes)) return queue(stream, [=] { copy_pinned(to, (void*)from, (u64)to, bytes, device); });
     return queue(stream, [=] { memcpy(to, (void*)from, bytes); });
 }
 int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, void* stream) {
     GUARD;
-    if (bytes && (!allocation_of(from, bytes) || !allocation_of(to, bytes))) return invalid_value;
+    if (bytes && (!is_own(from, bytes) || !is_own(to, bytes))) return invalid_value;
     return queue(stream, [=] { memcpy((void*)to, (void*)from, bytes); });
 }
 int cuMemcpyDtoH_v2(void* to, u64 from, size_t bytes) { // also of a module's constants
@@ -314,7 +332,7 @@ int cuMemcpyDtoH_v2(void* to, u64 from, size_t bytes) { // also of a module's co
 }
 int cuMemsetD8Async(u64 to, u8 value, size_t count, void* stream) {
     GUARD;
-    if (count && !allocation_of(to, count)) return invalid_value;
+    if (count && !is_own(to, count)) return invalid_value;
     return queue(stream, [=] { memset((void*)to, value, count); });
 }
 int cuPointerGetAttribute(void* data, int attribute, u64 pointer) {

@@ -79,6 +79,7 @@ inline void meet(Meeting& meeting, u32 count, const char* where) {
     if (++meeting.arrived == count) {
         meeting.arrived = 0;
         meeting.generation++;
+        wait_while(nullptr, 0, 0, where); // who comes last goes on with the others, as lanes of a warp do, and not ahead of them
     } else {
         wait_while(&meeting.generation, ~0u, generation, where);
     }

@@ -21,9 +21,6 @@ internal sealed class DeviceCall : IDisposable
 
     internal CudaStream Stream { get; }
 
-    /// <summary>Called after each launch of <see cref="Enqueue"/> with the first of the steps that it computes.</summary>
-    internal Action<Step>? Launched { get; set; }
-
     internal WorkspacePlan Plan => _plan;
 
     internal DeviceBuffer Workspace => _workspace!;
@@ -81,12 +78,9 @@ internal sealed class DeviceCall : IDisposable
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
         Quantize(hidden, ids, expertMap, stream);
-        Launched?.Invoke(Step.Quantize);
         int grid = _kernels.Context.Multiprocessors / 2 * 2;
         _kernels.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, grid, stream, cluster: 2);
-        Launched?.Invoke(Step.GateUp);
         _kernels.Down.Launch(_down, grid, stream, cluster: 2);
-        Launched?.Invoke(Step.Down);
         long chunks = (long)Sizes.Tokens * ((_shape.Hidden + 7) / 8);
         _kernels.Combine.Launch(new CombineArguments
         {
@@ -100,7 +94,6 @@ internal sealed class DeviceCall : IDisposable
             Capacity = Sizes.Capacity,
             OutputF32 = outputF32 ? 1 : 0,
         }, checked((int)((chunks + 255) / 256)), stream);
-        Launched?.Invoke(Step.Combine);
     }
 
     private void Quantize(ulong hidden, ulong ids, ulong expertMap, nint stream)

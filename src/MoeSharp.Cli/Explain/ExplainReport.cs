@@ -43,6 +43,14 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
             json.WriteNumber("items", Items);
             json.WriteEndObject();
         }
+        if (Gpu is { } gpu)
+        {
+            json.WriteStartObject("gpu_weights");
+            json.WriteNumber("bytes", gpu.Weights);
+            json.WriteNumber("padding_bytes", gpu.Padding);
+            json.WriteNumber("loading_bytes", gpu.Loading);
+            json.WriteEndObject();
+        }
         WriteWorkspace(json);
         ceilings.WriteJson(json);
         WriteTimes(json);
@@ -56,6 +64,9 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
 
     /// <summary>Null where the backend has no cost model.</summary>
     private StageCost[]? Costs() => _kernel is null ? null : new CostModel(ceilings.ReadGBPerS, Peak).Of(layer);
+
+    /// <summary>What the weights take of a GPU; null where there is none in use.</summary>
+    private CudaWeightMemory? Gpu => _experts.Backend is CudaBackend ? CudaBackend.WeightMemory(layer.Weights) : null;
 
     private string[] PassedOver() =>
     [
@@ -76,6 +87,11 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
             ("backend", string.Join("; ", (string[])[_experts.Backend.Name, .. PassedOver().Select(reason => $"not {reason}")])),
             ("kernel", _experts.Description),
         };
+        if (Gpu is { } gpu)
+        {
+            string padding = gpu.Padding == 0 ? "" : $", {Units.Bytes(gpu.Padding)} of them zeros that fill blocks of 128 up";
+            facts.Add(("GPU memory", $"{Units.Bytes(gpu.Weights)} of weights{padding}; {Units.Bytes(gpu.Loading)} more while they are loaded"));
+        }
         if (_kernel is null) return facts;
         facts.Add(("tile", $"{TileBlock.Columns} columns x {TileBlock.MaxDepth} k of weights, 1 to {MostRows} rows at a time: as many sums as registers hold"));
         facts.Add(("work", $"{Units.Plural(Items, "item")} of at most {WorkItem.MaxRows} rows of one expert, split evenly: a block of weights stays in the cache while they pass"));

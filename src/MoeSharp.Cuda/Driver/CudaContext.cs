@@ -16,14 +16,12 @@ internal sealed unsafe class CudaContext : SafeHandle
     internal CudaContext(int ordinal = 0) : base(0, ownsHandle: true)
     {
         DriverLibrary.Require();
-        int count = 0, device = 0;
-        Native.Check(Native.cuDeviceGetCount(&count));
+        int count = Count(), device = 0;
         if (ordinal < 0 || ordinal >= count) throw new CudaException($"GPU {ordinal} was asked for but the driver shows {count}; count from 0.", 0);
         Native.Check(Native.cuDeviceGet(&device, ordinal));
         _device = device;
         Ordinal = ordinal;
         Multiprocessors = Attribute(16);
-        CacheBytes = Attribute(38);
         Capability = Attribute(75) * 10 + Attribute(76);
         byte* name = stackalloc byte[256];
         Native.Check(Native.cuDeviceGetName(name, 256, device));
@@ -33,14 +31,19 @@ internal sealed unsafe class CudaContext : SafeHandle
         SetHandle(context);
     }
 
+    /// <summary>GPUs that the driver shows.</summary>
+    internal static int Count()
+    {
+        int count = 0;
+        Native.Check(Native.cuDeviceGetCount(&count));
+        return count;
+    }
+
     internal int Ordinal { get; }
 
     internal string Name { get; }
 
     internal int Multiprocessors { get; }
-
-    /// <summary>Of the second-level cache.</summary>
-    internal int CacheBytes { get; }
 
     /// <summary>Compute capability as 10 major + minor: 90 for Hopper.</summary>
     internal int Capability { get; }

@@ -38,12 +38,11 @@ internal sealed class KernelSet : IDisposable
 
     internal CudaKernel Prepare { get; }
 
-    /// <summary>A file of the build; it lives as long as this does.</summary>
-    internal CudaModule Load(string file)
+    private CudaModule Load(string file)
     {
         byte[] cubin = KernelManifest.Resource(Build, file + ".cubin") ?? throw new CudaException($"The assembly carries no kernel file {file}.cubin for build {Build}.", 0);
         var module = new CudaModule(Context, cubin);
-        lock (_modules) _modules.Add(module);
+        _modules.Add(module);
         return module;
     }
 

@@ -95,14 +95,36 @@ public class EmulatedMachineTests
     }
 
     [Fact]
-    public void TwoGpusComputeTheSame()
+    public void TwoGpusPassTheTestsOfTwoGpus()
     {
-        using CudaBackend first = Gpu.Open();
         Emulator.Set("gpus", 2);
-        using var second = new CudaBackend(1);
-        Assert.Equal("", Difference(second, 5));
-        Assert.Equal("", Difference(first, 5));
-        Emulator.Set("gpus", 1);
+        var tests = new MultiGpuTests();
+        tests.TwoLayersOnTwoGpusEqualOneGpu();
+        tests.RanksOfExpertsOnTwoGpusAddUpToTheLayer();
+        tests.RanksOfTheIntermediateOnTwoGpusAddUpToTheLayer();
+        tests.WhatWasCurrentStaysCurrent();
+        Assert.Equal((0L, 0L), (Emulator.Get("bytes", 0), Emulator.Get("bytes", 1)));
+        Assert.Equal((0L, 0L), (Emulator.Get("retained", 0), Emulator.Get("retained", 1)));
+    }
+
+    /// <summary>One GPU's full memory or lost context is no matter of the other.</summary>
+    [Fact]
+    public void TroubleOfOneGpuStaysThere()
+    {
+        Emulator.Set("gpus", 2);
+        (CudaBackend first, CudaBackend second) = Gpu.OpenTwo();
+        using (first)
+        using (second)
+        {
+            using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 4, 256, 128, 1);
+            using var onFirst = new FusedExperts(new() { TopK = 1 }, weights, first);
+            using var onSecond = new FusedExperts(new() { TopK = 1 }, weights, second);
+            Emulator.Set("fault", 1);
+            Assert.True(Assert.Throws<CudaException>(() => onSecond.Forward(RandomLayer.Hidden(2, 256, 1), new int[2], new float[2], new BFloat16[512])).IsContextLost);
+            onFirst.Forward(RandomLayer.Hidden(2, 256, 1), new int[2], new float[2], new BFloat16[512]);
+            Assert.Equal("", Difference(first, 3));
+            Emulator.Set("reset", 1);
+        }
     }
 
     [Fact]
@@ -120,6 +142,16 @@ public class EmulatedMachineTests
     {
         using var tests = new CompareTests();
         tests.ASideOnAGpuIsComparedOrRefusedInASentence();
+    }
+
+    [Fact]
+    public void TheToolExplainsWhatWeightsTakeOfTheGpu()
+    {
+        ToolRun padded = ToolRun.Of("explain", "--shape", "4,2,192,96", "--tokens", "2", "--backend", "cuda", "--json");
+        System.Text.Json.JsonElement weights = padded.Json().GetProperty("gpu_weights");
+        Assert.Equal(4 * 3 * (256 * 128 - 192 * 96), weights.GetProperty("padding_bytes").GetInt64());
+        Assert.Equal(4 * 3 * 256 * 128 + 4 * (2 + 1) * 16, weights.GetProperty("bytes").GetInt64());
+        Assert.Contains("zeros that fill blocks of 128 up", ToolRun.Of("explain", "--shape", "4,2,192,96", "--tokens", "2", "--backend", "cuda").Output);
     }
 
     /// <summary>Empty, or how a layer differs from the reference backend.</summary>

@@ -12,6 +12,16 @@ internal static class Gpu
         return backend;
     }
 
+    /// <summary>The first two GPUs; skips the test on machines with fewer.</summary>
+    public static (CudaBackend First, CudaBackend Second) OpenTwo()
+    {
+        CudaBackend first = Open();
+        int count = CudaContext.Count();
+        if (count < 2) first.Dispose();
+        Assert.SkipUnless(count >= 2, $"There is {count} GPU on this machine; two are needed.");
+        return (first, new CudaBackend(1));
+    }
+
     /// <summary>The emulator of kernels/emulator stands in for the driver: the same kernels, ten thousand times slower.</summary>
     public static bool IsEmulated => DriverLibrary.Override is not null;
 
