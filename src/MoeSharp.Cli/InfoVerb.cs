@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Text.Json;
 using Spectre.Console;
@@ -16,6 +17,7 @@ internal sealed class InfoVerb : Verb
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
+        double?[] ready = [.. GemmKernels.All.Select(MillisecondsUntilReady)]; // before anything else has made a kernel
         KernelChoice[] choices = KernelChoice.All(cancel);
         using var team = new Team(threads);
         using var ceilings = new Ceilings(team);
@@ -28,37 +30,59 @@ internal sealed class InfoVerb : Verb
                 ceilings.Round();
             }
         });
-        if (terminal.Json) terminal.WriteJson(json => WriteJson(json, threads, ceilings, choices));
-        else WriteTables(terminal, threads, ceilings, choices);
+        if (terminal.Json) terminal.WriteJson(json => WriteJson(json, threads, ceilings, choices, ready));
+        else WriteTables(terminal, threads, ceilings, choices, ready);
         return ExitCode.Ok;
     }
 
-    private static void WriteTables(Terminal terminal, int threads, Ceilings ceilings, KernelChoice[] choices)
+    /// <summary>What a process pays once, when its first layer is loaded: the entries of a kernel for one format. Null for one that cannot run here.</summary>
+    private static double? MillisecondsUntilReady(IGemmKernel kernel)
+    {
+        if (!kernel.IsSupported) return null;
+        long start = Stopwatch.GetTimestamp();
+        kernel.For(WeightFormat.Block128, withNaN: false);
+        return Stopwatch.GetElapsedTime(start).TotalMilliseconds;
+    }
+
+    private static void WriteTables(Terminal terminal, int threads, Ceilings ceilings, KernelChoice[] choices, double?[] ready)
     {
         string absent = string.Join(", ", Machine.Features().Where(feature => !feature.Present).Select(feature => feature.Name));
         terminal.WriteFacts(
             ("processor", $"{Machine.ProcessorName()}, {Environment.ProcessorCount} threads, {Machine.VectorBits}-bit vectors"),
             ("features", string.Join(", ", Machine.Features().Where(feature => feature.Present).Select(feature => feature.Name))),
             ("not usable", absent.Length == 0 ? "-" : absent),
-            ("memory", $"{Units.Bytes(Machine.AvailableMemory())} available"),
+            ("memory", $"{Units.Bytes(Machine.AvailableMemory())} available; {MemoryNodes()}"),
             ("system", $"{RuntimeInformation.OSDescription}, {RuntimeInformation.ProcessArchitecture}, {RuntimeInformation.FrameworkDescription}"),
             ("ceilings", $"{ceilings.InWords()} on {threads} threads"));
         var table = new Table().Border(TableBorder.Simple).AddColumns("weights", "activations", "backend", "kernel and why");
         foreach (KernelChoice choice in choices)
             table.AddRow(new Text(Names.Of(choice.Format)), new Text(Names.Of(choice.Activations)), new Text(choice.Backend), new Text(choice.InWords()));
         terminal.Write(table);
-        var kernels = new Table().Border(TableBorder.Simple).AddColumns("cpu kernel, best first", "usable", "why");
-        foreach (IGemmKernel kernel in GemmKernels.All)
-            kernels.AddRow(new Text(kernel.Name), new Text(kernel.IsSupported ? "yes" : "no"), new Text(kernel.Reason));
+        var kernels = new Table().Border(TableBorder.Simple).AddColumns("cpu kernel, best first", "usable", "ready after", "why");
+        foreach ((IGemmKernel kernel, double? milliseconds) in GemmKernels.All.Zip(ready))
+        {
+            string after = milliseconds is { } needed ? $"{Units.Number(needed)} ms" : "-";
+            kernels.AddRow(new Text(kernel.Name), new Text(kernel.IsSupported ? "yes" : "no"), new Text(after), new Text(kernel.Reason));
+        }
         terminal.Write(kernels);
     }
 
-    private static void WriteJson(Utf8JsonWriter json, int threads, Ceilings ceilings, KernelChoice[] choices)
+    /// <summary>As the team of threads sees them: a worker stays on the node whose experts it computes.</summary>
+    private static string MemoryNodes()
+    {
+        IReadOnlyList<int[]> nodes = Topology.Machine.Nodes;
+        return nodes.Count == 1 ? "one node" : $"{nodes.Count} nodes, of {string.Join(" and ", nodes.Select(node => node.Length))} processors";
+    }
+
+    private static void WriteJson(Utf8JsonWriter json, int threads, Ceilings ceilings, KernelChoice[] choices, double?[] ready)
     {
         Machine.Write(json, threads);
         json.WriteStartObject("features");
         foreach ((string name, bool present) in Machine.Features()) json.WriteBoolean(name, present);
         json.WriteEndObject();
+        json.WriteStartArray("memory_nodes");
+        foreach (int[] processors in Topology.Machine.Nodes) json.WriteNumberValue(processors.Length);
+        json.WriteEndArray();
         ceilings.WriteJson(json);
         json.WriteStartArray("kernels");
         foreach (KernelChoice choice in choices)
@@ -75,11 +99,13 @@ internal sealed class InfoVerb : Verb
         }
         json.WriteEndArray();
         json.WriteStartArray("cpu_kernels");
-        foreach (IGemmKernel kernel in GemmKernels.All)
+        foreach ((IGemmKernel kernel, double? milliseconds) in GemmKernels.All.Zip(ready))
         {
             json.WriteStartObject();
             json.WriteString("name", kernel.Name);
             json.WriteBoolean("usable", kernel.IsSupported);
+            if (milliseconds is { } needed) json.WriteNumber("ready_ms", needed);
+            else json.WriteNull("ready_ms");
             json.WriteString("reason", kernel.Reason);
             json.WriteEndObject();
         }

@@ -31,20 +31,20 @@ internal static class Machine
         return $"{RuntimeInformation.ProcessArchitecture} processor";
     }
 
-    /// <summary>Instruction sets that .NET may use here.</summary>
+    /// <summary>Instruction sets that compiled or generated code may use here.</summary>
     public static IReadOnlyList<(string Name, bool Present)> Features() => RuntimeInformation.ProcessArchitecture switch
     {
         Architecture.X64 or Architecture.X86 =>
         [
-            ("SSE4.2", Sse42.IsSupported), ("AVX", Avx.IsSupported), ("AVX2", Avx2.IsSupported), ("FMA", Fma.IsSupported),
-            ("AVX-512F", Avx512F.IsSupported), ("AVX-512BW", Avx512BW.IsSupported), ("AVX-512VBMI", Avx512Vbmi.IsSupported),
-            ("AVX-512BF16", HasLeaf7Sub1(5)), ("AMX-BF16", HasLeaf7(22)),
+            ("SSE4.2", Sse42.IsSupported), ("AVX2", Avx2.IsSupported || CpuFeatures.Avx2Fma), ("FMA", Fma.IsSupported || CpuFeatures.Avx2Fma),
+            ("AVX-512F", Avx512F.IsSupported || CpuFeatures.Avx512), ("AVX-512BW", Avx512BW.IsSupported || CpuFeatures.Avx512),
+            ("AVX-512VBMI", Avx512Vbmi.IsSupported || CpuFeatures.Avx512Vbmi), ("AVX-512BF16", CpuFeatures.Avx512Bf16), ("AMX-BF16", CpuFeatures.AmxBf16),
         ],
         _ => [("AdvSimd", AdvSimd.IsSupported), ("DotProd", Dp.IsSupported), ("SVE", IsSve())],
     };
 
     /// <summary>Bits of the widest vectors that are worth using.</summary>
-    public static int VectorBits =>
+    public static int VectorBits => CpuFeatures.Avx512 ? 512 : CpuFeatures.Avx2Fma ? 256 :
         Vector512.IsHardwareAccelerated ? 512 : Vector256.IsHardwareAccelerated ? 256 : Vector128.IsHardwareAccelerated ? 128 : 64;
 
     /// <summary>Bytes that can be allocated before the system swaps or kills.</summary>
@@ -73,12 +73,6 @@ internal static class Machine
         json.WriteString("runtime", RuntimeInformation.FrameworkDescription);
         json.WriteEndObject();
     }
-
-    private static bool HasLeaf7(int edxBit) => X86Base.IsSupported && MaxLeaf >= 7 && (X86Base.CpuId(7, 0).Edx >> edxBit & 1) != 0;
-
-    private static bool HasLeaf7Sub1(int eaxBit) => X86Base.IsSupported && MaxLeaf >= 7 && (X86Base.CpuId(7, 1).Eax >> eaxBit & 1) != 0;
-
-    private static int MaxLeaf => X86Base.CpuId(0, 0).Eax;
 
 #pragma warning disable SYSLIB5003 // Sve is for evaluation; asking whether it is there is all that happens.
     private static bool IsSve() => Sve.IsSupported;

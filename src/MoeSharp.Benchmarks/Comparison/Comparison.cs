@@ -55,6 +55,7 @@ internal sealed class Comparison : IDisposable
             ReadGBPerS = _ceilings.ReadGBPerS,
             FmaGFlopPerS = _ceilings.FmaGFlopPerS,
             Bf16DotGFlopPerS = _ceilings.Bf16DotGFlopPerS,
+            AmxGFlopPerS = _ceilings.AmxGFlopPerS,
             OurError = agreement.Ours,
             PeerError = agreement.Peer,
             Results = [.. _contests.Select(c => c.Result)],

@@ -12,6 +12,7 @@ internal static class ComparisonPlot
         Add(plot, run, $"{run.Peer}, {run.PeerFormat}", r => r.PeerMilliseconds, MarkerShape.OpenSquare, LinePattern.Dashed, Colors.DimGray);
         AddCeiling(plot, run.FmaGFlopPerS, "FP32 FMA peak", LinePattern.Dotted);
         if (run.Bf16DotGFlopPerS is { } dot) AddCeiling(plot, dot, "BF16 dot peak", LinePattern.DenselyDashed);
+        if (run.AmxGFlopPerS is { } tiles) AddCeiling(plot, tiles, "AMX peak", LinePattern.Solid);
         plot.Title($"{run.Shape}, {run.Threads} threads");
         plot.XLabel("tokens");
         plot.YLabel("GFLOP/s");

@@ -21,6 +21,7 @@ internal sealed record ComparisonRun
     public required double ReadGBPerS { get; init; }
     public required double FmaGFlopPerS { get; init; }
     public required double? Bf16DotGFlopPerS { get; init; }
+    public double? AmxGFlopPerS { get; init; }
 
     /// <summary>Relative errors against BF16 activations; see <see cref="Agreement"/>.</summary>
     public required double OurError { get; init; }
@@ -30,7 +31,7 @@ internal sealed record ComparisonRun
 
     /// <summary>The highest arithmetic rate that our kernels could reach.</summary>
     [JsonIgnore]
-    public double PeakGFlopPerS => Math.Max(FmaGFlopPerS, Bf16DotGFlopPerS ?? 0);
+    public double PeakGFlopPerS => Math.Max(FmaGFlopPerS, Math.Max(Bf16DotGFlopPerS ?? 0, AmxGFlopPerS ?? 0));
 }
 
 /// <summary>All comparisons on one machine.</summary>

@@ -63,5 +63,6 @@ internal static class ResultsFile
     /// <summary>What the machine could do at best, in words.</summary>
     public static string Ceilings(ComparisonRun run) =>
         $"read {Units.Number(run.ReadGBPerS)} GB/s, FP32 FMA {Units.Number(run.FmaGFlopPerS)} GFLOP/s"
-        + (run.Bf16DotGFlopPerS is { } dot ? $", BF16 dot {Units.Number(dot)} GFLOP/s" : "");
+        + (run.Bf16DotGFlopPerS is { } dot ? $", BF16 dot {Units.Number(dot)} GFLOP/s" : "")
+        + (run.AmxGFlopPerS is { } tiles ? $", AMX {Units.Number(tiles)} GFLOP/s" : "");
 }

@@ -17,7 +17,7 @@ internal sealed class StageRow
     private readonly List<double[]> _stages = [];
     private readonly List<double> _bytes = [];
 
-    public StageRow(string kernel, FusedExperts experts, ExpertWeights weights, int tokens)
+    public StageRow(IGemmKernel kernel, FusedExperts experts, ExpertWeights weights, int tokens)
     {
         Kernel = kernel;
         Tokens = tokens;
@@ -27,7 +27,7 @@ internal sealed class StageRow
         _output = new BFloat16[_call.Hidden.Length];
     }
 
-    public string Kernel { get; }
+    public IGemmKernel Kernel { get; }
 
     /// <summary>T.</summary>
     public int Tokens { get; }

@@ -6,12 +6,21 @@ namespace MoeSharp.Cli;
 internal static class CeilingsReport
 {
     /// <summary>The highest arithmetic rate that any kernel could reach.</summary>
-    public static double PeakGFlopPerS(this Ceilings ceilings) => Math.Max(ceilings.FmaGFlopPerS, ceilings.Bf16DotGFlopPerS ?? 0);
+    public static double PeakGFlopPerS(this Ceilings ceilings) => Math.Max(ceilings.FmaGFlopPerS, Math.Max(ceilings.Bf16DotGFlopPerS ?? 0, ceilings.AmxGFlopPerS ?? 0));
+
+    /// <summary>The highest arithmetic rate that this kernel's instructions could reach.</summary>
+    public static double PeakGFlopPerS(this Ceilings ceilings, IGemmKernel kernel) => kernel switch
+    {
+        AmxKernel => ceilings.AmxGFlopPerS,
+        { Operand: Operand.Bf16 } => ceilings.Bf16DotGFlopPerS,
+        _ => null,
+    } ?? ceilings.FmaGFlopPerS;
 
     public static string InWords(this Ceilings ceilings)
     {
         string words = $"read {Units.Number(ceilings.ReadGBPerS)} GB/s, FP32 FMA {Units.Number(ceilings.FmaGFlopPerS)} GFLOP/s";
-        return ceilings.Bf16DotGFlopPerS is { } dot ? $"{words}, BF16 dot {Units.Number(dot)} GFLOP/s" : words;
+        if (ceilings.Bf16DotGFlopPerS is { } dot) words += $", BF16 dot {Units.Number(dot)} GFLOP/s";
+        return ceilings.AmxGFlopPerS is { } tiles ? $"{words}, AMX {Units.Number(tiles)} GFLOP/s" : words;
     }
 
     /// <summary>The member "ceilings" of reports.</summary>
@@ -20,8 +29,14 @@ internal static class CeilingsReport
         json.WriteStartObject("ceilings");
         json.WriteNumber("read_gb_per_s", ceilings.ReadGBPerS);
         json.WriteNumber("fma_gflop_per_s", ceilings.FmaGFlopPerS);
-        if (ceilings.Bf16DotGFlopPerS is { } dot) json.WriteNumber("bf16_dot_gflop_per_s", dot);
-        else json.WriteNull("bf16_dot_gflop_per_s");
+        WriteNumberOrNull(json, "bf16_dot_gflop_per_s", ceilings.Bf16DotGFlopPerS);
+        WriteNumberOrNull(json, "amx_gflop_per_s", ceilings.AmxGFlopPerS);
         json.WriteEndObject();
+    }
+
+    private static void WriteNumberOrNull(Utf8JsonWriter json, string name, double? value)
+    {
+        if (value is { } number) json.WriteNumber(name, number);
+        else json.WriteNull(name);
     }
 }

@@ -56,7 +56,7 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
         WriteTimes(json);
     }
 
-    private double Peak => _kernel?.Operand == Operand.F32 ? ceilings.FmaGFlopPerS : ceilings.PeakGFlopPerS();
+    private double Peak => _kernel is null ? ceilings.PeakGFlopPerS() : ceilings.PeakGFlopPerS(_kernel);
 
     private int MostRows => _kernel!.For(_experts.Shape.Format, withNaN: false).MaxRows;
 

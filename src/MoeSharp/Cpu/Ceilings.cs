@@ -10,12 +10,12 @@ namespace MoeSharp;
 /// </summary>
 internal sealed unsafe class Ceilings : IDisposable
 {
-    private const int ReadTaskBytes = 4 << 20, FmaTaskSteps = 1 << 15;
-    private const double FmaSeconds = 0.05;
+    private const int ReadTaskBytes = 4 << 20, FmaTaskSteps = 1 << 15, TileTaskSteps = 1 << 11;
+    private const double BurnSeconds = 0.05;
     private readonly Team _team;
     private readonly NativeBuffer _memory;
     private readonly int _fmaWidth;
-    private int _fmaTasks, _dotTasks;
+    private int _fmaTasks, _dotTasks, _tileTasks;
 
     /// <summary>Allocates what the read passes go over.</summary>
     /// <param name="bytes">Must be far more than all caches hold.</param>
@@ -25,7 +25,7 @@ internal sealed unsafe class Ceilings : IDisposable
         _memory = new NativeBuffer(bytes / ReadTaskBytes * ReadTaskBytes);
         new Span<byte>(_memory.Pointer, (int)Math.Min(_memory.Bytes, int.MaxValue)).Fill(1); // untouched pages would all be one zero page
         _fmaWidth = Simd512.IsSupported ? Simd512.Count : Simd256.IsSupported ? Simd256.Count : Simd128.Count;
-        _fmaTasks = _dotTasks = 8 * team.Threads;
+        _fmaTasks = _dotTasks = _tileTasks = 8 * team.Threads;
     }
 
     /// <summary>Rounds measured so far.</summary>
@@ -40,22 +40,37 @@ internal sealed unsafe class Ceilings : IDisposable
     /// <summary>The same for BF16 dot products; null where no kernel here uses them.</summary>
     public double? Bf16DotGFlopPerS { get; private set; }
 
+    /// <summary>The same for AMX tile products of BF16; null on a machine without them.</summary>
+    public double? AmxGFlopPerS { get; private set; }
+
     /// <summary>One pass over the memory and one burst of each kind of chains.</summary>
     public void Round()
     {
         int readTasks = (int)(_memory.Bytes / ReadTaskBytes);
         double seconds = Time(new ReadJob { Memory = _memory.Pointer }, readTasks);
         ReadGBPerS = Math.Max(ReadGBPerS, (double)readTasks * ReadTaskBytes / seconds * 1e-9);
-        var fma = new FmaJob { Width = _fmaWidth };
-        while ((seconds = Time(fma, _fmaTasks)) < FmaSeconds) _fmaTasks *= 2;
-        FmaGFlopPerS = Math.Max(FmaGFlopPerS, 2.0 * FmaJob.Chains * _fmaWidth * FmaTaskSteps * _fmaTasks / seconds * 1e-9);
+        FmaGFlopPerS = Math.Max(FmaGFlopPerS, CpuFeatures.Avx2Fma
+            ? Rate(new BurnJob { Code = FmaBurn.Code, Steps = FmaTaskSteps }, (double)FmaBurn.StepOperations * FmaTaskSteps, ref _fmaTasks)
+            : Rate(new FmaJob { Width = _fmaWidth }, 2.0 * FmaJob.Chains * _fmaWidth * FmaTaskSteps, ref _fmaTasks));
         if (CpuFeatures.Avx512Bf16)
         {
-            var dot = new Bf16DotJob { Code = Bf16DotBurn.Code };
-            while ((seconds = Time(dot, _dotTasks)) < FmaSeconds) _dotTasks *= 2;
-            Bf16DotGFlopPerS = Math.Max(Bf16DotGFlopPerS ?? 0, (double)Bf16DotBurn.StepOperations * FmaTaskSteps * _dotTasks / seconds * 1e-9);
+            var dot = new BurnJob { Code = Bf16DotBurn.Code, Steps = FmaTaskSteps };
+            Bf16DotGFlopPerS = Math.Max(Bf16DotGFlopPerS ?? 0, Rate(dot, (double)Bf16DotBurn.StepOperations * FmaTaskSteps, ref _dotTasks));
+        }
+        if (CpuFeatures.AmxBf16)
+        {
+            var tiles = new BurnJob { Code = AmxBurn.Code, Steps = TileTaskSteps };
+            AmxGFlopPerS = Math.Max(AmxGFlopPerS ?? 0, Rate(tiles, (double)AmxBurn.StepOperations * TileTaskSteps, ref _tileTasks));
         }
         Rounds++;
+    }
+
+    /// <summary>10^9 operations per second of so many tasks that they take a while.</summary>
+    private double Rate<TJob>(TJob job, double taskOperations, ref int tasks) where TJob : unmanaged, ITeamJob
+    {
+        double seconds;
+        while ((seconds = Time(job, tasks)) < BurnSeconds) tasks *= 2;
+        return taskOperations * tasks / seconds * 1e-9;
     }
 
     private double Time<TJob>(TJob job, int tasks) where TJob : unmanaged, ITeamJob
@@ -89,13 +104,16 @@ internal sealed unsafe class Ceilings : IDisposable
         }
     }
 
-    private struct Bf16DotJob : ITeamJob
+    /// <summary>Chains of generated code.</summary>
+    private struct BurnJob : ITeamJob
     {
         public delegate* unmanaged<long, void> Code;
+        public long Steps;
 
-        public readonly void Execute(int task, int thread) => Code(FmaTaskSteps);
+        public readonly void Execute(int task, int thread) => Code(Steps);
     }
 
+    /// <summary>Chains of what the compiler makes of C#.</summary>
     private struct FmaJob : ITeamJob
     {
         public const int Chains = 12;

@@ -8,7 +8,7 @@ public class InfoTests
     public void JsonNamesMachineFeaturesCeilingsAndKernels()
     {
         JsonElement info = ToolRun.Of("info", "--json").Json();
-        Assert.Equal(["machine", "features", "ceilings", "kernels", "cpu_kernels"], info.EnumerateObject().Select(member => member.Name));
+        Assert.Equal(["machine", "features", "memory_nodes", "ceilings", "kernels", "cpu_kernels"], info.EnumerateObject().Select(member => member.Name));
         Assert.NotEmpty(info.GetProperty("machine").GetProperty("processor").GetString()!);
         Assert.Equal(5, info.GetProperty("kernels").GetArrayLength());
         foreach (JsonElement kernel in info.GetProperty("kernels").EnumerateArray())
@@ -16,5 +16,11 @@ public class InfoTests
             Assert.NotNull(ExpertsBackends.ByName(kernel.GetProperty("backend").GetString()!));
             Assert.NotEmpty(kernel.GetProperty("kernel").GetString()!);
         }
+        foreach (JsonElement kernel in info.GetProperty("cpu_kernels").EnumerateArray())
+        {
+            JsonElement ready = kernel.GetProperty("ready_ms");
+            Assert.True(kernel.GetProperty("usable").GetBoolean() ? ready.GetDouble() > 0 : ready.ValueKind == JsonValueKind.Null, kernel.ToString());
+        }
+        Assert.Equal(Topology.Machine.Nodes.Count, info.GetProperty("memory_nodes").GetArrayLength());
     }
 }

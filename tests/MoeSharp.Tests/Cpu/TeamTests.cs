@@ -159,5 +159,7 @@ public unsafe class TeamTests
         Assert.Equal(1, ceilings.Rounds);
         Assert.InRange(ceilings.ReadGBPerS, 0.1, 10_000);
         Assert.InRange(ceilings.FmaGFlopPerS, 0.1, 1_000_000);
+        Assert.Equal(CpuFeatures.Avx512Bf16, ceilings.Bf16DotGFlopPerS > 0.1);
+        Assert.Equal(CpuFeatures.AmxBf16, ceilings.AmxGFlopPerS > 0.1);
     }
 }

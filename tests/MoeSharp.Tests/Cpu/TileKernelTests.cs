@@ -15,6 +15,14 @@ public unsafe class TileKernelTests
         Assert.Equal("amx-bf16", GemmKernels.All.First(kernel => kernel.IsSupported).Name);
     }
 
+    /// <summary>What measures the peak of AMX must at least run: a fault would end the process.</summary>
+    [Fact]
+    public void AmxPeakIsMeasurable()
+    {
+        Assert.SkipUnless(CpuFeatures.AmxBf16, "This machine has no AMX.");
+        AmxBurn.Code(3);
+    }
+
     /// <summary>A few tiles' block of E4M3 weights and rows to multiply it with, laid out as a kernel wants them.</summary>
     private sealed class Problem(IGemmKernel kernel, WeightFormat format, int tiles, int rows) : IDisposable
     {

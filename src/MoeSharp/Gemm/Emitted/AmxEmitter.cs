@@ -283,12 +283,16 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         for (int i = 0; i < 2 * rowTiles; i++) emit(tiles[i], __[s_partial + s_line * 2 + (i / 2 * TileRows * SumRowBytes + i % 2 * Line)]);
     }
 
-    /// <summary>What the entry reads beside constants: decoding tables, eight tiles of 16 rows of 64 bytes, and a scale for rows without.</summary>
+    /// <summary>What LDTILECFG reads: palette 1, eight tiles of 16 rows of 64 bytes.</summary>
+    internal static byte[] TileConfiguration =>
+        [1, 0, .. new byte[14], .. Enumerable.Repeat<byte[]>([Line, 0], 8).SelectMany(size => size), .. new byte[16], .. Enumerable.Repeat((byte)TileRows, 8), .. new byte[8]];
+
+    /// <summary>What the entry reads beside constants: decoding tables, the shape of tiles, and a scale for rows without.</summary>
     public void EmitTables()
     {
         _decoder.EmitTables();
         a.Label(ref _configuration);
-        a.db([1, 0, .. new byte[14], .. Enumerable.Repeat<byte[]>([Line, 0], 8).SelectMany(size => size), .. new byte[16], .. Enumerable.Repeat((byte)TileRows, 8), .. new byte[8]]);
+        a.db(TileConfiguration);
         a.Label(ref _one);
         a.dd(1f);
     }
