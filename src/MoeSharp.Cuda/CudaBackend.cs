@@ -62,8 +62,6 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
         ArgumentNullException.ThrowIfNull(weights);
         (SupportsDevice() & SupportsFormat(shape.Format, shape.Activations)).ThrowIfNot();
         if (shape.RouterWeightOnInput) throw new UnsupportedException("The CUDA backend applies router weights to the experts' outputs; turn RouterWeightOnInput off or use the CPU.");
-        if (weights.Up.Any(m => m.RowPhase != 0))
-            throw new UnsupportedException($"The scale blocks of packed w13 straddle gate and up ({weights.Up[0].Name}); the CUDA backend needs scale rows per half.");
         return new CudaExperts(Kernels(), shape, weights, allowNaNWeights, new(null, progress, cancellation));
     }
 
