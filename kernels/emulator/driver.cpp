@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <sstream>
 
 using namespace emulator;
 
@@ -26,6 +27,7 @@ struct Machine {
     long driver_version = 12040, gpus = 1, capability = 90, memory_bytes = 8l << 30, multiprocessors = 4, init_result = 0;
     long fault = 0; // the launch that fails, counted down; 0 none
     long deferred = 1; // 0: work runs when it is queued
+    long idle = 0; // 1: kernels do nothing, for timing the host
 } machine;
 
 struct Device { long used = 0; bool lost = false; int retained = 0; } devices[8];
@@ -133,7 +135,7 @@ bool names_another_device(const std::vector<u8>& arguments, int device) {
 }
 
 void execute(const Kernel& kernel, Dim grid, Dim block, u32 cluster, const std::vector<u8>& arguments, int device) {
-    if (devices[device].lost) return;
+    if (devices[device].lost || machine.idle) return;
     alignas(64) u8 aligned[4096];
     memcpy(aligned, arguments.data(), arguments.size());
     last_fault = machine.fault > 0 && --machine.fault == 0 ? "a fault that was asked for"
@@ -157,6 +159,28 @@ void copy_pinned(void* to, const void* from, u64 host, u64 bytes, int device) {
 
 struct LaunchConfig { u32 grid[3], block[3], shared; void* stream; struct Attribute* attributes; u32 count; };
 struct Attribute { int id, pad; u32 value[16]; };
+
+bool change_machine(const std::string& name, long value) {
+    const std::map<std::string, long*> members = {{"driver_version", &machine.driver_version}, {"gpus", &machine.gpus}, {"capability", &machine.capability},
+        {"memory_bytes", &machine.memory_bytes}, {"multiprocessors", &machine.multiprocessors}, {"init_result", &machine.init_result}, {"fault", &machine.fault},
+        {"deferred", &machine.deferred}, {"idle", &machine.idle}};
+    auto found = members.find(name);
+    return found != members.end() && (*found->second = value, true);
+}
+
+/// A process may start with another machine: MOESHARP_EMULATED="gpus=0 fault=3". What is no member ends it.
+const bool started = [] {
+    const char* all = getenv("MOESHARP_EMULATED");
+    std::istringstream words(all ? all : "");
+    for (std::string word; words >> word;) {
+        const size_t equals = word.find('=');
+        if (equals == std::string::npos || !change_machine(word.substr(0, equals), atol(word.c_str() + equals + 1))) {
+            fprintf(stderr, "MOESHARP_EMULATED: the machine has no '%s'\n", word.c_str());
+            abort();
+        }
+    }
+    return true;
+}();
 } // namespace
 
 void emulator::require_global(const void* from, u64 bytes, const char* what) {
@@ -171,18 +195,12 @@ extern "C" {
 /// contexts usable again, as a new process would. 0 when there is such a name.
 int emulator_set(const char* name, long value) {
     GUARD;
-    const std::map<std::string, long*> members = {{"driver_version", &machine.driver_version}, {"gpus", &machine.gpus}, {"capability", &machine.capability},
-        {"memory_bytes", &machine.memory_bytes}, {"multiprocessors", &machine.multiprocessors}, {"init_result", &machine.init_result}, {"fault", &machine.fault},
-        {"deferred", &machine.deferred}};
     if (std::string(name) == "reset") {
         machine = {};
         for (Device& device : devices) device.lost = false;
         return 0;
     }
-    auto found = members.find(name);
-    if (found == members.end()) return 1;
-    *found->second = value;
-    return 0;
+    return change_machine(name, value) ? 0 : 1;
 }
 
 /// What is in use of a device, or of the host: "bytes" and "allocations" of a device, "retained" contexts; "pinned" bytes, "streams", "events", "modules".
@@ -256,6 +274,12 @@ int cuCtxPopCurrent_v2(void** popped) {
     if (current_contexts.empty()) return invalid_context;
     *popped = current_contexts.back();
     current_contexts.pop_back();
+    return success;
+}
+int cuCtxGetDevice(int* device) { return context() ? (*device = context()->device, (int)success) : (int)invalid_context; }
+int cuCtxSetCurrent(void* context) {
+    if (!current_contexts.empty()) current_contexts.pop_back();
+    if (context) current_contexts.push_back((Context*)context);
     return success;
 }
 int cuCtxGetCurrent(void** result) { return *result = context(), success; }
@@ -345,6 +369,17 @@ int cuPointerGetAttribute(void* data, int attribute, u64 pointer) {
     case 9: *(int*)data = found->device; return success;
     }
     return invalid_value;
+}
+
+int cuPointerGetAttributes(u32 count, const int* attributes, void** data, u64 pointer) { // what is not known has no memory type
+    GUARD;
+    REQUIRE_STATE;
+    const Allocation* found = allocation_of(pointer, 1);
+    for (u32 i = 0; i < count; i++) {
+        const int answer = attributes[i] == 2 ? found ? 2 : is_pinned(pointer, 1) ? 1 : 0 : attributes[i] == 9 ? found ? found->device : -2 : 0;
+        *(int*)data[i] = answer;
+    }
+    return success;
 }
 
 int cuStreamCreate(void** stream, u32) {

@@ -6,16 +6,20 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
     private const int Hopper = 90;
     private readonly Lock _start = new();
     private readonly int _ordinal;
+    private readonly bool _checksSteps;
     private CudaContext? _context;
     private KernelSet? _kernels;
     private bool _disposed;
 
     /// <summary>Computes on one GPU.</summary>
     /// <param name="gpu">Counted from 0, as the driver counts.</param>
-    public CudaBackend(int gpu = 0)
+    /// <param name="checkSteps">Waits after each step of a call, so that the error of a kernel names its step; slow, for finding faults. The environment variable
+    /// MOESHARP_CUDA_CHECK=1 does the same.</param>
+    public CudaBackend(int gpu = 0, bool checkSteps = false)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(gpu);
         _ordinal = gpu;
+        _checksSteps = checkSteps || Environment.GetEnvironmentVariable("MOESHARP_CUDA_CHECK") == "1";
     }
 
     /// <inheritdoc/>
@@ -62,6 +66,8 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
         ArgumentNullException.ThrowIfNull(weights);
         (SupportsDevice() & SupportsFormat(shape.Format, shape.Activations)).ThrowIfNot();
         if (shape.RouterWeightOnInput) throw new UnsupportedException("The CUDA backend applies router weights to the experts' outputs; turn RouterWeightOnInput off or use the CPU.");
+        if (weights.Up.Any(m => m.RowPhase != 0))
+            throw new UnsupportedException($"The scale blocks of packed w13 straddle gate and up ({weights.Up[0].Name}); the CUDA backend needs scale rows per half.");
         return new CudaExperts(Kernels(), shape, weights, allowNaNWeights, new(null, progress, cancellation));
     }
 
@@ -85,7 +91,7 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
     internal KernelSet Kernels()
     {
         CudaContext context = Context();
-        lock (_start) return _kernels ??= new KernelSet(context);
+        lock (_start) return _kernels ??= new KernelSet(context) { ChecksSteps = _checksSteps };
     }
 
     /// <summary>Unloads the kernels; layers must be disposed before.</summary>

@@ -8,11 +8,15 @@ internal sealed class CudaExperts : IPreparedExperts
     private readonly KernelSet _kernels;
     private readonly ExpertsShape _shape;
     private readonly ConcurrentBag<DeviceCall> _idle = [];
+    private readonly PlanTokens _hostBytes;
+
+    [ThreadStatic] private static WorkspacePlan? t_scratch;
 
     internal CudaExperts(KernelSet kernels, ExpertsShape shape, ExpertWeights weights, bool allowNaN, LoadContext context = default)
     {
         _kernels = kernels;
         _shape = shape;
+        _hostBytes = (tokens, scratch) => DeviceCall.HostBytes(shape, tokens, scratch);
         Weights = new DeviceWeights(kernels, weights, allowNaN, context);
     }
 
@@ -31,10 +35,11 @@ internal sealed class CudaExperts : IPreparedExperts
     public void Run(in ExpertsCall call, Workspace workspace)
     {
         if (call.Hidden.IsEmpty) throw new UnsupportedException("The CUDA backend quantizes hidden states itself; give them in BF16.");
+        int chunk = Chunk(call.Tokens, call.MaxWorkspaceBytes);
         DeviceCall device = Rent();
         try
         {
-            device.Run(call);
+            device.Run(call, chunk);
         }
         finally
         {
@@ -42,7 +47,26 @@ internal sealed class CudaExperts : IPreparedExperts
         }
     }
 
-    internal DeviceCall Rent() => _idle.TryTake(out DeviceCall? device) ? device : new DeviceCall(_kernels, Weights, _shape);
+    internal KernelSet Kernels => _kernels;
+
+    internal ExpertsShape Shape => _shape;
+
+    /// <summary>As many tokens at a time as the budget allows.</summary>
+    private int Chunk(int tokens, long budget)
+    {
+        if (budget == 0) return tokens;
+        WorkspacePlan scratch = t_scratch ??= new();
+        int chunk = WorkspacePool.Chunk(tokens, budget, _hostBytes, scratch);
+        if (chunk > 0) return chunk;
+        throw new ArgumentException($"MaxWorkspaceBytes is {budget:N0} but one token alone needs {_hostBytes(1, scratch):N0} on the GPU; raise it.");
+    }
+
+    internal DeviceCall Rent() => _idle.TryTake(out DeviceCall? device) ? device : NewCall();
+
+    internal DeviceCall NewCall() => new(_kernels, Weights, _shape);
+
+    /// <exception cref="ObjectDisposedException">The weights are gone.</exception>
+    internal void RequireOpen() => _ = Weights.Memory.Raw;
 
     public void Dispose()
     {

@@ -1,14 +1,17 @@
 namespace MoeSharp;
 
-/// <summary>Stream, workspace and argument structs of calls with one number of tokens at a time; the steps are queued in four launches.</summary>
+/// <summary>Argument structs of calls with one number of tokens at a time, with workspace and stream of its own where a caller has none; the steps are queued in
+/// four launches.</summary>
 internal sealed class DeviceCall : IDisposable
 {
     private readonly KernelSet _kernels;
     private readonly DeviceWeights _weights;
     private readonly ExpertsShape _shape;
     private readonly WorkspacePlan _plan = new();
+    private CudaStream? _stream;
     private DeviceBuffer? _workspace, _inputs;
     private GemmArguments _gateUp, _down;
+    private ulong _base;
     private int _tokens;
 
     internal DeviceCall(KernelSet kernels, DeviceWeights weights, ExpertsShape shape)
@@ -16,10 +19,10 @@ internal sealed class DeviceCall : IDisposable
         _kernels = kernels;
         _weights = weights;
         _shape = shape;
-        Stream = new CudaStream(kernels.Context);
     }
 
-    internal CudaStream Stream { get; }
+    /// <summary>Its own.</summary>
+    internal CudaStream Stream => _stream ??= new CudaStream(_kernels.Context);
 
     internal WorkspacePlan Plan => _plan;
 
@@ -28,24 +31,33 @@ internal sealed class DeviceCall : IDisposable
     internal DevicePlan Sizes { get; private set; }
 
     /// <summary>Device address of a buffer of the plan.</summary>
-    internal ulong Address(Buffer buffer) => _workspace!.Address + (ulong)_plan.Rows[(int)buffer].Offset;
+    internal ulong Address(Buffer buffer) => _base + (ulong)_plan.Rows[(int)buffer].Offset;
 
     /// <summary>Plans for this many tokens and makes room.</summary>
     internal void Prepare(int tokens)
     {
-        if (tokens == _tokens) return;
-        using CudaContext.Scope scope = _kernels.Context.Enter();
-        Sizes = new DevicePlan(_shape, tokens);
-        _plan.Clear();
-        Sizes.AddTo(_plan);
-        if (_workspace is null || _workspace.Bytes < _plan.Bytes)
+        if (tokens == _tokens && _base == _workspace?.Address) return;
+        long bytes = new DevicePlan(_shape, tokens).Bytes(_plan);
+        _tokens = 0; // the plan is being filled anew
+        if (_workspace is null || _workspace.Bytes < bytes)
         {
             _workspace?.Dispose();
             _workspace = null;
-            _tokens = 0;
-            _workspace = new DeviceBuffer(_kernels.Context, _plan.Bytes, $"the workspace of {tokens} tokens");
+            _workspace = new DeviceBuffer(_kernels.Context, bytes, $"the workspace of {tokens} tokens");
         }
-        _gateUp = Gemm(_weights.GateUp, _weights.GateUpScales, Buffer.Rows, Buffer.RowScales, Buffer.Intermediate, Sizes.RowBlocks, 2 * Sizes.IntermediateBlocks);
+        Place(tokens, _workspace.Address);
+    }
+
+    /// <summary>Plans for this many tokens in memory of somebody else, as many bytes as the plan says.</summary>
+    internal void Place(int tokens, ulong workspace)
+    {
+        if (tokens == _tokens && workspace == _base) return;
+        _tokens = 0;
+        using CudaContext.Scope scope = _kernels.Context.Enter();
+        Sizes = new DevicePlan(_shape, tokens);
+        Sizes.Bytes(_plan);
+        _base = workspace;
+        _gateUp = Gemm(_weights.GateUp, _weights.GateUpScales, Buffer.Rows, Buffer.RowScales, Buffer.Intermediate, Sizes.HiddenBlocks, 2 * Sizes.IntermediateBlocks);
         _gateUp.ResultScales = Address(Buffer.IntermediateScales);
         _gateUp.Activation = ActivationArguments.From(_shape);
         _down = Gemm(_weights.Down, _weights.DownScales, Buffer.Intermediate, Buffer.IntermediateScales, Buffer.Results, Sizes.IntermediateBlocks, Sizes.HiddenBlocks);
@@ -77,10 +89,14 @@ internal sealed class DeviceCall : IDisposable
     internal void Enqueue(ulong hidden, ulong ids, ulong expertMap, ulong weights, ulong output, bool outputF32, nint stream)
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
+        _kernels.RequireHealth(stream);
         Quantize(hidden, ids, expertMap, stream);
+        _kernels.Check(Step.Quantize, stream);
         int grid = _kernels.Context.Multiprocessors / 2 * 2;
         _kernels.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, grid, stream, cluster: 2);
+        _kernels.Check(Step.GateUp, stream);
         _kernels.Down.Launch(_down, grid, stream, cluster: 2);
+        _kernels.Check(Step.Down, stream);
         long chunks = (long)Sizes.Tokens * ((_shape.Hidden + 7) / 8);
         _kernels.Combine.Launch(new CombineArguments
         {
@@ -94,6 +110,7 @@ internal sealed class DeviceCall : IDisposable
             Capacity = Sizes.Capacity,
             OutputF32 = outputF32 ? 1 : 0,
         }, checked((int)((chunks + 255) / 256)), stream);
+        _kernels.Check(Step.Combine, stream);
     }
 
     private void Quantize(ulong hidden, ulong ids, ulong expertMap, nint stream)
@@ -119,16 +136,6 @@ internal sealed class DeviceCall : IDisposable
             GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
             TilesPerGroup = 1,
         }, blocks, stream, dynamicShared: 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK));
-        if (Sizes.RowBlocks == Sizes.HiddenBlocks) return;
-        Repeat(Buffer.Rows, 128, stream);
-        Repeat(Buffer.RowScales, sizeof(float), stream);
-    }
-
-    /// <summary>The second half of a buffer becomes like the first: GateUp passes over it twice.</summary>
-    private void Repeat(Buffer buffer, int bytesPerRow, nint stream)
-    {
-        long half = (long)Sizes.HiddenBlocks * Sizes.Capacity * bytesPerRow;
-        Native.Check(Native.cuMemcpyDtoDAsync_v2(Address(buffer) + (ulong)half, Address(buffer), (nuint)half, stream));
     }
 
     /// <summary>For tests: the first steps with BF16 results of GateUp, before the activation.</summary>
@@ -139,33 +146,50 @@ internal sealed class DeviceCall : IDisposable
         _kernels.GateUpPlain.Launch(_gateUp with { Results = results }, _kernels.Context.Multiprocessors / 2 * 2, Stream.Raw, cluster: 2);
     }
 
-    /// <summary>Copies a call's inputs to the device, runs it and copies the output back.</summary>
-    internal void Run(in ExpertsCall call)
+    /// <summary>Bytes on the device that a call with host spans takes beside the weights.</summary>
+    internal static long HostBytes(ExpertsShape shape, int tokens, WorkspacePlan scratch) => new DevicePlan(shape, tokens).Bytes(scratch) + new Inputs(shape, tokens).Bytes;
+
+    /// <summary>Copies a call's inputs to the device, runs it and copies the output back; some tokens at a time where the budget says so.</summary>
+    internal void Run(in ExpertsCall call, int chunk)
     {
-        Prepare(call.Tokens);
-        long hiddenBytes = Padded(2L * call.Hidden.Length), slotBytes = Padded(4L * call.LocalIds.Length), outputBytes = Padded(4L * call.Hidden.Length);
-        long needed = hiddenBytes + 2 * slotBytes + outputBytes;
-        if (_inputs is null || _inputs.Bytes < needed)
+        for (int first = 0; first < call.Tokens; first += chunk) Run(call, first, Math.Min(chunk, call.Tokens - first));
+    }
+
+    private void Run(in ExpertsCall call, int first, int tokens)
+    {
+        Prepare(tokens);
+        int h = _shape.Hidden, k = _shape.TopK;
+        var at = new Inputs(_shape, tokens);
+        if (_inputs is null || _inputs.Bytes < at.Bytes)
         {
             _inputs?.Dispose();
             _inputs = null;
-            _inputs = new DeviceBuffer(_kernels.Context, needed, $"inputs and outputs of {call.Tokens} tokens");
+            _inputs = new DeviceBuffer(_kernels.Context, at.Bytes, $"inputs and outputs of {tokens} tokens");
         }
-        _inputs.Upload(call.Hidden, Stream);
-        _inputs.Upload(call.LocalIds, Stream, hiddenBytes);
-        _inputs.Upload(call.Weights, Stream, hiddenBytes + slotBytes);
-        ulong ids = _inputs.Address + (ulong)hiddenBytes, weights = ids + (ulong)slotBytes, output = weights + (ulong)slotBytes;
-        Enqueue(_inputs.Address, ids, 0, weights, output, call.Output.IsEmpty, Stream.Raw);
-        if (call.Output.IsEmpty) _inputs.Download(call.OutputF32, Stream, hiddenBytes + 2 * slotBytes);
-        else _inputs.Download(call.Output, Stream, hiddenBytes + 2 * slotBytes);
+        _inputs.Upload(call.Hidden.Slice(first * h, tokens * h), Stream);
+        _inputs.Upload(call.LocalIds.Slice(first * k, tokens * k), Stream, at.Ids);
+        _inputs.Upload(call.Weights.Slice(first * k, tokens * k), Stream, at.Weights);
+        ulong start = _inputs.Address;
+        Enqueue(start, start + (ulong)at.Ids, 0, start + (ulong)at.Weights, start + (ulong)at.Output, call.Output.IsEmpty, Stream.Raw);
+        if (call.Output.IsEmpty) _inputs.Download(call.OutputF32.Slice(first * h, tokens * h), Stream, at.Output);
+        else _inputs.Download(call.Output.Slice(first * h, tokens * h), Stream, at.Output);
     }
 
-    private static long Padded(long bytes) => (bytes + 255) / 256 * 256;
+    /// <summary>Where the copies of a call's spans lie, behind one another.</summary>
+    private readonly struct Inputs(ExpertsShape shape, int tokens)
+    {
+        public long Ids { get; } = Padded(2L * tokens * shape.Hidden);
+        public long Weights => Ids + Padded(4L * tokens * shape.TopK);
+        public long Output => Weights + Padded(4L * tokens * shape.TopK);
+        public long Bytes => Output + Padded(4L * tokens * shape.Hidden);
+
+        private static long Padded(long bytes) => (bytes + 255) / 256 * 256;
+    }
 
     public void Dispose()
     {
         _workspace?.Dispose();
         _inputs?.Dispose();
-        Stream.Dispose();
+        _stream?.Dispose();
     }
 }

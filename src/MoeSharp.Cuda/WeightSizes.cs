@@ -12,13 +12,12 @@ internal readonly struct WeightSizes
         int experts = weights.Count, hidden = weights.HiddenSize, intermediate = weights.IntermediateSize;
         HiddenBlocks = Formats.Blocks(hidden, 128);
         IntermediateBlocks = Formats.Blocks(intermediate, 128);
-        Passes = weights.HasStraddlingScales ? 2 : 1;
         MatrixBytes = (long)HiddenBlocks * IntermediateBlocks * BlockBytes;
-        GateUp = 2L * Passes * experts * MatrixBytes;
+        GateUp = 2 * experts * MatrixBytes;
         Down = experts * MatrixBytes;
-        GateUpScales = (long)Passes * experts * IntermediateBlocks * HiddenBlocks * ScaleBytes;
+        GateUpScales = (long)experts * IntermediateBlocks * HiddenBlocks * ScaleBytes;
         DownScales = (long)experts * ((HiddenBlocks + 1) / 2) * IntermediateBlocks * ScaleBytes;
-        Padding = GateUp + Down - 3L * experts * hidden * intermediate;
+        Padding = 3L * experts * (MatrixBytes - (long)hidden * intermediate);
     }
 
     /// <summary>⌈H/128⌉.</summary>
@@ -26,10 +25,6 @@ internal readonly struct WeightSizes
 
     /// <summary>⌈I/128⌉.</summary>
     internal int IntermediateBlocks { get; }
-
-    /// <summary>2 where 128 rows of gate or up have two scales: GateUp then sums over H twice, first the rows of the first scale, with zeros for the others, then
-    /// the others.</summary>
-    internal int Passes { get; }
 
     /// <summary>One expert's gate, up or down, filled up to whole blocks.</summary>
     internal long MatrixBytes { get; }
@@ -39,7 +34,7 @@ internal readonly struct WeightSizes
     internal long GateUpScales { get; }
     internal long DownScales { get; }
 
-    /// <summary>Of <see cref="Total"/>: zeros that fill blocks up, none where H and I are multiples of 128 and scale blocks begin at row 0.</summary>
+    /// <summary>Of <see cref="Total"/>: zeros that fill blocks up, none where H and I are multiples of 128.</summary>
     internal long Padding { get; }
 
     /// <summary>What the device holds from loading to disposal.</summary>

@@ -37,7 +37,7 @@ public sealed class FusedExperts : IDisposable
         _logger = options.Logger ?? NullLogger.Instance;
         Backend = backend ?? ExpertsBackends.Choose(Shape, _logger);
         Supports(Backend, Shape).ThrowIfNot();
-        long budget = options.MaxWorkspaceBytes ?? long.MaxValue;
+        long budget = MaxWorkspaceBytes = options.MaxWorkspaceBytes ?? long.MaxValue;
         _pool = new((tokens, plan) => PlanWorkspace(tokens, plan).Bytes, budget);
         _prepared = Backend.Prepare(Shape, weights, options.AllowNaNWeights, context.Progress, context.Cancellation);
         _meter = new(Shape, Backend, context.Layer);
@@ -69,6 +69,9 @@ public sealed class FusedExperts : IDisposable
 
     /// <summary>Which kernels were chosen and why, in one line.</summary>
     public string Description => _prepared.Description;
+
+    /// <summary>The budget of a call's workspace, wherever it lies.</summary>
+    internal long MaxWorkspaceBytes { get; }
 
     /// <summary>The weights as the backend laid them out.</summary>
     internal IPreparedExperts Prepared => _prepared;
@@ -184,6 +187,7 @@ public sealed class FusedExperts : IDisposable
             Output = output.IsEmpty ? default : output.Slice(first * h, tokens * h),
             OutputF32 = outputF32.IsEmpty ? default : outputF32.Slice(first * h, tokens * h),
             MaxThreads = input.MaxThreads,
+            MaxWorkspaceBytes = MaxWorkspaceBytes,
             FirstRow = OwnRows,
         }, ws);
     }

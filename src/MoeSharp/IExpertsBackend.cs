@@ -69,6 +69,8 @@ public readonly ref struct ExpertsCall
     public Span<float> OutputF32 { get; init; }
     /// <summary>At most this many threads may work on the call; 0: all.</summary>
     public int MaxThreads { get; init; }
+    /// <summary>Upper bound of memory that the backend takes for the call beside the workspace (a GPU's, for one); 0: none.</summary>
+    public long MaxWorkspaceBytes { get; init; }
     /// <summary>Index of the backend's first row in the workspace plan.</summary>
     public int FirstRow { get; init; }
 }

@@ -16,9 +16,11 @@ internal sealed class WorkspacePool(PlanTokens plan, long budget) : IDisposable
     public long Bytes(int tokens, WorkspacePlan scratch) => plan(Chunk(tokens, long.MaxValue, scratch), scratch);
 
     /// <summary>The longest run of tokens that fits: all of them, or what bisection finds. 0 when not even one does.</summary>
-    public int Chunk(int tokens, long available, WorkspacePlan scratch)
+    public int Chunk(int tokens, long available, WorkspacePlan scratch) => Chunk(tokens, Math.Min(available, budget), plan, scratch);
+
+    /// <summary>Same for any plan.</summary>
+    public static int Chunk(int tokens, long limit, PlanTokens plan, WorkspacePlan scratch)
     {
-        long limit = Math.Min(available, budget);
         if (plan(tokens, scratch) <= limit) return tokens;
         int low = 0, high = tokens; // low fits, high does not
         while (high - low > 1)

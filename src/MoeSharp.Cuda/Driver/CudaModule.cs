@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text;
 
 namespace MoeSharp;
@@ -68,8 +69,22 @@ internal sealed unsafe class CudaKernel(CudaModule module, nint function, int th
         fixed (T* pointer = &argument)
         {
             void* arguments = pointer;
+            long started = LaunchClock.IsOn ? Stopwatch.GetTimestamp() : 0;
             Native.Check(Native.cuLaunchKernelEx(&config, function, &arguments, null));
+            if (started != 0) LaunchClock.Add(Stopwatch.GetTimestamp() - started);
         }
         GC.KeepAlive(module);
     }
+}
+
+/// <summary>How long this thread spent in the driver's launch calls, where somebody wants to know.</summary>
+internal static class LaunchClock
+{
+    [ThreadStatic] private static long t_ticks;
+
+    internal static bool IsOn { get; set; }
+
+    internal static TimeSpan Elapsed => Stopwatch.GetElapsedTime(0, t_ticks);
+
+    internal static void Add(long ticks) => t_ticks += ticks;
 }

@@ -33,6 +33,29 @@ internal sealed unsafe class CudaStream : ContextHandle
         Native.Check(Native.cuStreamWaitEvent(Raw, @event.Raw, 0));
     }
 
+    /// <summary>Throws unless a stream (anybody's) belongs to this context, which must be current.</summary>
+    /// <exception cref="ArgumentException">It belongs to another one.</exception>
+    internal static void RequireContext(nint stream, CudaContext context)
+    {
+        nint theirs = 0, popped;
+        Native.Check(Native.cuStreamGetCtx(stream, &theirs));
+        if (theirs == context.DangerousGetHandle()) return;
+        int device = -1;
+        Native.Check(Native.cuCtxPushCurrent_v2(theirs));
+        _ = Native.cuCtxGetDevice(&device);
+        _ = Native.cuCtxPopCurrent_v2(&popped);
+        throw new ArgumentException($"The stream belongs to {(device == context.Ordinal ? "another context" : "a context")} of GPU {device} but the layers run in "
+            + $"the primary context of GPU {context.Ordinal}; create the stream there (the CUDA runtime does).", nameof(stream));
+    }
+
+    /// <summary>Whether work queued on a stream (anybody's) is recorded instead of run. Its context must be current.</summary>
+    internal static bool IsCapturing(nint stream)
+    {
+        int status = 0;
+        Native.Check(Native.cuStreamIsCapturing(stream, &status));
+        return status != 0;
+    }
+
     /// <summary>Records what <paramref name="work"/> queues on this stream as a graph instead of running it.</summary>
     internal CudaGraph Capture(Action work)
     {

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Reflection;
 using System.Runtime.InteropServices;
 
@@ -23,6 +24,9 @@ internal static unsafe class DriverLibrary
     /// <summary>The CUDA version that the driver offers, as 1000 major + 10 minor; 0 without a driver.</summary>
     internal static int Version { get; private set; }
 
+    /// <summary>How long the driver took to start.</summary>
+    internal static TimeSpan StartTime { get; private set; }
+
     internal static void Require()
     {
         if (Availability.Reason is { } reason) throw new CudaException(reason, 0);
@@ -47,7 +51,9 @@ internal static unsafe class DriverLibrary
             Version = version;
             if (version < MinimumVersion)
                 return Support.No($"The NVIDIA driver offers CUDA {Text(version)} but {Text(MinimumVersion)} is needed; install driver 525 or newer.");
+            long started = Stopwatch.GetTimestamp();
             int result = Native.cuInit(0);
+            StartTime = Stopwatch.GetElapsedTime(started);
             return result switch
             {
                 0 => Support.Yes,

@@ -23,6 +23,7 @@ internal static unsafe partial class Native
     [LibraryImport(Library)] internal static partial int cuCtxPushCurrent_v2(nint context);
     [LibraryImport(Library)] internal static partial int cuCtxPopCurrent_v2(nint* context);
     [LibraryImport(Library)] internal static partial int cuCtxGetCurrent(nint* context);
+    [LibraryImport(Library)] internal static partial int cuCtxGetDevice(int* device);
 
     [LibraryImport(Library)] internal static partial int cuMemAlloc_v2(ulong* pointer, nuint bytes);
     [LibraryImport(Library)] internal static partial int cuMemFree_v2(ulong pointer);
@@ -31,13 +32,16 @@ internal static unsafe partial class Native
     [LibraryImport(Library)] internal static partial int cuMemFreeHost(nint pointer);
     [LibraryImport(Library)] internal static partial int cuMemcpyHtoDAsync_v2(ulong to, void* from, nuint bytes, nint stream);
     [LibraryImport(Library)] internal static partial int cuMemcpyDtoHAsync_v2(void* to, ulong from, nuint bytes, nint stream);
-    [LibraryImport(Library)] internal static partial int cuMemcpyDtoDAsync_v2(ulong to, ulong from, nuint bytes, nint stream);
     [LibraryImport(Library)] internal static partial int cuMemsetD8Async(ulong to, byte value, nuint count, nint stream);
+
+    [LibraryImport(Library)] internal static partial int cuPointerGetAttributes(uint count, int* attributes, void** data, ulong pointer);
 
     [LibraryImport(Library)] internal static partial int cuStreamCreate(nint* stream, uint flags);
     [LibraryImport(Library)] internal static partial int cuStreamDestroy_v2(nint stream);
     [LibraryImport(Library)] internal static partial int cuStreamSynchronize(nint stream);
     [LibraryImport(Library)] internal static partial int cuStreamWaitEvent(nint stream, nint @event, uint flags);
+    [LibraryImport(Library)] internal static partial int cuStreamGetCtx(nint stream, nint* context);
+    [LibraryImport(Library)] internal static partial int cuStreamIsCapturing(nint stream, int* status);
     [LibraryImport(Library)] internal static partial int cuStreamBeginCapture_v2(nint stream, int mode);
     [LibraryImport(Library)] internal static partial int cuStreamEndCapture(nint stream, nint* graph);
     [LibraryImport(Library)] internal static partial int cuGraphGetNodes(nint graph, nint* nodes, nuint* count);
@@ -73,15 +77,23 @@ internal static unsafe partial class Native
     internal static CudaException Failure(int result, string call)
     {
         int end = call.IndexOf('(');
-        string function = (end < 0 ? call : call[..end]).Replace("Native.", "", StringComparison.Ordinal);
+        string function = (end < 0 ? call : call[..end]).Replace("Native.", "", StringComparison.Ordinal), words = Words(result);
+        return CudaException.LosesContext(result)
+            ? new($"A kernel failed earlier and the CUDA context is lost, as {function} reports: {words}; restart the process to use this GPU again "
+                + "(in checked mode the message names the step).", result)
+            : new($"{function} failed: {words}.", result);
+    }
+
+    /// <summary>What was found right after a step.</summary>
+    internal static CudaException Failure(int result, Step step, CudaContext context) => new(
+        $"Step {step} failed on GPU {context.Ordinal} and the CUDA context is lost: {Words(result)}; restart the process to use this GPU again.", result, step);
+
+    private static string Words(int result)
+    {
         byte* text = null, name = null;
         _ = cuGetErrorString(result, &text);
         _ = cuGetErrorName(result, &name);
-        string words = Marshal.PtrToStringUTF8((nint)text) ?? "unknown error", code = Marshal.PtrToStringUTF8((nint)name) ?? result.ToString();
-        var failure = new CudaException($"{function} failed: {words} ({code}).", result);
-        return failure.IsContextLost
-            ? new CudaException($"A kernel failed earlier and the CUDA context is lost, as {function} reports: {words} ({code}); restart the process to use this GPU again.", result)
-            : failure;
+        return $"{Marshal.PtrToStringUTF8((nint)text) ?? "unknown error"} ({Marshal.PtrToStringUTF8((nint)name) ?? result.ToString()})";
     }
 }
 

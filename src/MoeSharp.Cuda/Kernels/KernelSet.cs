@@ -21,6 +21,9 @@ internal sealed class KernelSet : IDisposable
 
     internal CudaContext Context { get; }
 
+    /// <summary>Whether calls wait after each step, so that a fault is known by its step.</summary>
+    internal bool ChecksSteps { get; init; }
+
     /// <summary>Version of the compiler that made them.</summary>
     internal string Build { get; }
 
@@ -37,6 +40,21 @@ internal sealed class KernelSet : IDisposable
     internal CudaKernel Combine { get; }
 
     internal CudaKernel Prepare { get; }
+
+    /// <summary>Where steps are checked: the stream has not failed yet.</summary>
+    internal void RequireHealth(nint stream)
+    {
+        if (ChecksSteps && Wait(stream) is var result and not 0) throw Native.Failure(result, nameof(Native.cuStreamSynchronize));
+    }
+
+    /// <summary>Where steps are checked: waits for this one.</summary>
+    internal void Check(Step step, nint stream)
+    {
+        if (ChecksSteps && Wait(stream) is var result and not 0) throw Native.Failure(result, step, Context);
+    }
+
+    /// <summary>A stream that captures has nothing to wait for.</summary>
+    private static int Wait(nint stream) => CudaStream.IsCapturing(stream) ? 0 : Native.cuStreamSynchronize(stream);
 
     private CudaModule Load(string file)
     {

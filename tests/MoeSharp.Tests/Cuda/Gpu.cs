@@ -3,9 +3,9 @@ namespace MoeSharp.Tests;
 /// <summary>What tests on a GPU share; they report themselves skipped on machines without one.</summary>
 internal static class Gpu
 {
-    public static CudaBackend Open()
+    public static CudaBackend Open(bool checkSteps = false)
     {
-        var backend = new CudaBackend();
+        var backend = new CudaBackend(checkSteps: checkSteps);
         Support support = backend.SupportsDevice();
         if (!support.IsSupported) backend.Dispose();
         Assert.SkipUnless(support.IsSupported, support.Reason ?? "");

@@ -15,5 +15,10 @@ public class SnippetTests
         Assert.All(snippets, snippet => Assert.True(source.Contains(snippet, StringComparison.Ordinal), $"{test}.cs does not run this part of {page}:\n{snippet}"));
     }
 
+    [Fact]
+    public void TheProgramOfOwnStreamIsTheSample() => Assert.Equal(
+        Repository.ReadText("samples/OwnStream/Program.cs").ReplaceLineEndings("\n"),
+        Assert.Single(Repository.Blocks(Repository.ReadText("docs/gpu-with-your-own-stream.md"), "csharp")));
+
     private static string Lines(string text) => string.Join('\n', text.Split('\n', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries));
 }

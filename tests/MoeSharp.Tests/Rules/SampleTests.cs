@@ -26,6 +26,16 @@ public partial class SampleTests
         Assert.Equal($"2 layers, 32 tokens, 100 times: sums[0] is {sums[0]:F3}, 0 bytes allocated", output.Trim());
     }
 
+    /// <summary>What it does with a GPU is tested where there is one, or the emulator.</summary>
+    [Fact]
+    public void OwnStreamSaysWhyItCannotRun()
+    {
+        using var gpu = new CudaBackend();
+        Assert.SkipWhen(gpu.SupportsDevice().IsSupported, "There is a GPU.");
+        (int exitCode, string output) = Repository.Run("OwnStream", []);
+        Assert.Equal((0, gpu.SupportsDevice().Reason), (exitCode, output.Trim()));
+    }
+
     [Fact]
     public async Task EndpointServesALayerAndItsMetrics()
     {
