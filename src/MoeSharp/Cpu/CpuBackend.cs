@@ -71,6 +71,7 @@ public sealed class CpuBackend : IExpertsBackend, IDisposable
             bool withNaN = allowNaNWeights && (stored?.HasNaN ?? NaNCodes.First(weights) is not null);
             var experts = new CpuExperts(shape, weights, Team, _kernel!, withNaN, stored, context);
             if (stored is null) _packedCache?.Store(weights, _kernel!.Order, experts.Packed.GateUp, experts.Packed.Down, withNaN);
+            MappedPages.Release([.. weights.Gate, .. weights.Up, .. weights.Down]);
             if (stored is not null) progress?.Report(new(LoadStage.Prepare, 1, 1)); // there was nothing to lay out
             return experts;
         }
