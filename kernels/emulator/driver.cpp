@@ -257,6 +257,7 @@ int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = (size_t)machine.me
 int cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
     case 16: *value = (int)machine.multiprocessors; return success;
+    case 38: *value = 64 << 10; return success; // second-level cache
     case 75: *value = (int)machine.capability / 10; return success;
     case 76: *value = (int)machine.capability % 10; return success;
     default: *value = 0; return success;

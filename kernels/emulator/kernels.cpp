@@ -1,10 +1,12 @@
 // All kernel sources compiled for the CPU, and their names. g++ -DEMULATED -I.. ; see build.sh.
 #include "kernels.hpp"
+#include "../ceilings.cu"
 #include "../combine.cu"
 #include "../down.cu"
 #include "../gateup_activate.cu"
 #include "../prepare.cu"
 #include "../quantize_permute.cu"
+#include "../random.cu"
 
 namespace emulator {
 namespace {
@@ -16,12 +18,13 @@ template <class Arguments, void (*Entry)(Arguments)> struct Call<Entry> {
 #define KERNEL(name) {#name, Call<name>::run, Call<name>::bytes}
 const Kernel kernels[] = {
     KERNEL(combine), KERNEL(down), KERNEL(gateup_silu), KERNEL(gateup_swiglustep), KERNEL(gateup_gelu_tanh), KERNEL(gateup_plain), KERNEL(prepare),
-    KERNEL(quantize_permute),
+    KERNEL(quantize_permute), KERNEL(random_values), KERNEL(ceiling_read), KERNEL(ceiling_write), KERNEL(ceiling_fp8),
 };
 
 struct Constant { const char* name; const int* value; };
 #define SHARED(name) {#name "_shared", &name##_shared}
-const Constant constants[] = {SHARED(down), SHARED(gateup_silu), SHARED(gateup_swiglustep), SHARED(gateup_gelu_tanh), SHARED(gateup_plain)};
+const Constant constants[] = {SHARED(down), SHARED(gateup_silu), SHARED(gateup_swiglustep), SHARED(gateup_gelu_tanh), SHARED(gateup_plain), SHARED(ceiling_read),
+    SHARED(ceiling_fp8)};
 } // namespace
 
 const Kernel* find_kernel(const char* name) {

@@ -5,10 +5,11 @@ namespace MoeSharp.Cli;
 /// <summary>Times the routed experts of a layer, beside what this machine could do at best.</summary>
 internal sealed class BenchVerb : Verb
 {
+    private static readonly int[] s_tokens = [1, 8, 64, 512], s_gpuTokens = [1, 8, 32, 64, 128, 512, 2048, 8192];
     private readonly Argument<string?> _model = Inputs.OptionalModel("Folder of a checkpoint; or leave it out and give --shape");
     private readonly Option<int?> _layer = Inputs.Number("--layer", "L", "Decoder layer of MODEL; without it the first one with experts", 0);
-    private readonly Option<BenchShape?> _shape = Inputs.Shape();
-    private readonly Option<int[]?> _tokens = Inputs.Parsed<int[]?>("--tokens", "T,T,...", "Token counts, one row each; without it 1,8,64,512", null,
+    private readonly Option<BenchShape[]?> _shape = Inputs.Shapes();
+    private readonly Option<int[]?> _tokens = Inputs.Parsed<int[]?>("--tokens", "T,T,...", "Token counts, one row each; without it 1,8,64,512, on a GPU also 32, 128, 2048 and 8192", null,
         text => text.Split(',').Select(part => (int)Inputs.Whole("--tokens", part, 1, 1 << 20)).ToArray());
     private readonly Option<string> _format = Inputs.RandomFormat();
     private readonly Option<string> _backend = Inputs.Backend();
@@ -20,7 +21,7 @@ internal sealed class BenchVerb : Verb
 
     private readonly Option<string?> _plot = Picture.Option("time over tokens and the roofline");
 
-    public BenchVerb() : base("bench", "Time the routed experts of a layer. Every repetition routes with a new seed, so that weights come from memory and not from a cache.",
+    public BenchVerb() : base("bench", "Time the routed experts of a layer, with weights that come from memory and not from a cache.",
         "moesharp bench samples/tiny-qwen3-moe-fp8 --layer 0 --tokens 1,8",
         "moesharp bench --shape 32,4,1024,512 --tokens 1,16 --routing zipf --plot bench.svg")
     {
@@ -33,10 +34,13 @@ internal sealed class BenchVerb : Verb
         Inputs.CheckSource(arguments, _model, _shape, _layer, _format);
         string? plot = arguments.GetValue(_plot);
         if (plot is not null) Picture.CheckWritable(plot);
-        int[] tokens = arguments.GetValue(_tokens) is { Length: > 0 } given ? given : [1, 8, 64, 512]; // an array that was not given is empty, not null
+        int[] given = arguments.GetValue(_tokens) ?? []; // an array that was not given is empty, not null
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
-        int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
         using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));
+        if (backend.Backend is CudaBackend gpu) return RunOnGpu(gpu, given.Length > 0 ? given : s_gpuTokens, routing, plot, arguments, terminal, cancel);
+        if (arguments.GetValue(_shape) is { Length: > 1 }) throw new ArgumentException("--shape peers is for GPUs; name one shape.");
+        int[] tokens = given.Length > 0 ? given : s_tokens;
+        int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
         using BenchLayer layer = Open(arguments, backend.Backend, terminal, cancel);
         BenchCase[] cases = [.. tokens.Select(t => new BenchCase(layer, t, routing, arguments.GetValue(_seed)))];
         using Team? ownTeam = layer.Experts.Backend is CpuBackend ? null : new Team(threads);
@@ -50,13 +54,40 @@ internal sealed class BenchVerb : Verb
         return ExitCode.Ok;
     }
 
+    private int RunOnGpu(
+        CudaBackend gpu, int[] tokens, RoutingKind routing, string? plot, ParseResult arguments, Terminal terminal, CancellationToken cancel)
+    {
+        BenchShape?[] shapes = arguments.GetValue(_shape) is { Length: > 0 } named ? [.. named] : [null]; // null: MODEL
+        if (plot is not null && shapes.Length > 1) throw new ArgumentException("--plot draws one shape; name one.");
+        using var bench = new GpuBench(gpu);
+        BenchLayer? loaded = shapes[0] is null ? Open(arguments, gpu, terminal, cancel) : null;
+        ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
+        int done = 0;
+        terminal.Track("Timing", shapes.Length * tokens.Length, step =>
+        {
+            foreach (BenchShape? shape in shapes)
+            {
+                step(shape?.Name ?? loaded!.Name, done);
+                using GpuLayer layer = shape is null
+                    ? GpuLayer.Of(loaded!)
+                    : GpuLayer.Random(shape, Inputs.WeightFormat(arguments.GetValue(_format)), activations, gpu, bench.Tables);
+                bench.Run(layer, tokens, routing, arguments.GetValue(_seed), count => step($"{layer.Name}, {count} tokens", done++), cancel);
+            }
+        });
+        if (plot is not null) BenchPicture.Save(plot, bench.Cases, bench.Ceilings);
+        var report = new GpuReport(bench, gpu);
+        if (terminal.Json) terminal.WriteJson(report.WriteJson);
+        else report.WriteTables(terminal);
+        return ExitCode.Ok;
+    }
+
     private BenchLayer Open(ParseResult arguments, IExpertsBackend? backend, Terminal terminal, CancellationToken cancel)
     {
         ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
         if (arguments.GetValue(_model) is { } model)
             return terminal.Load("Loading", progress => BenchLayer.FromCheckpoint(model, arguments.GetValue(_layer), activations, backend, progress, cancel));
         BenchLayer? layer = null;
-        terminal.Track("Filling random weights", 1, step => layer = BenchLayer.Random(arguments.GetValue(_shape)!, Inputs.WeightFormat(arguments.GetValue(_format)), activations, backend, cancel, new LoadSteps(step)));
+        terminal.Track("Filling random weights", 1, step => layer = BenchLayer.Random(arguments.GetValue(_shape)![0], Inputs.WeightFormat(arguments.GetValue(_format)), activations, backend, cancel, new LoadSteps(step)));
         return layer!;
     }
 }

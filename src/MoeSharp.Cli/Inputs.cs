@@ -7,6 +7,8 @@ namespace MoeSharp.Cli;
 /// <summary>Arguments and options that several verbs share, each with a sentence for what it refuses.</summary>
 internal static class Inputs
 {
+    private const string Peers = "peers";
+
     public static Argument<string> Model() =>
         Model<string>("Folder of a Hugging Face checkpoint (config.json and safetensors)", ArgumentArity.ExactlyOne);
 
@@ -46,6 +48,11 @@ internal static class Inputs
     public static Option<BenchShape?> Shape() => Parsed<BenchShape?>("--shape", "NAME|E,K,H,I",
         $"Random weights of these sizes; names: {string.Join(", ", BenchShape.Named.Select(shape => shape.Name))}", null, BenchShape.Parse);
 
+    /// <summary>Same, or all shapes of the peers' table.</summary>
+    public static Option<BenchShape[]?> Shapes() => Parsed<BenchShape[]?>("--shape", "NAME|E,K,H,I",
+        $"Random weights of these sizes; names: {string.Join(", ", BenchShape.Named.Select(shape => shape.Name))}; or {Peers} for all that a GPU is compared with", null,
+        text => text == Peers ? [.. PeerTimes.Shapes] : [BenchShape.Parse(text)]);
+
     /// <summary>Of the weights of --shape.</summary>
     public static Option<string> RandomFormat() => OneOf("--format", "Format of random weights", "block128", "block128", "mxfp8", "bf16");
 
@@ -59,9 +66,9 @@ internal static class Inputs
 
     /// <summary>Either a checkpoint or a shape, each with its own options only.</summary>
     /// <exception cref="ArgumentException">Both, neither, or an option of the other.</exception>
-    public static void CheckSource(ParseResult arguments, Argument<string?> model, Option<BenchShape?> shape, Option<int?> layer, params Option[] ofShapes)
+    public static void CheckSource(ParseResult arguments, Argument<string?> model, Option shape, Option<int?> layer, params Option[] ofShapes)
     {
-        bool isModel = arguments.GetValue(model) is not null, isShape = arguments.GetValue(shape) is not null;
+        bool isModel = arguments.GetValue(model) is not null, isShape = arguments.GetResult(shape) is { Implicit: false };
         if (isModel == isShape) throw new ArgumentException("Give either MODEL or --shape, and not both.");
         foreach (Option option in ofShapes)
             if (isModel && arguments.GetResult(option) is { Implicit: false })

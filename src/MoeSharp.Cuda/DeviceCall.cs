@@ -24,6 +24,9 @@ internal sealed class DeviceCall : IDisposable
     /// <summary>Its own.</summary>
     internal CudaStream Stream => _stream ??= new CudaStream(_kernels.Context);
 
+    /// <summary>Called after each launch of <see cref="Enqueue"/> with the first of the steps that it computes.</summary>
+    internal Action<Step>? Launched { get; set; }
+
     internal WorkspacePlan Plan => _plan;
 
     internal DeviceBuffer Workspace => _workspace!;
@@ -91,12 +94,12 @@ internal sealed class DeviceCall : IDisposable
         using CudaContext.Scope scope = _kernels.Context.Enter();
         _kernels.RequireHealth(stream);
         Quantize(hidden, ids, expertMap, stream);
-        _kernels.Check(Step.Quantize, stream);
+        After(Step.Quantize, stream);
         int grid = _kernels.Context.Multiprocessors / 2 * 2;
         _kernels.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, grid, stream, cluster: 2);
-        _kernels.Check(Step.GateUp, stream);
+        After(Step.GateUp, stream);
         _kernels.Down.Launch(_down, grid, stream, cluster: 2);
-        _kernels.Check(Step.Down, stream);
+        After(Step.Down, stream);
         long chunks = (long)Sizes.Tokens * ((_shape.Hidden + 7) / 8);
         _kernels.Combine.Launch(new CombineArguments
         {
@@ -110,7 +113,13 @@ internal sealed class DeviceCall : IDisposable
             Capacity = Sizes.Capacity,
             OutputF32 = outputF32 ? 1 : 0,
         }, checked((int)((chunks + 255) / 256)), stream);
-        _kernels.Check(Step.Combine, stream);
+        After(Step.Combine, stream);
+    }
+
+    private void After(Step step, nint stream)
+    {
+        _kernels.Check(step, stream);
+        Launched?.Invoke(step);
     }
 
     private void Quantize(ulong hidden, ulong ids, ulong expertMap, nint stream)

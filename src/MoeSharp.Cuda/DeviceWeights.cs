@@ -8,14 +8,8 @@ internal sealed class DeviceWeights : IDisposable
     /// <exception cref="CudaException">Not enough memory; nothing stays allocated.</exception>
     /// <exception cref="CheckpointException">A weight is NaN and <paramref name="allowNaN"/> is false.</exception>
     /// <exception cref="OperationCanceledException">Nothing stays allocated.</exception>
-    internal DeviceWeights(KernelSet kernels, ExpertWeights weights, bool allowNaN, LoadContext context = default)
+    internal DeviceWeights(KernelSet kernels, ExpertWeights weights, bool allowNaN, LoadContext context = default) : this(kernels.Context, weights)
     {
-        _sizes = new(weights);
-        Memory = new DeviceBuffer(kernels.Context, _sizes.Total, $"the weights of {weights.Count} experts");
-        GateUp = new(Memory.Address, _sizes.GateUp);
-        Down = new(GateUp.Address + (ulong)GateUp.Bytes, _sizes.Down);
-        GateUpScales = new(Down.Address + (ulong)Down.Bytes, _sizes.GateUpScales);
-        DownScales = new(GateUpScales.Address + (ulong)GateUpScales.Bytes, _sizes.DownScales);
         try
         {
             UploadScales(kernels.Context, weights);
@@ -28,6 +22,19 @@ internal sealed class DeviceWeights : IDisposable
             throw;
         }
     }
+
+    private DeviceWeights(CudaContext context, ExpertWeights sizes)
+    {
+        _sizes = new(sizes);
+        Memory = new DeviceBuffer(context, _sizes.Total, $"the weights of {sizes.Count} experts");
+        GateUp = new(Memory.Address, _sizes.GateUp);
+        Down = new(GateUp.Address + (ulong)GateUp.Bytes, _sizes.Down);
+        GateUpScales = new(Down.Address + (ulong)Down.Bytes, _sizes.GateUpScales);
+        DownScales = new(GateUpScales.Address + (ulong)GateUpScales.Bytes, _sizes.DownScales);
+    }
+
+    /// <summary>Memory only, to be filled by who asks; of <paramref name="sizes"/> nothing but sizes is read.</summary>
+    internal static DeviceWeights Allocate(CudaContext context, ExpertWeights sizes) => new(context, sizes);
 
     internal int HiddenBlocks => _sizes.HiddenBlocks;
     internal int IntermediateBlocks => _sizes.IntermediateBlocks;

@@ -51,16 +51,13 @@ internal sealed class BenchLayer : IDisposable
         CancellationToken cancel, IProgress<LoadProgress>? progress = null)
     {
         CheckMemory(shape, format, copies: ReferenceEquals(backend, ExpertsBackends.Reference) ? 1 : 2);
-        var options = new ExpertsOptions
-        {
-            TopK = shape.TopK,
-            Activation = shape.Activation,
-            Activations = activations,
-            GlobalExperts = shape.Experts,
-        };
         ExpertWeights weights = SyntheticWeights.Create(shape, format, cancel);
-        return new(shape.Name, options, weights, shape.ExpertMap(), backend, new(null, progress, cancel), weights);
+        return new(shape.Name, Options(shape, activations), weights, shape.ExpertMap(), backend, new(null, progress, cancel), weights);
     }
+
+    /// <summary>Of a shape's experts.</summary>
+    public static ExpertsOptions Options(BenchShape shape, ActivationFormat? activations) =>
+        new() { TopK = shape.TopK, Activation = shape.Activation, Activations = activations, GlobalExperts = shape.Experts };
 
     /// <summary>A layer of a checkpoint.</summary>
     /// <param name="path">The checkpoint's folder.</param>

@@ -2,24 +2,49 @@ using ScottPlot;
 
 namespace MoeSharp.Cli;
 
+/// <summary>A point of both diagrams.</summary>
+internal readonly record struct BenchPoint(int Tokens, double Milliseconds, long Bytes, long Flops)
+{
+    public double GigaflopPerSecond => Flops / Milliseconds / 1e6;
+}
+
+/// <summary>What is measured, and what a machine can do.</summary>
+/// <param name="Layer">As reports call it.</param>
+/// <param name="Backend">Its name.</param>
+/// <param name="Formats">Of weights and activations.</param>
+/// <param name="ReadGBPerS">Memory.</param>
+/// <param name="PeakGFlopPerS">The highest arithmetic rate.</param>
+/// <param name="FmaGFlopPerS">A lower one to show beside it, or null.</param>
+internal sealed record BenchRoof(string Layer, string Backend, string Formats, double ReadGBPerS, double PeakGFlopPerS, double? FmaGFlopPerS = null);
+
 /// <summary>Time over tokens, and the roofline, both logarithmic.</summary>
 internal static class BenchPicture
 {
-    public static void Save(string path, BenchLayer layer, IReadOnlyList<BenchCase> cases, Ceilings ceilings)
+    public static void Save(string path, BenchLayer layer, IReadOnlyList<BenchCase> cases, Ceilings ceilings) =>
+        Save(path, new(layer.Name, layer.Experts.Backend.Name, Formats(layer.Shape), ceilings.ReadGBPerS, ceilings.PeakGFlopPerS(), ceilings.FmaGFlopPerS),
+            cases.Select(row => new BenchPoint(row.Tokens, row.MedianMilliseconds, row.Bytes, row.Flops)));
+
+    public static void Save(string path, IReadOnlyList<GpuCase> cases, DeviceCeilings ceilings) =>
+        Save(path, new(cases[0].Layer, ChosenBackend.Cuda, Formats(cases[0].Shape), ceilings.ReadGBPerS, 1e3 * ceilings.Fp8TFlopPerS),
+            cases.Select(row => new BenchPoint(row.Tokens, row.Cold / 1e3, row.Bytes, row.Flops)));
+
+    private static string Formats(ExpertsShape shape) => $"{Names.Of(shape.Format)} weights, {Names.Of(shape.Activations)} activations";
+
+    private static void Save(string path, BenchRoof roof, IEnumerable<BenchPoint> points)
     {
-        BenchCase[] ordered = [.. cases.OrderBy(row => row.Tokens).DistinctBy(row => row.Tokens)];
-        Picture.Save(path, 720, Times(layer, ordered, ceilings), Roofline(layer, ordered, ceilings));
+        BenchPoint[] ordered = [.. points.OrderBy(point => point.Tokens).DistinctBy(point => point.Tokens)];
+        Picture.Save(path, 720, Times(roof, ordered), Roofline(roof, ordered));
     }
 
-    private static Plot Times(BenchLayer layer, BenchCase[] cases, Ceilings ceilings)
+    private static Plot Times(BenchRoof roof, BenchPoint[] cases)
     {
-        Plot plot = Picture.Diagram($"{layer.Name}: time of a call", "tokens", "time (ms)");
+        Plot plot = Picture.Diagram($"{roof.Layer}: time of a call", "tokens", "time (ms)");
         double[] tokens = [.. cases.Select(row => (double)row.Tokens)];
-        double[] measured = [.. cases.Select(row => row.MedianMilliseconds)];
-        double[] byBytes = [.. cases.Select(row => row.Bytes / ceilings.ReadGBPerS / 1e6)], byFlops = [.. cases.Select(row => row.Flops / ceilings.PeakGFlopPerS() / 1e6)];
-        Line(plot, tokens, measured, $"measured, {layer.Experts.Backend.Name}", LineKind.Solid, MarkerShape.FilledCircle);
-        Line(plot, tokens, byBytes, $"bytes at {Units.Number(ceilings.ReadGBPerS)} GB/s", LineKind.Dashed, MarkerShape.None);
-        Line(plot, tokens, byFlops, $"operations at {Units.Number(ceilings.PeakGFlopPerS())} GFLOP/s", LineKind.Dotted, MarkerShape.None);
+        double[] measured = [.. cases.Select(row => row.Milliseconds)];
+        double[] byBytes = [.. cases.Select(row => row.Bytes / roof.ReadGBPerS / 1e6)], byFlops = [.. cases.Select(row => row.Flops / roof.PeakGFlopPerS / 1e6)];
+        Line(plot, tokens, measured, $"measured, {roof.Backend}", LineKind.Solid, MarkerShape.FilledCircle);
+        Line(plot, tokens, byBytes, $"bytes at {Units.Number(roof.ReadGBPerS)} GB/s", LineKind.Dashed, MarkerShape.None);
+        Line(plot, tokens, byFlops, $"operations at {Units.Number(roof.PeakGFlopPerS)} GFLOP/s", LineKind.Dotted, MarkerShape.None);
         LogAxis.Set(plot.Axes.Bottom, tokens[0], tokens[^1]);
         plot.Axes.Bottom.SetTicks([.. tokens.Select(Math.Log10)], [.. cases.Select(row => Units.Count(row.Tokens))]);
         double[] all = [.. measured, .. byBytes, .. byFlops];
@@ -28,17 +53,17 @@ internal static class BenchPicture
         return plot;
     }
 
-    private static Plot Roofline(BenchLayer layer, BenchCase[] cases, Ceilings ceilings)
+    private static Plot Roofline(BenchRoof roof, BenchPoint[] cases)
     {
-        Plot plot = Picture.Diagram($"Roofline, {Names.Of(layer.Shape.Format)} weights, {Names.Of(layer.Shape.Activations)} activations", "operations per byte (FLOP/B)", "rate (GFLOP/s)");
+        Plot plot = Picture.Diagram($"Roofline, {roof.Formats}", "operations per byte (FLOP/B)", "rate (GFLOP/s)");
         double[] intensity = [.. cases.Select(row => (double)row.Flops / row.Bytes)], rate = [.. cases.Select(row => row.GigaflopPerSecond)];
-        double peak = ceilings.PeakGFlopPerS(), ridge = peak / ceilings.ReadGBPerS;
+        double peak = roof.PeakGFlopPerS, ridge = peak / roof.ReadGBPerS;
         double least = Math.Min(intensity.Min(), ridge) / 2, most = Math.Max(intensity.Max(), ridge) * 2;
-        Line(plot, [least, ridge, most], [least * ceilings.ReadGBPerS, peak, peak],
-            $"ceiling: {Units.Number(ceilings.ReadGBPerS)} GB/s, {Units.Number(peak)} GFLOP/s", LineKind.Solid, MarkerShape.None);
-        if (ceilings.FmaGFlopPerS < 0.9 * peak && ceilings.FmaGFlopPerS > least * ceilings.ReadGBPerS)
-            Line(plot, [ceilings.FmaGFlopPerS / ceilings.ReadGBPerS, most], [ceilings.FmaGFlopPerS, ceilings.FmaGFlopPerS],
-                $"FP32 multiply-add: {Units.Number(ceilings.FmaGFlopPerS)} GFLOP/s", LineKind.Dotted, MarkerShape.None);
+        Line(plot, [least, ridge, most], [least * roof.ReadGBPerS, peak, peak],
+            $"ceiling: {Units.Number(roof.ReadGBPerS)} GB/s, {Units.Number(peak)} GFLOP/s", LineKind.Solid, MarkerShape.None);
+        if (roof.FmaGFlopPerS is { } fma && fma < 0.9 * peak && fma > least * roof.ReadGBPerS)
+            Line(plot, [fma / roof.ReadGBPerS, most], [fma, fma],
+                $"FP32 multiply-add: {Units.Number(fma)} GFLOP/s", LineKind.Dotted, MarkerShape.None);
         Line(plot, intensity, rate, "measured, by number of tokens", LineKind.Dashed, MarkerShape.FilledCircle);
         for (int i = 0; i < cases.Length; i++)
         {
@@ -49,7 +74,7 @@ internal static class BenchPicture
             words.OffsetY = 5;
         }
         LogAxis.Set(plot.Axes.Bottom, least, most);
-        LogAxis.Set(plot.Axes.Left, Math.Min(rate.Min(), least * ceilings.ReadGBPerS), Math.Max(rate.Max(), peak));
+        LogAxis.Set(plot.Axes.Left, Math.Min(rate.Min(), least * roof.ReadGBPerS), Math.Max(rate.Max(), peak));
         plot.ShowLegend(Alignment.LowerRight);
         return plot;
     }

@@ -18,7 +18,7 @@ internal static unsafe class SyntheticWeights
     {
         var matrices = new BlockScaledMatrix[3][];
         for (int m = 0; m < 3; m++) matrices[m] = new BlockScaledMatrix[shape.LocalExperts];
-        ushort[] table = Table(format, shape);
+        ushort[] table = Table(format, shape.Hidden);
         Parallel.For(0, shape.LocalExperts, new ParallelOptions { CancellationToken = cancel }, e =>
         {
             for (int m = 0; m < 3; m++)
@@ -51,7 +51,7 @@ internal static unsafe class SyntheticWeights
             if (format == WeightFormat.Bf16) Fill(new Span<ushort>(row, columns), seed, first, table);
             else Fill(new Span<byte>(row, columns), seed, first, table);
         }
-        float scale = 1f / (CodeSigma * MathF.Sqrt(columns));
+        float scale = MeanScale(columns);
         for (int r = 0; r < matrix.ScaleRows; r++)
             for (int c = 0; c < matrix.ScaleColumns; c++)
             {
@@ -63,10 +63,25 @@ internal static unsafe class SyntheticWeights
         return matrix;
     }
 
-    private static ushort[] Table(WeightFormat format, BenchShape shape)
+    /// <summary>Every expert has the same, zeroed matrices: enough where only sizes are read.</summary>
+    public static ExpertWeights OnlySizes(BenchShape shape, WeightFormat format)
+    {
+        BlockScaledMatrix gateUp = BlockScaledMatrix.Allocate("sizes of gate and up", format, ScaleTypeOf(format), shape.Intermediate, shape.Hidden);
+        BlockScaledMatrix down = BlockScaledMatrix.Allocate("sizes of down", format, ScaleTypeOf(format), shape.Hidden, shape.Intermediate);
+        BlockScaledMatrix[] all = [.. Enumerable.Repeat(gateUp, shape.LocalExperts)];
+        return new(all, all, [.. Enumerable.Repeat(down, shape.LocalExperts)]);
+    }
+
+    /// <summary>What values of a matrix with so many columns are drawn from, one in each word.</summary>
+    public static uint[] Words(WeightFormat format, int columns) => Array.ConvertAll(Table(format, columns), bits => (uint)bits);
+
+    /// <summary>The mean of the scales of a matrix with so many columns.</summary>
+    public static float MeanScale(int columns) => 1f / (CodeSigma * MathF.Sqrt(columns));
+
+    private static ushort[] Table(WeightFormat format, int columns)
     {
         var table = new ushort[1 << TableBits];
-        float sigma = format == WeightFormat.Bf16 ? 1f / MathF.Sqrt(shape.Hidden) : CodeSigma;
+        float sigma = format == WeightFormat.Bf16 ? 1f / MathF.Sqrt(columns) : CodeSigma;
         for (int i = 0; i < table.Length; i++)
         {
             float value = sigma * (float)SplitMix64.Normal(0, i);

@@ -22,6 +22,7 @@ internal sealed unsafe class CudaContext : SafeHandle
         _device = device;
         Ordinal = ordinal;
         Multiprocessors = Attribute(16);
+        CacheBytes = Attribute(38);
         Capability = Attribute(75) * 10 + Attribute(76);
         byte* name = stackalloc byte[256];
         Native.Check(Native.cuDeviceGetName(name, 256, device));
@@ -44,6 +45,9 @@ internal sealed unsafe class CudaContext : SafeHandle
     internal string Name { get; }
 
     internal int Multiprocessors { get; }
+
+    /// <summary>Of the second-level cache.</summary>
+    internal int CacheBytes { get; }
 
     /// <summary>Compute capability as 10 major + minor: 90 for Hopper.</summary>
     internal int Capability { get; }

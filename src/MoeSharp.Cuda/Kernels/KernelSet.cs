@@ -56,11 +56,12 @@ internal sealed class KernelSet : IDisposable
     /// <summary>A stream that captures has nothing to wait for.</summary>
     private static int Wait(nint stream) => CudaStream.IsCapturing(stream) ? 0 : Native.cuStreamSynchronize(stream);
 
-    private CudaModule Load(string file)
+    /// <summary>A file of the build; it lives as long as this does.</summary>
+    internal CudaModule Load(string file)
     {
         byte[] cubin = KernelManifest.Resource(Build, file + ".cubin") ?? throw new CudaException($"The assembly carries no kernel file {file}.cubin for build {Build}.", 0);
         var module = new CudaModule(Context, cubin);
-        _modules.Add(module);
+        lock (_modules) _modules.Add(module);
         return module;
     }
 

@@ -1,0 +1,57 @@
+using System.Numerics;
+
+namespace MoeSharp.Cli;
+
+/// <summary>Times layers on a GPU, beside what that GPU could do at best.</summary>
+internal sealed class GpuBench : IDisposable
+{
+    private const int SweepsOverCache = 8, CeilingsOverSweep = 8, MostLaunches = 8;
+    private readonly CudaBackend _backend;
+    private readonly BenchKernels _kernels;
+    private readonly DeviceBuffer _codes;
+    private readonly LayerTimer _timer;
+
+    public GpuBench(CudaBackend backend)
+    {
+        _backend = backend;
+        _kernels = new BenchKernels(backend.Kernels());
+        Tables = new RandomTables(_kernels);
+        // 512 MiB on GPUs with 50 or 60 MiB of second-level cache, which is what the peers' table was measured with.
+        long sweep = (long)BitOperations.RoundUpToPowerOf2((ulong)_kernels.Context.CacheBytes * SweepsOverCache);
+        _timer = new LayerTimer(_kernels, sweep, MostLaunches);
+        _codes = Tables.Codes();
+        Ceilings = new DeviceCeilings(_kernels, CeilingsOverSweep * sweep, _codes);
+    }
+
+    public DeviceCeilings Ceilings { get; }
+
+    public RandomTables Tables { get; }
+
+    /// <summary>In the order they were measured.</summary>
+    public List<GpuCase> Cases { get; } = [];
+
+    /// <summary>Measures the ceilings, then every token count of a layer.</summary>
+    public void Run(GpuLayer layer, IReadOnlyList<int> tokens, RoutingKind routing, long? seed, Action<int> next, CancellationToken cancel)
+    {
+        Ceilings.Round();
+        layer.Call.Prepare(tokens.Max());
+        using var buffers = new GpuBuffers(_kernels.Context, layer, tokens.Max(), Tables);
+        foreach (int count in tokens)
+        {
+            cancel.ThrowIfCancellationRequested();
+            next(count);
+            var row = new GpuCase(layer, count, routing, seed);
+            row.Measure(layer.Call, buffers, _timer, cancel);
+            Cases.Add(row);
+        }
+        Ceilings.Round();
+    }
+
+    public void Dispose()
+    {
+        Ceilings.Dispose();
+        _codes.Dispose();
+        _timer.Dispose();
+        Tables.Dispose();
+    }
+}

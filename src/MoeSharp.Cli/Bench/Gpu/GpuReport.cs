@@ -1,0 +1,137 @@
+using System.Text.Json;
+using Spectre.Console;
+
+namespace MoeSharp.Cli;
+
+/// <summary>What a bench on a GPU found out, as tables and as JSON. Times are microseconds.</summary>
+internal sealed class GpuReport(GpuBench bench, CudaBackend backend)
+{
+    public void WriteTables(Terminal terminal)
+    {
+        terminal.WriteLine(GpuMachine.InWords(backend));
+        foreach (IGrouping<string, GpuCase> layer in bench.Cases.GroupBy(row => row.Layer))
+        {
+            GpuCase first = layer.First();
+            terminal.WriteLine();
+            terminal.WriteLine($"{first.Layer}, {(first.Routing == RoutingKind.Zipf ? "zipf" : "uniform")} routing: {Names.Of(first.Shape)}");
+            terminal.Write(Times([.. layer]));
+            terminal.Write(Steps([.. layer]));
+            if (layer.Any(row => row.Peers is not null)) terminal.Write(Peers([.. layer]));
+        }
+        DeviceCeilings best = bench.Ceilings;
+        terminal.WriteLine();
+        terminal.WriteLine($"Ceilings of this GPU, measured in between: read {Units.Number(best.ReadGBPerS)} GB/s, fill {Units.Number(best.FillGBPerS)} GB/s, " +
+            $"copy {Units.Number(best.CopyGBPerS)} GB/s, FP8 products {Units.Number(best.Fp8TFlopPerS)} TFLOP/s.");
+        terminal.WriteLine("All times are microseconds. cold: a captured call after a sweep that empties the second-level cache, median of 15. hot: calls one after the other.");
+        terminal.WriteLine("floor: bytes at 4.65 TB/s or operations at 1480 TFLOP/s, whichever takes longer; own: the same at this GPU's ceilings.");
+        terminal.WriteLine("Launches by themselves do not overlap, so their sum exceeds the cold time.");
+        if (bench.Cases.Any(row => row.Peers is not null))
+            foreach (string note in PeerTimes.Notes) terminal.WriteLine(note);
+    }
+
+    private static Table Table(params string[] columns)
+    {
+        var table = new Table().Border(TableBorder.Simple);
+        foreach (string column in columns) table.AddColumn(new TableColumn(column).RightAligned());
+        return table;
+    }
+
+    private Table Times(GpuCase[] rows)
+    {
+        Table table = Table("tokens", "slots", "experts", "cold", "hot", "floor", "x floor", "x own", "GB/s", "TFLOP/s");
+        foreach (GpuCase row in rows)
+            table.AddRow(Units.Count(row.Tokens), Units.Count(row.Load.Total), Units.Count(row.Load.Active), Microseconds(row.Cold), Microseconds(row.Hot), Microseconds(row.Floor),
+                Ratio(row.Cold / row.Floor), Ratio(row.OfOwn(bench.Ceilings)), Units.Number(row.GBPerS), Units.Number(row.TFlopPerS));
+        return table;
+    }
+
+    private static Table Steps(GpuCase[] rows)
+    {
+        Table table = Table(["tokens", "launches", .. rows[0].Steps.Select(step => Name(step.Step))]);
+        foreach (GpuCase row in rows)
+            table.AddRow([Units.Count(row.Tokens), Units.Count(row.Launches), .. row.Steps.Select(step => Microseconds(step.Microseconds))]);
+        return table;
+    }
+
+    private static Table Peers(GpuCase[] rows)
+    {
+        Table table = Table(["tokens", "cold", .. PeerTimes.Columns, "best peer", "peer / cold", "dg / cold"]);
+        foreach (GpuCase row in rows)
+            if (row.Peers is { } peers)
+                table.AddRow([Units.Count(row.Tokens), Microseconds(row.Cold), .. peers.Times.Select(Microseconds), peers.BestName, Ratio(peers.Best / row.Cold),
+                    Ratio(peers.DeepGemm / row.Cold)]);
+        return table;
+    }
+
+    public void WriteJson(Utf8JsonWriter json)
+    {
+        Machine.Write(json, Environment.ProcessorCount);
+        GpuMachine.Write(json, backend);
+        json.WriteStartObject("ceilings");
+        json.WriteNumber("read_gb_per_s", bench.Ceilings.ReadGBPerS);
+        json.WriteNumber("fill_gb_per_s", bench.Ceilings.FillGBPerS);
+        json.WriteNumber("copy_gb_per_s", bench.Ceilings.CopyGBPerS);
+        json.WriteNumber("fp8_tflop_per_s", bench.Ceilings.Fp8TFlopPerS);
+        json.WriteEndObject();
+        json.WriteStartArray("peers");
+        foreach (string note in PeerTimes.Notes) json.WriteStringValue(note);
+        json.WriteEndArray();
+        json.WriteStartArray("results");
+        foreach (GpuCase row in bench.Cases) WriteJson(json, row);
+        json.WriteEndArray();
+    }
+
+    private void WriteJson(Utf8JsonWriter json, GpuCase row)
+    {
+        json.WriteStartObject();
+        json.WriteString("shape", row.Layer);
+        json.WriteString("routing", row.Routing == RoutingKind.Zipf ? "zipf" : "uniform");
+        json.WriteNumber("tokens", row.Tokens);
+        json.WriteString("format", Names.Of(row.Shape.Format));
+        json.WriteString("activations", Names.Of(row.Shape.Activations));
+        json.WriteString("backend", backend.Name);
+        json.WriteNumber("slots", row.Load.Total);
+        json.WriteNumber("experts_hit", row.Load.Active);
+        json.WriteNumber("most_rows", row.Load.Most);
+        json.WriteNumber("bytes", row.Bytes);
+        json.WriteNumber("flops", row.Flops);
+        json.WriteNumber("cold_us", row.Cold);
+        json.WriteNumber("hot_us", row.Hot);
+        json.WriteNumber("floor_us", row.Floor);
+        json.WriteNumber("times_floor", row.Cold / row.Floor);
+        json.WriteNumber("times_own", row.OfOwn(bench.Ceilings));
+        json.WriteNumber("gb_per_s", row.GBPerS);
+        json.WriteNumber("tflop_per_s", row.TFlopPerS);
+        json.WriteNumber("launches", row.Launches);
+        json.WriteStartObject("steps_us");
+        foreach ((Step step, double time) in row.Steps) json.WriteNumber(Name(step), time);
+        json.WriteEndObject();
+        if (row.Peers is { } peers)
+        {
+            json.WriteStartObject("peers_us");
+            for (int i = 0; i < peers.Times.Count; i++)
+                if (!double.IsNaN(peers.Times[i])) json.WriteNumber(PeerTimes.Columns[i], peers.Times[i]);
+            json.WriteEndObject();
+            json.WriteString("best_peer", peers.BestName);
+            json.WriteNumber("best_peer_us", peers.Best);
+            json.WriteNumber("best_peer_over_cold", peers.Best / row.Cold);
+        }
+        json.WriteEndObject();
+    }
+
+    /// <summary>A launch by what it computes.</summary>
+    private static string Name(Step step) => step switch
+    {
+        Step.Quantize => "quantize_permute",
+        Step.GateUp => "gateup",
+        Step.Down => "down",
+        Step.Combine => "combine",
+        _ => step.ToString().ToLowerInvariant(),
+    };
+
+    /// <summary>As the peers' table: a decimal below 1000.</summary>
+    private static string Microseconds(double time) =>
+        double.IsNaN(time) ? "-" : time.ToString(time < 1000 ? "0.0" : "0", System.Globalization.CultureInfo.InvariantCulture);
+
+    private static string Ratio(double ratio) => ratio.ToString("0.00", System.Globalization.CultureInfo.InvariantCulture);
+}

@@ -1,0 +1,97 @@
+using System.Text.Json;
+using MoeSharp.Cli;
+
+namespace MoeSharp.Tests;
+
+[Collection(nameof(Emulator))]
+public class GpuBenchTests
+{
+    [Fact, Trait("Category", "Cuda")]
+    public void EveryPointSaysTimesRatesStepsAndLaunches()
+    {
+        Gpu.Open().Dispose();
+        JsonElement json = ToolRun.Of("bench", "--shape", "8,2,256,128", "--tokens", "1,70", "--backend", "cuda", "--routing", "zipf", "--json").Json();
+        JsonElement[] rows = [.. json.GetProperty("results").EnumerateArray()];
+        Assert.Equal([1, 70], rows.Select(row => row.GetProperty("tokens").GetInt32()));
+        foreach (JsonElement row in rows)
+        {
+            double cold = row.GetProperty("cold_us").GetDouble();
+            Assert.True(cold > 0 && row.GetProperty("hot_us").GetDouble() > 0, row.ToString());
+            Assert.Equal(row.GetProperty("bytes").GetInt64() / cold / 1e3, row.GetProperty("gb_per_s").GetDouble(), 1e-6);
+            Assert.Equal(row.GetProperty("tokens").GetInt32() * 2, row.GetProperty("slots").GetInt32());
+            Assert.InRange(row.GetProperty("launches").GetInt32(), 1, 4);
+            Assert.Equal(["quantize_permute", "gateup", "down", "combine"], row.GetProperty("steps_us").EnumerateObject().Select(step => step.Name));
+            Assert.All(row.GetProperty("steps_us").EnumerateObject(), step => Assert.True(step.Value.GetDouble() > 0, row.ToString()));
+        }
+        JsonElement ceilings = json.GetProperty("ceilings");
+        Assert.All(ceilings.EnumerateObject(), ceiling => Assert.True(ceiling.Value.GetDouble() > 0, ceilings.ToString()));
+        Assert.NotEqual("", json.GetProperty("gpu").GetProperty("name").GetString());
+    }
+
+    /// <summary>A layer of a checkpoint, as a picture too.</summary>
+    [Fact, Trait("Category", "Cuda")]
+    public void ACheckpointIsTimedAndDrawn()
+    {
+        Gpu.Open().Dispose();
+        string file = Path.Combine(Path.GetTempPath(), $"moesharp-{Guid.NewGuid():N}.svg");
+        try
+        {
+            ToolRun run = ToolRun.Of("bench", Repository.PathOf("samples/tiny-qwen3-moe-fp8"), "--layer", "0", "--tokens", "1,4", "--backend", "cuda", "--plot", file);
+            if (run.Error.Contains("no fonts", StringComparison.Ordinal)) Assert.Skip("This machine cannot draw.");
+            Assert.True(run.ExitCode == 0, run.Error);
+            Assert.Contains("Ceilings of this GPU", run.Output);
+            Assert.Contains("quantize_permute", run.Output);
+            Assert.Contains("<svg", File.ReadAllText(file));
+        }
+        finally
+        {
+            File.Delete(file);
+        }
+    }
+
+    /// <summary>Random weights are numbers, not NaN, and spread: a layer of them keeps the size of its input.</summary>
+    [Fact, Trait("Category", "Cuda")]
+    public void RandomLayersKeepTheSizeOfTheirInput()
+    {
+        using CudaBackend backend = Gpu.Open();
+        var kernels = new BenchKernels(backend.Kernels());
+        using var tables = new RandomTables(kernels);
+        var shape = new BenchShape("test", 4, 2, 256, 384) { LocalExperts = 3 };
+        using GpuLayer layer = GpuLayer.Random(shape, WeightFormat.Block128, null, backend, tables);
+        using var buffers = new GpuBuffers(kernels.Context, layer, 8, tables);
+        layer.Call.Prepare(8);
+        var ids = new int[16];
+        var weights = new float[16];
+        SyntheticRouting.Fill(RoutingKind.Uniform, 1, 4, 2, ids, weights);
+        buffers.Route(ids, weights, layer.Call.Stream);
+        buffers.Enqueue(layer.Call);
+        BFloat16[] output = buffers.Output(8 * 256, layer.Call.Stream);
+        Assert.All(output, value => Assert.True(float.IsFinite(value.ToSingle())));
+        double length = Math.Sqrt(output.Average(value => (double)value.ToSingle() * value.ToSingle()));
+        Assert.InRange(length, 0.01, 10);
+    }
+
+    [Fact, Trait("Category", "Cuda")]
+    public void ShapesThatDoNotGoTogetherGetASentence()
+    {
+        Gpu.Open().Dispose();
+        Assert.Contains("--plot draws one shape", ToolRun.Of("bench", "--shape", "peers", "--backend", "cuda", "--plot", Path.Combine(Path.GetTempPath(), "x.svg")).Sentence());
+    }
+
+    [Fact]
+    public void AllPeersShapesAreForGpus() =>
+        Assert.Contains("--shape peers is for GPUs", ToolRun.Of("bench", "--shape", "peers", "--backend", "cpu").Sentence());
+
+    [Fact]
+    public void StructsHaveTheSizesThatTheKernelsAssert()
+    {
+        string asserted = File.ReadAllText(Repository.PathOf("kernels/include/bench_arguments.cuh"));
+        foreach ((string name, int size) in new (string, int)[]
+        {
+            ("RandomArguments", System.Runtime.CompilerServices.Unsafe.SizeOf<RandomArguments>()),
+            ("MemoryArguments", System.Runtime.CompilerServices.Unsafe.SizeOf<MemoryArguments>()),
+            ("ProductArguments", System.Runtime.CompilerServices.Unsafe.SizeOf<ProductArguments>()),
+        })
+            Assert.True(asserted.Contains($"sizeof({name}) == {size}", StringComparison.Ordinal), $"{name} has {size} bytes here; the kernels assert another size.");
+    }
+}
