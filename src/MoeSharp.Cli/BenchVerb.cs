@@ -37,7 +37,8 @@ internal sealed class BenchVerb : Verb
         int[] given = arguments.GetValue(_tokens) ?? []; // an array that was not given is empty, not null
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
         using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));
-        if (backend.Backend is CudaBackend gpu) return RunOnGpu(gpu, given.Length > 0 ? given : s_gpuTokens, routing, plot, arguments, terminal, cancel);
+        int[] gpuTokens = given.Length > 0 ? given : s_gpuTokens;
+        if (Choose(backend, arguments, gpuTokens.Max()) is CudaBackend gpu) return RunOnGpu(gpu, backend.Reason, gpuTokens, routing, plot, arguments, terminal, cancel);
         if (arguments.GetValue(_shape) is { Length: > 1 }) throw new ArgumentException("--shape peers is for GPUs; name one shape.");
         int[] tokens = given.Length > 0 ? given : s_tokens;
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
@@ -48,14 +49,35 @@ internal sealed class BenchVerb : Verb
         var rounds = new BenchRounds(layer, cases, ceilings);
         terminal.Track("Timing", rounds.Steps, step => rounds.Run(step, cancel));
         if (plot is not null) BenchPicture.Save(plot, layer, cases, ceilings);
-        var report = new BenchReport(layer, cases, ceilings, threads);
+        var report = new BenchReport(layer, cases, ceilings, threads, backend.Reason);
         if (terminal.Json) terminal.WriteJson(report.WriteJson);
         else report.WriteTable(terminal);
         return ExitCode.Ok;
     }
 
+    /// <summary>What was asked for, or what auto takes for every layer.</summary>
+    private IExpertsBackend? Choose(ChosenBackend backend, ParseResult arguments, int tokens)
+    {
+        ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
+        if (backend.Backend is not null) return backend.Backend;
+        if (arguments.GetValue(_model) is { } path)
+        {
+            using Checkpoint model = Checkpoint.Open(path);
+            using LayerParts parts = model.ReadLayer(arguments.GetValue(_layer) ?? model.MoeLayers.FirstOrDefault());
+            return backend.For(MoeLayer.AllExperts(parts, new() { Activations = activations }).Take(1), tokens);
+        }
+        IExpertsBackend? chosen = null;
+        foreach (BenchShape shape in arguments.GetValue(_shape)!)
+        {
+            using ExpertWeights sizes = SyntheticWeights.OnlySizes(shape, Inputs.WeightFormat(arguments.GetValue(_format)));
+            chosen = backend.For([(ExpertsShape.From(BenchLayer.Options(shape, activations), sizes), sizes)], tokens);
+            if (chosen is null) break;
+        }
+        return chosen;
+    }
+
     private int RunOnGpu(
-        CudaBackend gpu, int[] tokens, RoutingKind routing, string? plot, ParseResult arguments, Terminal terminal, CancellationToken cancel)
+        CudaBackend gpu, string? chosen, int[] tokens, RoutingKind routing, string? plot, ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
         BenchShape?[] shapes = arguments.GetValue(_shape) is { Length: > 0 } named ? [.. named] : [null]; // null: MODEL
         if (plot is not null && shapes.Length > 1) throw new ArgumentException("--plot draws one shape; name one.");
@@ -75,7 +97,7 @@ internal sealed class BenchVerb : Verb
             }
         });
         if (plot is not null) BenchPicture.Save(plot, bench.Cases, bench.Ceilings);
-        var report = new GpuReport(bench, gpu);
+        var report = new GpuReport(bench, gpu, chosen);
         if (terminal.Json) terminal.WriteJson(report.WriteJson);
         else report.WriteTables(terminal);
         return ExitCode.Ok;

@@ -9,6 +9,7 @@ internal sealed class ChosenBackend : IDisposable
     public const string Cuda = "cuda";
 
     private readonly IDisposable? _own;
+    private readonly AutoGpu? _gpu;
 
     /// <summary>Only the cpu backend has threads and kernels to choose from, so either makes one of its own and turns auto into it.</summary>
     /// <exception cref="UnsupportedException">There is no such backend, or no GPU for it.</exception>
@@ -29,6 +30,21 @@ internal sealed class ChosenBackend : IDisposable
         CpuBackend? cpu = (threads is not null || kernel is not null) && name is "auto" or "cpu" ? new CpuBackend(threads, kernel) : null;
         _own = cpu;
         Backend = cpu ?? (name == "auto" ? null : ExpertsBackends.ByName(name));
+        if (Backend is null) _gpu = new AutoGpu();
+    }
+
+    /// <summary>Why auto took a GPU for the latest layer, or why not; null where something was asked for by name.</summary>
+    public string? Reason { get; private set; }
+
+    /// <summary>For one layer: auto takes the first GPU if it can compute all of it and has room.</summary>
+    /// <param name="experts">All that one backend must compute.</param>
+    /// <param name="tokens">Of a call.</param>
+    public IExpertsBackend? For(IEnumerable<(ExpertsShape Shape, ExpertWeights Weights)> experts, int tokens)
+    {
+        if (_gpu is null) return Backend;
+        Support takes = _gpu.Takes([.. experts], tokens);
+        Reason = takes.Reason is { } no ? $"no GPU: {no}" : _gpu.Room;
+        return takes.IsSupported ? _gpu.Backend : null;
     }
 
     /// <summary>Ordinal of the GPU that a name means, or null for every other name.</summary>
@@ -42,5 +58,9 @@ internal sealed class ChosenBackend : IDisposable
     /// <summary>Null stands for auto: the library chooses.</summary>
     public IExpertsBackend? Backend { get; }
 
-    public void Dispose() => _own?.Dispose();
+    public void Dispose()
+    {
+        _own?.Dispose();
+        _gpu?.Dispose();
+    }
 }

@@ -12,13 +12,14 @@ internal sealed class InfoVerb : Verb
     private const int Rounds = 5;
     private readonly Option<int?> _threads = Inputs.Threads();
 
-    public InfoVerb() : base("info", "Show the processor's features, what it reaches at best, and which kernels are chosen and why.", "moesharp info") => Add(_threads);
+    public InfoVerb() : base("info", "Show the processor's features, what it reaches at best, the GPUs, and which kernels are chosen and why.", "moesharp info") => Add(_threads);
 
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
         double?[] ready = [.. GemmKernels.All.Select(MillisecondsUntilReady)]; // before anything else has made a kernel
-        KernelChoice[] choices = KernelChoice.All(cancel);
+        using var gpu = new AutoGpu();
+        KernelChoice[] choices = KernelChoice.All(gpu, cancel);
         using var team = new Team(threads);
         using var ceilings = new Ceilings(team);
         terminal.Track("Measuring ceilings", Rounds, step =>
@@ -53,6 +54,7 @@ internal sealed class InfoVerb : Verb
             ("not usable", absent.Length == 0 ? "-" : absent),
             ("memory", $"{Units.Bytes(Machine.AvailableMemory())} available; {MemoryNodes()}"),
             ("system", $"{RuntimeInformation.OSDescription}, {RuntimeInformation.ProcessArchitecture}, {RuntimeInformation.FrameworkDescription}"),
+            ("GPU", GpuMachine.AllInWords()),
             ("ceilings", $"{ceilings.InWords()} on {threads} threads"));
         var table = new Table().Border(TableBorder.Simple).AddColumns("weights", "activations", "backend", "kernel and why");
         foreach (KernelChoice choice in choices)
@@ -84,6 +86,7 @@ internal sealed class InfoVerb : Verb
         foreach (int[] processors in Topology.Machine.Nodes) json.WriteNumberValue(processors.Length);
         json.WriteEndArray();
         ceilings.WriteJson(json);
+        GpuMachine.WriteAll(json);
         json.WriteStartArray("kernels");
         foreach (KernelChoice choice in choices)
         {

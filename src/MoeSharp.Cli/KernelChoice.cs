@@ -9,23 +9,28 @@ namespace MoeSharp.Cli;
 internal sealed record KernelChoice(WeightFormat Format, ActivationFormat Activations, string Backend, string Kernel, IReadOnlyList<string> PassedOver)
 {
     /// <summary>Every combination that exists, found by preparing a tiny layer of each.</summary>
-    public static KernelChoice[] All(CancellationToken cancel) =>
+    public static KernelChoice[] All(AutoGpu gpu, CancellationToken cancel) =>
     [
-        Of(WeightFormat.Block128, ActivationFormat.Fp8, cancel),
-        Of(WeightFormat.Block128, ActivationFormat.Bf16, cancel),
-        Of(WeightFormat.MxFp8, ActivationFormat.Fp8, cancel),
-        Of(WeightFormat.MxFp8, ActivationFormat.Bf16, cancel),
-        Of(WeightFormat.Bf16, ActivationFormat.Bf16, cancel),
+        Of(WeightFormat.Block128, ActivationFormat.Fp8, gpu, cancel),
+        Of(WeightFormat.Block128, ActivationFormat.Bf16, gpu, cancel),
+        Of(WeightFormat.MxFp8, ActivationFormat.Fp8, gpu, cancel),
+        Of(WeightFormat.MxFp8, ActivationFormat.Bf16, gpu, cancel),
+        Of(WeightFormat.Bf16, ActivationFormat.Bf16, gpu, cancel),
     ];
 
     public string InWords() => string.Join("; ", PassedOver.Append(Kernel));
 
-    private static KernelChoice Of(WeightFormat format, ActivationFormat activations, CancellationToken cancel)
+    private static KernelChoice Of(WeightFormat format, ActivationFormat activations, AutoGpu gpu, CancellationToken cancel)
     {
-        using BenchLayer probe = BenchLayer.Random(new BenchShape("probe", 1, 1, 128, 128), format, activations, null, cancel);
+        var shape = new BenchShape("probe", 1, 1, 128, 128);
+        using ExpertWeights sizes = SyntheticWeights.OnlySizes(shape, format);
+        Support takes = gpu.Takes([(ExpertsShape.From(BenchLayer.Options(shape, activations), sizes), sizes)], tokens: 1);
+        using BenchLayer probe = BenchLayer.Random(shape, format, activations, takes.IsSupported ? gpu.Backend : null, cancel);
         FusedExperts experts = probe.Experts;
+        if (takes.IsSupported) return new(format, activations, experts.Backend.Name, experts.Description, []);
         string[] passedOver =
         [
+            $"{ChosenBackend.Cuda}: {(gpu.Backend.SupportsDevice().IsSupported ? takes.Reason!.TrimEnd('.') : "no usable GPU")}",
             .. ExpertsBackends.All.TakeWhile(backend => backend.Name != experts.Backend.Name)
                 .Select(backend => $"{backend.Name}: {FusedExperts.Supports(backend, experts.Shape).Reason}"),
         ];

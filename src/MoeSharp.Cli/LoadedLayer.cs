@@ -20,13 +20,15 @@ internal sealed class LoadedLayer : IDisposable
     /// <param name="progress">Null: nobody watches.</param>
     /// <param name="cancel">Nothing is left behind.</param>
     /// <param name="convert">Takes the parts over and gives others; null leaves them.</param>
-    public static LoadedLayer Open(
-        Checkpoint model, int index, MoeLayerOptions options, IProgress<LoadProgress>? progress, CancellationToken cancel, Func<LayerParts, LayerParts>? convert = null)
+    /// <param name="choose">What computes these parts; null leaves it to <paramref name="options"/>.</param>
+    public static LoadedLayer Open(Checkpoint model, int index, MoeLayerOptions options, IProgress<LoadProgress>? progress, CancellationToken cancel,
+        Func<LayerParts, LayerParts>? convert = null, Func<LayerParts, IExpertsBackend?>? choose = null)
     {
         LayerParts parts = model.ReadLayer(index, options.Selection, progress, cancel);
         try
         {
             if (convert is not null) parts = convert(parts);
+            if (choose is not null) options = options with { Backend = choose(parts) };
             return new(parts, new MoeLayer(parts, options, new LoadContext(index, progress, cancel)));
         }
         catch

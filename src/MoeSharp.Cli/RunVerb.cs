@@ -51,7 +51,8 @@ internal sealed class RunVerb : Verb
 
         using Checkpoint model = Checkpoint.Open(path);
         int index = arguments.GetRequiredValue(_layer)!.Value;
-        using LoadedLayer loaded = terminal.Load($"Loading layer {index}", progress => LoadedLayer.Open(model, index, options, progress, cancel));
+        using LoadedLayer loaded = terminal.Load($"Loading layer {index}", progress => LoadedLayer.Open(
+            model, index, options, progress, cancel, choose: parts => backend.For(MoeLayer.AllExperts(parts, options), arguments.GetValue(_tokens) ?? DefaultTokens)));
         (LayerParts parts, MoeLayer layer) = (loaded.Parts, loaded.Layer);
         RunInput input = arguments.GetValue(_input) is { } file
             ? RunFiles.ReadInput(file, layer)
@@ -71,6 +72,7 @@ internal sealed class RunVerb : Verb
         {
             Model = path,
             Layer = layer,
+            Chosen = backend.Reason,
             Input = input,
             Run = run,
             Work = expertsOnly || parts.SharedExperts is null ? work : work.PlusShared(parts.SharedExperts, run.Tokens),

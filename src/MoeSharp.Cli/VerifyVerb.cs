@@ -44,7 +44,9 @@ internal sealed class VerifyVerb : Verb
             foreach (int index in layers)
             {
                 var loading = new LoadSteps((what, _) => step(what, checks.Count), what: $"layer {index}, ");
-                using MoeLayer layer = MoeLayer.Load(model, index, options, loading, cancel);
+                using LoadedLayer loaded = LoadedLayer.Open(
+                    model, index, options, loading, cancel, choose: parts => backend.For(MoeLayer.AllExperts(parts, options), tokens));
+                MoeLayer layer = loaded.Layer;
                 using MoeLayer reference = MoeLayer.Load(model, index, options with { Backend = ExpertsBackends.Reference }, null, cancel);
                 name = layer.Experts.Backend.Name;
                 RunInput input = RunInput.Random(tokens, layer.HiddenSize, seed: index + 1);
@@ -54,7 +56,7 @@ internal sealed class VerifyVerb : Verb
                     cancel));
             }
         });
-        var report = new VerifyReport(arguments.GetValue(_model)!, name, tokens, Math.Min(arguments.GetValue(_rows) ?? tokens, tokens), checks);
+        var report = new VerifyReport(arguments.GetValue(_model)!, name, backend.Reason, tokens, Math.Min(arguments.GetValue(_rows) ?? tokens, tokens), checks);
         if (terminal.Json) terminal.WriteJson(report.WriteJson);
         else report.WriteTable(terminal);
         return report.Passed ? ExitCode.Ok : ExitCode.CheckFailed;

@@ -64,12 +64,14 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
     {
         ArgumentNullException.ThrowIfNull(shape);
         ArgumentNullException.ThrowIfNull(weights);
-        (SupportsDevice() & SupportsFormat(shape.Format, shape.Activations)).ThrowIfNot();
-        if (shape.RouterWeightOnInput) throw new UnsupportedException("The CUDA backend applies router weights to the experts' outputs; turn RouterWeightOnInput off or use the CPU.");
-        if (weights.Up.Any(m => m.RowPhase != 0))
-            throw new UnsupportedException($"The scale blocks of packed w13 straddle gate and up ({weights.Up[0].Name}); the CUDA backend needs scale rows per half.");
+        (SupportsDevice() & SupportsFormat(shape.Format, shape.Activations) & SupportsShape(shape)).ThrowIfNot();
         return new CudaExperts(Kernels(), shape, weights, allowNaNWeights, new(null, progress, cancellation));
     }
+
+    /// <summary>What formats do not tell.</summary>
+    internal static Support SupportsShape(ExpertsShape shape) => shape.RouterWeightOnInput
+        ? Support.No("The CUDA backend applies router weights to the experts' outputs; turn RouterWeightOnInput off or use the CPU.")
+        : Support.Yes;
 
     /// <summary>Memory that <see cref="Prepare(ExpertsShape, ExpertWeights, bool)"/> takes of the GPU. Answered without a GPU.</summary>
     public static CudaWeightMemory WeightMemory(ExpertWeights weights)

@@ -43,13 +43,7 @@ public sealed partial class MoeLayer : IDisposable
         _sharedWeights = parts.SharedExperts;
         _expertMap = parts.ExpertMap;
         if (parts.SharedGate is { } gate) _sharedGate = new RowDots(gate, 1, gate.Length);
-        ExpertsOptions choices = parts.ExpertsOptions with
-        {
-            Activations = options.Activations ?? parts.ExpertsOptions.Activations,
-            MaxWorkspaceBytes = options.MaxWorkspaceBytes,
-            AllowNaNWeights = options.AllowNaNWeights,
-            Logger = options.Logger ?? parts.ExpertsOptions.Logger,
-        };
+        ExpertsOptions choices = RoutedOptions(parts, options);
         CheckSizes(parts);
         Experts = new FusedExperts(choices, _weights, options.Backend, context);
         _meter = new(Experts.Shape, Experts.Backend, Layer);
@@ -135,6 +129,22 @@ public sealed partial class MoeLayer : IDisposable
             throw new CheckpointException($"Layer {parts.Layer}: {e.Message}", e);
         }
     }
+
+    /// <summary>Routed experts, and shared ones where there are any: what a backend must be able to do.</summary>
+    internal static IEnumerable<(ExpertsShape Shape, ExpertWeights Weights)> AllExperts(LayerParts parts, MoeLayerOptions options)
+    {
+        ExpertsOptions routed = RoutedOptions(parts, options);
+        yield return (ExpertsShape.From(routed, parts.Experts), parts.Experts);
+        if (parts.SharedExperts is { } shared) yield return (ExpertsShape.From(SharedOptions(parts, routed), shared), shared);
+    }
+
+    private static ExpertsOptions RoutedOptions(LayerParts parts, MoeLayerOptions options) => parts.ExpertsOptions with
+    {
+        Activations = options.Activations ?? parts.ExpertsOptions.Activations,
+        MaxWorkspaceBytes = options.MaxWorkspaceBytes,
+        AllowNaNWeights = options.AllowNaNWeights,
+        Logger = options.Logger ?? parts.ExpertsOptions.Logger,
+    };
 
     /// <summary>Shared experts that are not quantized stay in BF16 whatever the routed ones do.</summary>
     private static ExpertsOptions SharedOptions(LayerParts parts, ExpertsOptions routed) => new()

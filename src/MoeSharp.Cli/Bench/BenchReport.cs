@@ -4,7 +4,7 @@ using Spectre.Console;
 namespace MoeSharp.Cli;
 
 /// <summary>What a bench found out, as a table and as JSON.</summary>
-internal sealed class BenchReport(BenchLayer layer, IReadOnlyList<BenchCase> cases, Ceilings ceilings, int threads)
+internal sealed class BenchReport(BenchLayer layer, IReadOnlyList<BenchCase> cases, Ceilings ceilings, int threads, string? chosen)
 {
     private const long CacheBytes = 256 << 20; // more than most last-level caches
 
@@ -13,6 +13,7 @@ internal sealed class BenchReport(BenchLayer layer, IReadOnlyList<BenchCase> cas
         ExpertsShape shape = layer.Shape;
         terminal.WriteLine($"{layer.Name}: {Names.Of(shape)}");
         terminal.WriteLine($"{layer.Experts.Backend.Name}: {layer.Experts.Description}");
+        if (chosen is not null) terminal.WriteLine($"Chosen by auto, {chosen}");
         var table = new Table().Border(TableBorder.Simple);
         foreach (string column in (string[])["tokens", "ms", "bytes", "GB/s", "of read", "GFLOP/s", "of peak", "repetitions"])
             table.AddColumn(new TableColumn(column).RightAligned());
@@ -32,6 +33,7 @@ internal sealed class BenchReport(BenchLayer layer, IReadOnlyList<BenchCase> cas
     {
         Machine.Write(json, threads);
         ceilings.WriteJson(json);
+        json.WriteString("chosen", chosen);
         json.WriteStartArray("results");
         foreach (BenchCase row in cases)
         {

@@ -7,6 +7,10 @@ internal sealed record RunReport
 {
     public required string Model { get; init; }
     public required MoeLayer Layer { get; init; }
+
+    /// <summary>Why auto took what it took; null where something was asked for by name.</summary>
+    public required string? Chosen { get; init; }
+
     public required RunInput Input { get; init; }
     public required LayerRun Run { get; init; }
     public required LayerWork Work { get; init; }
@@ -53,6 +57,7 @@ internal sealed record RunReport
             ("time", $"{Units.Milliseconds(Run.MedianMilliseconds)}, median of {Run.Repetitions}"),
             ("rates", $"{Units.Number(GigabytesPerSecond)} GB/s ({Units.Bytes(Work.Bytes)}), {Units.Number(GigaflopPerSecond)} GFLOP/s"),
         };
+        if (Chosen is not null) facts.Insert(3, ("chosen", Chosen));
         if (Output is not null) facts.Add(("output", $"{Output}: output [{Run.Tokens}, {Layer.HiddenSize}] {OutputType}, topk_ids and topk_weights [{Run.Tokens}, {Layer.Router.TopK}]"));
         if (Plot is not null) facts.Add(("picture", $"{Plot}: rows per expert"));
         if (IsChecked) facts.Add(("finite", NonFinite?.InWords() ?? "yes, every value of every step"));
@@ -70,6 +75,7 @@ internal sealed record RunReport
         json.WriteString("activations", Names.Of(shape.Activations));
         json.WriteString("backend", Layer.Experts.Backend.Name);
         json.WriteString("kernel", Layer.Experts.Description);
+        json.WriteString("chosen", Chosen);
         json.WriteBoolean("experts_only", ExpertsOnly);
         json.WriteString("output", Output);
         json.WriteString("output_dtype", OutputType);

@@ -4,7 +4,7 @@ using Spectre.Console;
 namespace MoeSharp.Cli;
 
 /// <summary>What verifying found out, as a table and as JSON.</summary>
-internal sealed class VerifyReport(string model, string backend, int tokens, int rows, IReadOnlyList<LayerCheck> layers)
+internal sealed class VerifyReport(string model, string backend, string? chosen, int tokens, int rows, IReadOnlyList<LayerCheck> layers)
 {
     private const int MostFailuresShown = 10;
 
@@ -16,6 +16,7 @@ internal sealed class VerifyReport(string model, string backend, int tokens, int
         string formats = string.Join(
             "; ", layers.Select(layer => $"{Names.Of(layer.Shape.Format)} weights, {Names.Of(layer.Shape.Activations)} activations").Distinct());
         terminal.WriteLine($"{model}: {backend} against reference, {tokens} tokens{sampled}, {formats}");
+        if (chosen is not null) terminal.WriteLine($"Chosen by auto, {chosen}");
         var table = new Table().Border(TableBorder.Simple).AddColumns("layer", "compared");
         foreach (string column in (string[])["max error", "relative", "calc_diff", "allowed"])
             table.AddColumn(new TableColumn(column).RightAligned());
@@ -38,6 +39,7 @@ internal sealed class VerifyReport(string model, string backend, int tokens, int
     {
         json.WriteString("model", model);
         json.WriteString("backend", backend);
+        json.WriteString("chosen", chosen);
         json.WriteNumber("tokens", tokens);
         json.WriteNumber("rows", rows);
         json.WriteBoolean("passed", Passed);

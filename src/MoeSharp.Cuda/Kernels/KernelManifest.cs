@@ -22,6 +22,18 @@ internal sealed record KernelManifest(string SourceHash, int Compiler, IReadOnly
         return chosen;
     }
 
+    /// <summary>The build for a driver, and why not a newer one.</summary>
+    internal static string Explain(int driverVersion)
+    {
+        string chosen = Choose(driverVersion), newest = Builds[^1];
+        if (chosen == newest) return newest;
+        KernelManifest? newer = Read(newest);
+        string why = newer is null ? "is not carried"
+            : driverVersion < newer.Compiler / 1000 * 1000 ? $"needs a driver that offers CUDA {newer.Compiler / 1000}"
+            : "was made from other sources";
+        return $"{chosen} (build {newest} {why})";
+    }
+
     /// <summary>The manifest of a build, or null where the assembly does not carry it.</summary>
     internal static KernelManifest? Read(string build) => Resource(build, "manifest.json") is { } json ? Parse(json) : null;
 

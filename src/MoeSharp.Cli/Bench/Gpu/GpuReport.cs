@@ -4,11 +4,12 @@ using Spectre.Console;
 namespace MoeSharp.Cli;
 
 /// <summary>What a bench on a GPU found out, as tables and as JSON. Times are microseconds.</summary>
-internal sealed class GpuReport(GpuBench bench, CudaBackend backend)
+internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? chosen)
 {
     public void WriteTables(Terminal terminal)
     {
         terminal.WriteLine(GpuMachine.InWords(backend));
+        if (chosen is not null) terminal.WriteLine($"Chosen by auto, {chosen}");
         foreach (IGrouping<string, GpuCase> layer in bench.Cases.GroupBy(row => row.Layer))
         {
             GpuCase first = layer.First();
@@ -73,6 +74,7 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend)
         json.WriteNumber("copy_gb_per_s", bench.Ceilings.CopyGBPerS);
         json.WriteNumber("fp8_tflop_per_s", bench.Ceilings.Fp8TFlopPerS);
         json.WriteEndObject();
+        json.WriteString("chosen", chosen);
         json.WriteStartArray("peers");
         foreach (string note in PeerTimes.Notes) json.WriteStringValue(note);
         json.WriteEndArray();
