@@ -60,7 +60,7 @@ internal sealed class DeviceCall : IDisposable
         Sizes = new DevicePlan(_shape, tokens);
         Sizes.Bytes(_plan);
         _base = workspace;
-        _gateUp = Gemm(_weights.GateUp, _weights.GateUpScales, Buffer.Rows, Buffer.RowScales, Buffer.Intermediate, Sizes.HiddenBlocks, 2 * Sizes.IntermediateBlocks);
+        _gateUp = Gemm(_weights.GateUp, _weights.GateUpScales, Buffer.Rows, Buffer.RowScales, Buffer.Intermediate, Sizes.RowBlocks, 2 * Sizes.IntermediateBlocks);
         _gateUp.ResultScales = Address(Buffer.IntermediateScales);
         _gateUp.Activation = ActivationArguments.From(_shape);
         _down = Gemm(_weights.Down, _weights.DownScales, Buffer.Intermediate, Buffer.IntermediateScales, Buffer.Results, Sizes.IntermediateBlocks, Sizes.HiddenBlocks);
@@ -145,6 +145,16 @@ internal sealed class DeviceCall : IDisposable
             GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
             TilesPerGroup = 1,
         }, blocks, stream, dynamicShared: 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK));
+        if (Sizes.RowBlocks == Sizes.HiddenBlocks) return;
+        Repeat(Buffer.Rows, 128, stream);
+        Repeat(Buffer.RowScales, sizeof(float), stream);
+    }
+
+    /// <summary>The second half of a buffer becomes like the first: GateUp passes over it twice.</summary>
+    private void Repeat(Buffer buffer, int bytesPerRow, nint stream)
+    {
+        long half = (long)Sizes.HiddenBlocks * Sizes.Capacity * bytesPerRow;
+        Native.Check(Native.cuMemcpyDtoDAsync_v2(Address(buffer) + (ulong)half, Address(buffer), (nuint)half, stream));
     }
 
     /// <summary>For tests: the first steps with BF16 results of GateUp, before the activation.</summary>

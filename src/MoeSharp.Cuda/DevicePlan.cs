@@ -16,6 +16,7 @@ internal readonly struct DevicePlan
         Tokens = tokens;
         Slots = checked(tokens * shape.TopK);
         HiddenBlocks = Formats.Blocks(shape.Hidden, 128);
+        RowBlocks = shape.HasStraddlingScales ? 2 * HiddenBlocks : HiddenBlocks;
         IntermediateBlocks = Formats.Blocks(shape.Intermediate, 128);
         long active = Math.Min(Slots, shape.Experts);
         Capacity = checked((int)((Slots + active * (RowAlignment - 1) + RowAlignment - 1) / RowAlignment * RowAlignment));
@@ -29,6 +30,9 @@ internal readonly struct DevicePlan
 
     /// <summary>⌈H/128⌉.</summary>
     internal int HiddenBlocks { get; }
+
+    /// <summary>K blocks of GateUp: ⌈H/128⌉, or twice that where it sums over H in two passes (<see cref="WeightSizes.Passes"/>), with the rows there twice.</summary>
+    internal int RowBlocks { get; }
 
     /// <summary>⌈I/128⌉.</summary>
     internal int IntermediateBlocks { get; }
@@ -51,8 +55,8 @@ internal readonly struct DevicePlan
     internal void AddTo(WorkspacePlan plan)
     {
         plan.Add("results", ElementType.BF16, (long)HiddenBlocks * Capacity, 128, Step.Down, Step.Combine);
-        plan.Add("rows", ElementType.U8, (long)HiddenBlocks * Capacity, 128, Step.Quantize, Step.GateUp);
-        plan.Add("row_scales", ElementType.F32, HiddenBlocks, Capacity, Step.Quantize, Step.GateUp);
+        plan.Add("rows", ElementType.U8, (long)RowBlocks * Capacity, 128, Step.Quantize, Step.GateUp);
+        plan.Add("row_scales", ElementType.F32, RowBlocks, Capacity, Step.Quantize, Step.GateUp);
         plan.Add("intermediate", ElementType.U8, (long)IntermediateBlocks * Capacity, 128, Step.GateUp, Step.Down);
         plan.Add("intermediate_scales", ElementType.F32, IntermediateBlocks, Capacity, Step.GateUp, Step.Down);
         plan.Add("row_of_slot", ElementType.I32, Slots, 1, Step.Quantize, Step.Combine);

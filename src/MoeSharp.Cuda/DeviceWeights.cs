@@ -39,7 +39,7 @@ internal sealed class DeviceWeights : IDisposable
     internal int HiddenBlocks => _sizes.HiddenBlocks;
     internal int IntermediateBlocks => _sizes.IntermediateBlocks;
 
-    /// <summary>[E][2 ⌈I/128⌉ blocks][⌈H/128⌉][128 rows][128].</summary>
+    /// <summary>[E][2 ⌈I/128⌉ blocks][passes ⌈H/128⌉][128 rows][128].</summary>
     internal DeviceRange GateUp { get; }
 
     /// <summary>[E][⌈H/128⌉ blocks][⌈I/128⌉][128 rows][128].</summary>
@@ -59,16 +59,19 @@ internal sealed class DeviceWeights : IDisposable
         stream.Synchronize();
     }
 
-    /// <summary>[E][⌈I/128⌉][⌈H/128⌉][4]: gate, up, 0, 0.</summary>
+    /// <summary>[E][⌈I/128⌉][passes][⌈H/128⌉][4]: gate, up, 0, 0. The second pass has the scales of the next row of blocks.</summary>
     private float[] GateUpScaleTable(ExpertWeights weights)
     {
         var table = new float[_sizes.GateUpScales / sizeof(float)];
         int at = 0;
         for (int e = 0; e < weights.Count; e++)
             for (int block = 0; block < IntermediateBlocks; block++)
-                for (int k = 0; k < HiddenBlocks; k++, at += 4)
-                    (table[at], table[at + 1]) = (weights.Gate[e].ScaleAt(block, k), weights.Up[e].ScaleAt(block, k));
+                for (int k = 0; k < _sizes.Passes * HiddenBlocks; k++, at += 4)
+                    (table[at], table[at + 1]) = (Scale(weights.Gate[e], block, k), Scale(weights.Up[e], block, k));
         return table;
+
+        float Scale(BlockScaledMatrix matrix, int block, int k) =>
+            block + k / HiddenBlocks < matrix.ScaleRows ? matrix.ScaleAt(block + k / HiddenBlocks, k % HiddenBlocks) : 0; // of no rows
     }
 
     /// <summary>[E][⌈⌈H/128⌉/2⌉][⌈I/128⌉][4]: two blocks of 128 rows, 0, 0.</summary>

@@ -76,6 +76,9 @@ internal sealed unsafe class UploadSlot : IDisposable
         for (int r = 0; r < rows; r++) matrix.Row(first + r).CopyTo(_host.Span(offset + (long)r * matrix.Columns, matrix.Columns));
     }
 
+    /// <summary>Zeros in pinned memory.</summary>
+    internal void Clear(long offset, long bytes) => _host.Span(offset, checked((int)bytes)).Clear();
+
     /// <summary>Queues the copy of the first bytes to the device.</summary>
     internal void Copy(long bytes, CudaStream stream) => Device.Upload<byte>(_host.Span(0, checked((int)bytes)), stream);
 

@@ -9,7 +9,7 @@ internal readonly struct UploadPlan
     internal UploadPlan(ExpertWeights weights)
     {
         var sizes = new WeightSizes(weights);
-        GateUp = WeightCut.Of(2 * sizes.IntermediateBlocks, rowsPerBlock: 64, matrices: 2, weights.HiddenSize);
+        GateUp = WeightCut.Of(2 * sizes.IntermediateBlocks, rowsPerBlock: 64, matrices: 2, weights.HiddenSize, sizes.Passes);
         Down = WeightCut.Of(sizes.HiddenBlocks, rowsPerBlock: 128, matrices: 1, weights.IntermediateSize);
         PiecesPerExpert = GateUp.Pieces + Down.Pieces;
         Pieces = checked(weights.Count * PiecesPerExpert);
@@ -37,18 +37,19 @@ internal readonly struct UploadPlan
 /// <param name="RowsPerBlock">Rows that a block takes of each matrix.</param>
 /// <param name="Matrices">Matrices that lie one behind the other in a piece.</param>
 /// <param name="MatrixBytes">Where the second one starts.</param>
-internal readonly record struct WeightCut(int AllBlocks, int Blocks, int RowsPerBlock, int Matrices, long MatrixBytes)
+/// <param name="Passes">How often each block is written; with 2 a piece is a block.</param>
+internal readonly record struct WeightCut(int AllBlocks, int Blocks, int RowsPerBlock, int Matrices, long MatrixBytes, int Passes)
 {
     /// <summary>Bytes of a piece, unless a single block is larger: copied in less than 0.1 ms, read from memory in less than one.</summary>
     private const int PieceBytes = 2 << 20;
 
-    public int Pieces => Formats.Blocks(AllBlocks, Blocks);
+    public int Pieces => Passes * Formats.Blocks(AllBlocks, Blocks);
 
     public long Bytes => Matrices * MatrixBytes;
 
-    public static WeightCut Of(int allBlocks, int rowsPerBlock, int matrices, int columns)
+    public static WeightCut Of(int allBlocks, int rowsPerBlock, int matrices, int columns, int passes = 1)
     {
-        int blocks = (int)Math.Clamp(PieceBytes / ((long)rowsPerBlock * matrices * columns), 1, allBlocks);
-        return new(allBlocks, blocks, rowsPerBlock, matrices, ((long)blocks * rowsPerBlock * columns + 255) / 256 * 256);
+        int blocks = passes > 1 ? 1 : (int)Math.Clamp(PieceBytes / ((long)rowsPerBlock * matrices * columns), 1, allBlocks);
+        return new(allBlocks, blocks, rowsPerBlock, matrices, ((long)blocks * rowsPerBlock * columns + 255) / 256 * 256, passes);
     }
 }

@@ -12,12 +12,13 @@ internal readonly struct WeightSizes
         int experts = weights.Count, hidden = weights.HiddenSize, intermediate = weights.IntermediateSize;
         HiddenBlocks = Formats.Blocks(hidden, 128);
         IntermediateBlocks = Formats.Blocks(intermediate, 128);
+        Passes = weights.HasStraddlingScales ? 2 : 1;
         MatrixBytes = (long)HiddenBlocks * IntermediateBlocks * BlockBytes;
-        GateUp = 2 * experts * MatrixBytes;
+        GateUp = 2L * Passes * experts * MatrixBytes;
         Down = experts * MatrixBytes;
-        GateUpScales = (long)experts * IntermediateBlocks * HiddenBlocks * ScaleBytes;
+        GateUpScales = (long)Passes * experts * IntermediateBlocks * HiddenBlocks * ScaleBytes;
         DownScales = (long)experts * ((HiddenBlocks + 1) / 2) * IntermediateBlocks * ScaleBytes;
-        Padding = 3L * experts * (MatrixBytes - (long)hidden * intermediate);
+        Padding = GateUp + Down - 3L * experts * hidden * intermediate;
     }
 
     /// <summary>⌈H/128⌉.</summary>
@@ -25,6 +26,10 @@ internal readonly struct WeightSizes
 
     /// <summary>⌈I/128⌉.</summary>
     internal int IntermediateBlocks { get; }
+
+    /// <summary>2 where 128 rows of gate or up have two scales: GateUp then sums over H twice, first the rows of the first scale, with zeros for the others, then
+    /// the others.</summary>
+    internal int Passes { get; }
 
     /// <summary>One expert's gate, up or down, filled up to whole blocks.</summary>
     internal long MatrixBytes { get; }
@@ -34,7 +39,7 @@ internal readonly struct WeightSizes
     internal long GateUpScales { get; }
     internal long DownScales { get; }
 
-    /// <summary>Of <see cref="Total"/>: zeros that fill blocks up, none where H and I are multiples of 128.</summary>
+    /// <summary>Of <see cref="Total"/>: zeros that fill blocks up, none where H and I are multiples of 128 and scale blocks begin at row 0.</summary>
     internal long Padding { get; }
 
     /// <summary>What the device holds from loading to disposal.</summary>

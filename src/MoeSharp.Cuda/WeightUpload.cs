@@ -81,23 +81,39 @@ internal sealed class WeightUpload : IDisposable
         bool isDown = rest >= _plan.GateUp.Pieces;
         WeightCut cut = isDown ? _plan.Down : _plan.GateUp;
         BlockScaledMatrix first = isDown ? _weights.Down[expert] : _weights.Gate[expert];
-        int block = (isDown ? rest - _plan.GateUp.Pieces : rest) * cut.Blocks, blocks = Math.Min(cut.Blocks, cut.AllBlocks - block);
-        int row = block * cut.RowsPerBlock, rows = Math.Clamp(first.Rows - row, 0, blocks * cut.RowsPerBlock), kBlocks = Formats.Blocks(first.Columns, 128);
+        (int index, int pass) = Math.DivRem(isDown ? rest - _plan.GateUp.Pieces : rest, cut.Passes);
+        int block = index * cut.Blocks, blocks = Math.Min(cut.Blocks, cut.AllBlocks - block), kBlocks = Formats.Blocks(first.Columns, 128);
+        int row = block * cut.RowsPerBlock, rows = Math.Clamp(first.Rows - row, 0, blocks * cut.RowsPerBlock);
         long matrix = cut.MatrixBytes;
-        slot.Read(first, row, rows, 0);
-        if (!isDown) slot.Read(_weights.Up[expert], row, rows, matrix);
+        ReadPass(slot, first, row, rows, 0, cut, pass);
+        if (!isDown) ReadPass(slot, _weights.Up[expert], row, rows, matrix, cut, pass);
         slot.Copy(isDown ? (long)rows * first.Columns : matrix + (long)rows * first.Columns, stream);
         return new()
         {
             First = slot.Device.Address,
             Second = isDown ? 0 : slot.Device.Address + (ulong)matrix,
-            To = (isDown ? _target.Down : _target.GateUp).Address + (ulong)(((long)expert * cut.AllBlocks + block) * kBlocks * WeightSizes.BlockBytes),
+            To = (isDown ? _target.Down : _target.GateUp).Address
+                + (ulong)((((long)expert * cut.AllBlocks + block) * cut.Passes + pass) * kBlocks * WeightSizes.BlockBytes),
             NaN = _found!.Address,
             Rows = rows,
             Columns = first.Columns,
             Blocks = blocks,
             KBlocks = kBlocks,
         };
+    }
+
+    /// <summary>All rows; or with two passes those that use the first scale of their 128 rows, then those that use the second, with zeros in place of the others.</summary>
+    private static void ReadPass(UploadSlot slot, BlockScaledMatrix matrix, int row, int rows, long offset, WeightCut cut, int pass)
+    {
+        if (cut.Passes == 1)
+        {
+            slot.Read(matrix, row, rows, offset);
+            return;
+        }
+        int secondScale = Math.Clamp((row / 128 + 1) * 128 - matrix.RowPhase, row, row + rows) - row;
+        (int from, int to) = pass == 0 ? (0, secondScale) : (secondScale, rows);
+        slot.Clear(offset, (long)rows * matrix.Columns);
+        slot.Read(matrix, row + from, to - from, offset + (long)from * matrix.Columns);
     }
 
     public void Dispose()

@@ -65,6 +65,9 @@ public sealed class ExpertWeights : IDisposable
     /// <summary>Bytes of values and scales.</summary>
     public long Bytes => Gate.Sum(m => m.Bytes) + Up.Sum(m => m.Bytes) + Down.Sum(m => m.Bytes);
 
+    /// <summary>Whether scale blocks of gate or up begin before their row 0.</summary>
+    internal bool HasStraddlingScales => Gate.Concat(Up).Any(matrix => matrix.RowPhase != 0);
+
     /// <summary>Says which bytes of which files these are, and changes when the files do; null for weights made in memory.</summary>
     internal string? Source { get; init; }
 

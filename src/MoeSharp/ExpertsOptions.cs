@@ -70,6 +70,9 @@ public sealed record ExpertsShape
     /// <summary>Activation scales are powers of two.</summary>
     public bool PowerOfTwoScales => Format is WeightFormat.Block128PowerOfTwo or WeightFormat.MxFp8;
 
+    /// <summary>Scale blocks begin before row 0 of gate or up (packed w13 whose I is no multiple of 128), so 128 rows have two scales.</summary>
+    internal bool HasStraddlingScales { get; private init; }
+
     /// <summary>Reconciles and checks.</summary>
     /// <exception cref="ArgumentException">A value is out of range or two contradict; the message says which and why.</exception>
     public static ExpertsShape From(ExpertsOptions options, ExpertWeights weights)
@@ -109,6 +112,7 @@ public sealed record ExpertsShape
             Intermediate = weights.IntermediateSize,
             Experts = weights.Count,
             GlobalExperts = global,
+            HasStraddlingScales = weights.HasStraddlingScales,
             TopK = options.TopK,
             Format = weights.Format,
             Activations = activations,

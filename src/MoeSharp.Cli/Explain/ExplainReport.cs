@@ -89,7 +89,7 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
         };
         if (Gpu is { } gpu)
         {
-            string padding = gpu.Padding == 0 ? "" : $", {Units.Bytes(gpu.Padding)} of them zeros that fill blocks of 128 up";
+            string padding = gpu.Padding == 0 ? "" : $", {Units.Bytes(gpu.Padding)} of them zeros that fill blocks of 128";
             facts.Add(("GPU memory", $"{Units.Bytes(gpu.Weights)} of weights{padding}; {Units.Bytes(gpu.Loading)} more while they are loaded"));
         }
         if (_kernel is null) return facts;
