@@ -7,6 +7,7 @@
 #include "../prepare.cu"
 #include "../quantize_permute.cu"
 #include "../random.cu"
+#include "../route.cu"
 
 namespace emulator {
 namespace {
@@ -19,6 +20,7 @@ template <class Arguments, void (*Entry)(Arguments)> struct Call<Entry> {
 const Kernel kernels[] = {
     KERNEL(combine), KERNEL(down), KERNEL(gateup_silu), KERNEL(gateup_swiglustep), KERNEL(gateup_gelu_tanh), KERNEL(gateup_plain), KERNEL(prepare),
     KERNEL(quantize_permute), KERNEL(random_values), KERNEL(ceiling_read), KERNEL(ceiling_write), KERNEL(ceiling_fp8),
+    KERNEL(route_logits), KERNEL(route_logits_few), KERNEL(route_select),
 };
 
 struct Constant { const char* name; const int* value; };

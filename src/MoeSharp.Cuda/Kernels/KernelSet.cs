@@ -4,7 +4,7 @@ namespace MoeSharp;
 internal sealed class KernelSet : IDisposable
 {
     private const int GemmThreads = 512, QuantizeThreads = 1024, Threads = 256;
-    private readonly List<CudaModule> _modules = [];
+    private readonly Dictionary<string, CudaModule> _modules = [];
 
     internal KernelSet(CudaContext context, string? build = null)
     {
@@ -56,17 +56,19 @@ internal sealed class KernelSet : IDisposable
     /// <summary>A stream that captures has nothing to wait for.</summary>
     private static int Wait(nint stream) => CudaStream.IsCapturing(stream) ? 0 : Native.cuStreamSynchronize(stream);
 
-    /// <summary>A file of the build; it lives as long as this does.</summary>
+    /// <summary>A file of the build, loaded when first asked for; it lives as long as this does.</summary>
     internal CudaModule Load(string file)
     {
-        byte[] cubin = KernelManifest.Resource(Build, file + ".cubin") ?? throw new CudaException($"The assembly carries no kernel file {file}.cubin for build {Build}.", 0);
-        var module = new CudaModule(Context, cubin);
-        lock (_modules) _modules.Add(module);
-        return module;
+        lock (_modules)
+        {
+            if (_modules.TryGetValue(file, out CudaModule? loaded)) return loaded;
+            byte[] cubin = KernelManifest.Resource(Build, file + ".cubin") ?? throw new CudaException($"The assembly carries no kernel file {file}.cubin for build {Build}.", 0);
+            return _modules[file] = new CudaModule(Context, cubin);
+        }
     }
 
     public void Dispose()
     {
-        foreach (CudaModule module in _modules) module.Dispose();
+        foreach (CudaModule module in _modules.Values) module.Dispose();
     }
 }

@@ -7,6 +7,9 @@ internal sealed class ExpertSelector(RouterOptions options, float[]? correctionB
 {
     private readonly int _groupSize = options.Experts / options.Groups;
 
+    /// <summary>[E], or empty.</summary>
+    public ReadOnlySpan<float> CorrectionBias => correctionBias;
+
     /// <param name="scores">[E]: logits in, overwritten with scores.</param>
     /// <param name="ids">[K]: in descending order of selection score, the lower index first among equals.</param>
     /// <param name="weights">[K].</param>

@@ -48,6 +48,18 @@ public sealed class Router
     /// <summary>K.</summary>
     public int TopK => Options.TopK;
 
+    /// <summary>[E], or empty.</summary>
+    internal ReadOnlySpan<float> LogitBias => _logitBias;
+
+    /// <summary>[E], or empty.</summary>
+    internal ReadOnlySpan<float> CorrectionBias => _selector.CorrectionBias;
+
+    /// <summary>H rounded up to whole lanes.</summary>
+    internal int PaddedHiddenSize => _logits.Stride;
+
+    /// <summary>[E, <see cref="PaddedHiddenSize"/>], zeros from H on.</summary>
+    internal void CopyWeight(Span<float> to) => _logits.CopyTo(to);
+
     /// <summary>Routes T tokens.</summary>
     /// <param name="hidden">[T, H].</param>
     /// <param name="ids">[T, K]: experts in descending order of their selection score.</param>

@@ -34,6 +34,16 @@ internal sealed unsafe class RowDots
 
     public int Hidden { get; }
 
+    /// <summary>Elements of a padded row.</summary>
+    public int Stride => _stride;
+
+    /// <summary>[rows, <see cref="Stride"/>] in FP32, zeros from H on.</summary>
+    public void CopyTo(Span<float> to)
+    {
+        if (_bf16 is null) _fp32.CopyTo(to);
+        else for (int i = 0; i < _bf16.Length; i++) to[i] = _bf16[i].ToSingle();
+    }
+
     /// <summary>Products of hidden states [T, H] with rows first .. last-1; only those columns of <paramref name="dots"/> [T, rows] change.</summary>
     public void Compute(ReadOnlySpan<BFloat16> hidden, int first, int last, Span<float> dots)
     {
