@@ -11,12 +11,14 @@ internal enum LineKind : byte
     Solid,
     Dashed,
     Dotted,
+    DashDotted,
 }
 
 /// <summary>Diagrams, side by side, in a file. Markers, patterns and shades of grey tell things apart, never colour alone.</summary>
 internal static class Picture
 {
     private const int Height = 540;
+    private static readonly LinePattern s_dashDotted = new([10, 4, 2, 4], 0, "DashDotted");
     private static readonly string[] s_preferredFonts = ["Open Sans", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans", "Liberation Sans", "Noto Sans"];
 
     /// <summary>--plot.</summary>
@@ -58,7 +60,7 @@ internal static class Picture
     {
         line.LineWidth = 2;
         line.LineColor = new((byte)kind, (byte)kind, (byte)kind);
-        line.LinePattern = kind switch { LineKind.Dashed => LinePattern.Dashed, LineKind.Dotted => LinePattern.Dotted, _ => LinePattern.Solid };
+        line.LinePattern = kind switch { LineKind.Dashed => LinePattern.Dashed, LineKind.Dotted => LinePattern.Dotted, LineKind.DashDotted => s_dashDotted, _ => LinePattern.Solid };
     }
 
     /// <summary>Writes and disposes the diagrams; the file appears when it is whole.</summary>
@@ -72,7 +74,8 @@ internal static class Picture
             using (SKCanvas canvas = SKSvgCanvas.Create(SKRect.Create(size.Width, size.Height), svg)) Draw(canvas, width, plots);
             stream.Write(Encoding.UTF8.GetBytes(Encoding.UTF8.GetString(svg.ToArray())
                 .Replace("stroke=\"#010101\" stroke-width=\"2\"", "stroke=\"black\" stroke-dasharray=\"10 6\" stroke-width=\"2\"", StringComparison.Ordinal)
-                .Replace("stroke=\"#020202\" stroke-width=\"2\"", "stroke=\"black\" stroke-dasharray=\"2 4\" stroke-width=\"2\"", StringComparison.Ordinal)));
+                .Replace("stroke=\"#020202\" stroke-width=\"2\"", "stroke=\"black\" stroke-dasharray=\"2 4\" stroke-width=\"2\"", StringComparison.Ordinal)
+                .Replace("stroke=\"#030303\" stroke-width=\"2\"", "stroke=\"black\" stroke-dasharray=\"10 4 2 4\" stroke-width=\"2\"", StringComparison.Ordinal)));
         }
         else
         {

@@ -104,6 +104,31 @@ public sealed class BadConfigTests : IDisposable
         Assert.Contains(doctor.Findings, f => f.What.StartsWith($"{3 * (ModelConfig.MostExperts - 4) - 100} more tensors", StringComparison.Ordinal));
     }
 
+    /// <summary>Stacked tensors of a byte or two per expert, all of them dead: neither slices nor findings are kept one by one.</summary>
+    [Fact]
+    public void TheDoctorKeepsItsMemoryUnderHostileStackedTensors()
+    {
+        const int experts = ModelConfig.MostExperts, layers = 12;
+        using var tiny = new TinyCheckpoint(1, 1, 1, WeightFormat.Bf16);
+        _config.Remove("quantization_config");
+        foreach ((string key, int value) in new[] { ("num_experts", experts), ("num_hidden_layers", layers), ("hidden_size", 1), ("moe_intermediate_size", 1) }) _config[key] = value;
+        for (int layer = 0; layer < layers; layer++)
+        {
+            string block = $"model.layers.{layer}.mlp.";
+            tiny.Add(block + "gate.weight", "BF16", [experts, 1], new byte[2 * experts]);
+            tiny.Add(block + "experts.gate_up_proj", "BF16", [experts, 2, 1], new byte[4 * experts]);
+            tiny.Add(block + "experts.down_proj", "BF16", [experts, 1, 1], new byte[2 * experts]);
+        }
+        tiny.Config = _config.ToJsonString();
+        string folder = tiny.Write();
+        long before = GC.GetTotalMemory(forceFullCollection: true);
+        using var doctor = new Doctor(folder);
+        doctor.Scan((_, _) => { }, TestContext.Current.CancellationToken);
+        Assert.InRange(GC.GetTotalMemory(forceFullCollection: true) - before, long.MinValue, 16 << 20);
+        Assert.Equal(FindingList.MostOfACode + 1, doctor.Findings.Count(f => f.Code == FindingCode.BlockZero));
+        Assert.Contains(doctor.Findings, f => f.What == $"{2 * layers * experts - FindingList.MostOfACode} more findings of this kind are not listed.");
+    }
+
     [Theory]
     [InlineData("\"7\"")]
     [InlineData("7.0")]

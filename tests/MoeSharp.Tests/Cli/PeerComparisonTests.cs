@@ -26,7 +26,10 @@ public class PeerComparisonTests
             string text = File.ReadAllText(path + ".md");
             Assert.Contains("## 8,2,256,128 beside ONNX Runtime", text);
             Assert.Contains("(machine-8-2-256-128.svg)", text);
-            Assert.Contains("<svg", File.ReadAllText(path + "-8-2-256-128.svg"));
+            string picture = File.ReadAllText(path + "-8-2-256-128.svg");
+            Assert.Contains("<svg", picture);
+            Assert.Contains("stroke-dasharray=\"10 6\"", picture); // the peer
+            Assert.Contains("stroke-dasharray=\"2 4\"", picture); // a ceiling
         }
         finally
         {

@@ -7,7 +7,7 @@ namespace MoeSharp;
 /// nothing.</summary>
 internal sealed class Doctor : IDisposable
 {
-    private readonly ConcurrentBag<Finding> _findings = [];
+    private readonly FindingList _findings = new();
     private readonly ModelConfig _config;
     private readonly ShardSurvey _shards;
     private readonly QuantizationConfig? _quantization;
@@ -42,7 +42,7 @@ internal sealed class Doctor : IDisposable
             _findings.Add(new(FindingCode.ConfigUnsupported, e.Message, new("config.json")));
         }
         if (_quantization is not null) CheckIgnored(_quantization);
-        Bytes = _slabs.Sum(BytesOf);
+        Bytes = _slabs.Sum(slab => _shards.Find(slab.Source.Values)?.Entry.Bytes ?? 0);
     }
 
     /// <summary>Decoder layers with experts that were audited.</summary>
@@ -53,7 +53,7 @@ internal sealed class Doctor : IDisposable
 
     /// <summary>What was found so far: errors first, then by layer, expert and tensor.</summary>
     public IReadOnlyList<Finding> Findings =>
-        [.. _findings.OrderBy(f => f.Code.Severity).ThenBy(f => f.At.Layer ?? -1).ThenBy(f => f.At.Expert ?? -1)
+        [.. _findings.All.OrderBy(f => f.Code.Severity).ThenBy(f => f.At.Layer ?? -1).ThenBy(f => f.At.Expert ?? -1)
             .ThenBy(f => f.At.Tensor, StringComparer.Ordinal)
             .ThenBy(f => f.At.File, StringComparer.Ordinal).ThenBy(f => f.Code.Name, StringComparer.Ordinal)];
 
@@ -63,7 +63,7 @@ internal sealed class Doctor : IDisposable
     public void Scan(Action<Slab, long> progress, CancellationToken cancel)
     {
         long done = 0, step = Math.Max(Bytes / 100, 1);
-        Parallel.ForEach(Partitioner.Create(_slabs, EnumerablePartitionerOptions.NoBuffering),
+        Parallel.ForEach(Partitioner.Create(_slabs.SelectMany(SlicesOf), EnumerablePartitionerOptions.NoBuffering),
             new ParallelOptions { CancellationToken = cancel, MaxDegreeOfParallelism = Environment.ProcessorCount }, slab =>
         {
             new SlabAudit(slab, _shards, _quantization, _findings.Add).Run();
@@ -140,6 +140,10 @@ internal sealed class Doctor : IDisposable
             }
         }
     }
+
+    /// <summary>Slices of another number than config.json says are a finding of the first.</summary>
+    private IEnumerable<Slab> SlicesOf(Slab slab) =>
+        _shards.Find(slab.Source.Values) is var (_, entry) && entry.Shape.Length == 3 && entry.Shape[0] == slab.Source.StackedCount ? slab.Slices() : [slab];
 
     private long BytesOf(Slab slab) =>
         _shards.Find(slab.Source.Values) is { } found

@@ -45,7 +45,7 @@ internal sealed class LayerAudit
         if (shared > 0) ListShared(names, hidden, shared);
     }
 
-    /// <summary>What to scan.</summary>
+    /// <summary>What to scan; of a stacked tensor the first slice stands for all, since a config may claim any number of experts.</summary>
     public List<Slab> Slabs { get; } = [];
 
     /// <summary>Optional tensors that are here, relative to the block: where one layer has them, all should.</summary>
@@ -107,7 +107,7 @@ internal sealed class LayerAudit
     private void ListExperts(TensorIndex names, int experts, int hidden, int intermediate)
     {
         var layout = new ExpertLayout(names, _family, _block, experts, _family.Activation(_config, _layer).Interleaved);
-        for (int e = 0; e < experts; e++)
+        for (int e = 0; e < (layout.Down(0).Stacked < 0 ? experts : 1); e++)
         {
             Add(names, layout.Gate(e), e, intermediate, hidden);
             Add(names, layout.Up(e), e, intermediate, hidden);
@@ -136,11 +136,9 @@ internal sealed class LayerAudit
     {
         if (!names.Has(source.Values))
         {
-            if (source.Stacked <= 0) Miss(source.Values, source.Stacked < 0 ? expert : null);
+            Miss(source.Values, source.Stacked < 0 ? expert : null);
             return;
         }
-        if (source.Stacked > 0 && _shards.Find(source.Values) is var (_, entry) && (entry.Shape.Length != 3 || entry.Shape[0] != source.StackedCount))
-            return; // reported for slice 0
         _expected.Add(source.Values);
         if (source.Scales is not null) _expected.Add(source.Scales);
         if (_slabs.Add((source.Values, source.Stacked))) Slabs.Add(Slab.Of(source, _layer, expert, rows, columns));

@@ -15,6 +15,14 @@ internal sealed record Slab(MatrixSource Source, int Layer, int? Expert, int Row
 
     public string Module => Source.Values.EndsWith(".weight", StringComparison.Ordinal) ? Source.Values[..^7] : Source.Values;
 
+    /// <summary>This and the other slices of its stacked tensor, one after the other; itself alone where it is no slice.</summary>
+    public IEnumerable<Slab> Slices()
+    {
+        yield return this;
+        for (int slice = 1; slice < Source.StackedCount && Source.Stacked == 0; slice++)
+            yield return this with { Source = Source with { Stacked = slice }, Expert = slice };
+    }
+
     /// <summary>Turns a source and the matrix's size into what is stored.</summary>
     public static Slab Of(MatrixSource source, int layer, int? expert, int rows, int columns) => source switch
     {
