@@ -13,12 +13,15 @@ extern "C" __global__ void __launch_bounds__(256) random_values(const __grid_con
     wait_for_earlier_kernels();
     launch_dependents();
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < r.chunks; i += (u64)gridDim.x * blockDim.x) {
+        const bool tail = r.tail_table && (int)(i % r.period) >= r.body;
+        const u32* table = tail ? r.tail_table : r.table;
+        const int value_bits = tail ? 8 : 8 * r.value_bytes;
         u32 words[4];
 #pragma unroll
         for (int w = 0; w < 4; w++) {
             u64 bits = mixed((r.seed << 40) + 4 * i + w);
             words[w] = 0;
-            for (int shift = 0; shift < 32; shift += 8 * r.value_bytes, bits >>= 12) words[w] |= r.table[bits & 4095] << shift;
+            for (int shift = 0; shift < 32; shift += value_bits, bits >>= 12) words[w] |= table[bits & 4095] << shift;
         }
         *(uint4*)(r.to + 16 * i) = make_uint4(words[0], words[1], words[2], words[3]);
     }

@@ -5,10 +5,13 @@
 struct alignas(16) RandomArguments {
     u8* to;           // 16-byte chunks of values of 1, 2 or 4 bytes
     const u32* table; // [4096] values to draw from
+    const u32* tail_table; // [4096] bytes that end each period, or null
     u64 chunks;
     u64 seed;
     int value_bytes;
-    int reserved[3];
+    int period;       // chunks
+    int body;         // chunks of a period before its tail
+    int reserved;
 };
 
 struct alignas(16) MemoryArguments {
@@ -24,4 +27,4 @@ struct alignas(16) ProductArguments {
     int reserved[3];
 };
 
-static_assert(sizeof(RandomArguments) == 48 && sizeof(MemoryArguments) == 32 && sizeof(ProductArguments) == 32, "");
+static_assert(sizeof(RandomArguments) == 64 && sizeof(MemoryArguments) == 32 && sizeof(ProductArguments) == 32, "");

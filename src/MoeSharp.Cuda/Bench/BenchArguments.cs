@@ -4,11 +4,11 @@ namespace MoeSharp;
 
 // Twins of the structs in kernels/include/bench_arguments.cuh.
 
-[StructLayout(LayoutKind.Sequential, Size = 48)]
+[StructLayout(LayoutKind.Sequential, Size = 64)]
 internal struct RandomArguments
 {
-    public ulong To, Table, Chunks, Seed;
-    public int ValueBytes;
+    public ulong To, Table, TailTable, Chunks, Seed;
+    public int ValueBytes, Period, Body;
 }
 
 [StructLayout(LayoutKind.Sequential, Size = 32)]

@@ -6,6 +6,7 @@ internal sealed class BenchKernels
     /// <summary>Values of the table that random values are drawn from.</summary>
     internal const int TableLength = 4096;
 
+    private const int Chunk = 16; // bytes of a vector
     private const int ReadThreads = 32, WriteThreads = 512, ProductThreads = 512, RandomThreads = 256;
     private const int WarpgroupFlops = 2 * 64 * 128 * 128; // of one warpgroup, per stage
     private const int ProductStages = 4; // as in kernels/ceilings.cu
@@ -57,17 +58,24 @@ internal sealed class BenchKernels
     }
 
     /// <summary>Fills with values of so many bytes, each drawn from a table of <see cref="TableLength"/> words.</summary>
-    internal void Randomize(DeviceRange to, DeviceBuffer table, int valueBytes, long seed, CudaStream stream)
+    internal void Randomize(DeviceRange to, DeviceBuffer table, int valueBytes, long seed, CudaStream stream) =>
+        Randomize(to, new() { Table = table.Address, ValueBytes = valueBytes, Period = 1 }, seed, stream);
+
+    /// <summary>Same with bytes, of which those at the end of each period are drawn from another table.</summary>
+    internal void Randomize(DeviceRange to, DeviceBuffer table, DeviceBuffer tailTable, int periodBytes, int bodyBytes, long seed, CudaStream stream) =>
+        Randomize(to, new() { Table = table.Address, ValueBytes = 1, TailTable = tailTable.Address, Period = periodBytes / Chunk, Body = bodyBytes / Chunk }, seed, stream);
+
+    private void Randomize(DeviceRange to, RandomArguments arguments, long seed, CudaStream stream)
     {
         using CudaContext.Scope scope = Context.Enter();
-        var arguments = new RandomArguments { To = to.Address, Table = table.Address, Chunks = (ulong)to.Bytes / 16, Seed = (ulong)seed, ValueBytes = valueBytes };
+        arguments = arguments with { To = to.Address, Chunks = (ulong)to.Bytes / Chunk, Seed = (ulong)seed };
         if (arguments.Chunks > 0) _random.Launch(arguments, Blocks(arguments.Chunks, RandomThreads), stream.Raw);
     }
 
     private void Write(in MemoryArguments arguments, CudaStream stream)
     {
         using CudaContext.Scope scope = Context.Enter();
-        _write.Launch(arguments, Blocks(arguments.Bytes / 16, WriteThreads), stream.Raw);
+        _write.Launch(arguments, Blocks(arguments.Bytes / Chunk, WriteThreads), stream.Raw);
     }
 
     private int Blocks(ulong chunks, int threads) => (int)Math.Min((chunks + (ulong)threads - 1) / (ulong)threads, 16ul * (ulong)Context.Multiprocessors);

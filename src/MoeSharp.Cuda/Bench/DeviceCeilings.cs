@@ -12,7 +12,7 @@ internal sealed class DeviceCeilings : IDisposable
 
     /// <param name="kernels">Of the GPU.</param>
     /// <param name="bytes">To read and to write; much more than its caches hold.</param>
-    /// <param name="table">Words from which E4M3 codes are drawn, see <see cref="BenchKernels.Randomize"/>.</param>
+    /// <param name="table">Words from which E4M3 codes are drawn, see <see cref="BenchKernels.TableLength"/>.</param>
     internal DeviceCeilings(BenchKernels kernels, long bytes, DeviceBuffer table)
     {
         _kernels = kernels;

@@ -71,6 +71,27 @@ public class GpuBenchTests
         Assert.InRange(length, 0.01, 10);
     }
 
+    /// <summary>The same on every GPU: twelve bits of a hash of the place choose each byte, here from a table whose entries are their own numbers.</summary>
+    [Fact, Trait("Category", "Cuda")]
+    public void RandomBytesAreAFunctionOfSeedAndPlace()
+    {
+        using CudaBackend backend = Gpu.Open();
+        var kernels = new BenchKernels(backend.Kernels());
+        using var tables = new RandomTables(kernels);
+        using var stream = new CudaStream(kernels.Context);
+        using DeviceBuffer table = tables.Upload([.. Enumerable.Range(0, BenchKernels.TableLength).Select(i => (uint)i % 128)]);
+        using DeviceBuffer tail = tables.Upload([.. Enumerable.Repeat(200u, BenchKernels.TableLength)]);
+        using var bytes = new DeviceBuffer(kernels.Context, 3 * 96, "bytes");
+        kernels.Randomize(new(bytes.Address, bytes.Bytes), table, tail, periodBytes: 96, bodyBytes: 64, seed: 5, stream);
+        var found = new byte[bytes.Bytes];
+        bytes.Download<byte>(found, stream);
+        for (int i = 0; i < found.Length; i++)
+        {
+            byte want = i % 96 >= 64 ? (byte)200 : (byte)((SplitMix64.Bits(5, i / 4) >> 12 * (i % 4)) % 128);
+            Assert.True(found[i] == want, $"byte {i} is {found[i]}, not {want}");
+        }
+    }
+
     [Fact, Trait("Category", "Cuda")]
     public void ShapesThatDoNotGoTogetherGetASentence()
     {

@@ -1,9 +1,10 @@
 namespace MoeSharp.Cli;
 
-/// <summary>Random values on the GPU: the distributions of <see cref="SyntheticWeights"/>, drawn there. Layouts do not matter, so neither do formats.</summary>
+/// <summary>Random values on the GPU: the distributions of <see cref="SyntheticWeights"/>, drawn there. All that matters of a layout is where MXFP8 has its scales.</summary>
 internal sealed class RandomTables(BenchKernels kernels) : IDisposable
 {
     private const int HiddenSeed = 1, GateUpSeed = 2, DownSeed = 3, ScaleSeeds = 4;
+    private const int MxCodes = 8192, MxPiece = MxCodes + 256; // kernels/include/wide_formats.cuh: codes, then their scales
     private readonly CudaStream _stream = new(kernels.Context);
 
     /// <summary>A table on the device.</summary>
@@ -24,14 +25,25 @@ internal sealed class RandomTables(BenchKernels kernels) : IDisposable
     /// <summary>Values and scales.</summary>
     public void Fill(DeviceWeights weights, BenchShape shape, WeightFormat format)
     {
-        Fill(weights.GateUp, SyntheticWeights.Words(format, shape.Hidden), format.ValueBytes(), GateUpSeed);
-        Fill(weights.Down, SyntheticWeights.Words(format, shape.Intermediate), format.ValueBytes(), DownSeed);
-        if (format == WeightFormat.Bf16) return;
-        FillScales(weights.GateUpScales, shape.Hidden, format, ScaleSeeds);
-        FillScales(weights.DownScales, shape.Intermediate, format, ScaleSeeds + 1);
+        Fill(weights.GateUp, weights.GateUpScales, shape.Hidden, format, GateUpSeed);
+        Fill(weights.Down, weights.DownScales, shape.Intermediate, format, DownSeed);
     }
 
-    private void FillScales(DeviceRange to, int columns, WeightFormat format, int seed)
+    private void Fill(DeviceRange values, DeviceRange scales, int columns, WeightFormat format, int seed)
+    {
+        uint[] words = SyntheticWeights.Words(format, columns);
+        if (format == WeightFormat.MxFp8)
+        {
+            using DeviceBuffer table = Upload(words), scaleTable = Upload(Scales(columns, format));
+            kernels.Randomize(values, table, scaleTable, MxPiece, MxCodes, seed, _stream);
+            _stream.Synchronize();
+            return;
+        }
+        Fill(values, words, format.ValueBytes(), seed);
+        if (format != WeightFormat.Bf16) Fill(scales, Scales(columns, format), sizeof(float), seed + ScaleSeeds);
+    }
+
+    private static uint[] Scales(int columns, WeightFormat format)
     {
         float scale = SyntheticWeights.MeanScale(columns);
         var words = new uint[BenchKernels.TableLength];
@@ -40,7 +52,7 @@ internal sealed class RandomTables(BenchKernels kernels) : IDisposable
             float s = scale * (0.5f + (i + 0.5f) / words.Length);
             words[i] = format == WeightFormat.MxFp8 ? ScaleE8M0.RoundUp(s).Bits : BitConverter.SingleToUInt32Bits(s);
         }
-        Fill(to, words, format == WeightFormat.MxFp8 ? 1 : sizeof(float), seed);
+        return words;
     }
 
     private void Fill(DeviceRange to, uint[] words, int valueBytes, int seed)
