@@ -39,6 +39,7 @@ struct Stream {
     std::unique_ptr<Graph> capture;
     std::deque<Work> pending;
     u64 queued = 0, done = 0;
+    int pinned_copies = 0; // of those pending
 };
 struct Event { Context* context; void* stream; u64 ticket; std::chrono::steady_clock::time_point time; };
 struct Module { Context* context; std::string image; };
@@ -49,7 +50,7 @@ std::recursive_mutex lock;
 std::map<u64, Allocation> memory;
 std::map<u64, u64> pinned; // address, bytes
 std::map<void*, std::unique_ptr<Stream>> streams;
-long events = 0, modules = 0;
+long events = 0, modules = 0, pageable_bytes = 0, most_pinned_copies = 0;
 std::string last_fault;
 thread_local std::vector<Context*> current_contexts;
 
@@ -197,6 +198,7 @@ int emulator_set(const char* name, long value) {
     GUARD;
     if (std::string(name) == "reset") {
         machine = {};
+        pageable_bytes = most_pinned_copies = 0;
         for (Device& device : devices) device.lost = false;
         return 0;
     }
@@ -204,6 +206,7 @@ int emulator_set(const char* name, long value) {
 }
 
 /// What is in use of a device, or of the host: "bytes" and "allocations" of a device, "retained" contexts; "pinned" bytes, "streams", "events", "modules".
+/// And what was seen since the reset: "pageable" bytes copied to devices, and the most "pinned copies" that one stream had pending.
 /// -1 where there is no such name.
 long emulator_get(const char* name, int device) {
     GUARD;
@@ -214,6 +217,8 @@ long emulator_get(const char* name, int device) {
     if (what == "streams") return (long)streams.size();
     if (what == "events") return events;
     if (what == "modules") return modules;
+    if (what == "pageable") return pageable_bytes;
+    if (what == "pinned copies") return most_pinned_copies;
     if (what != "pinned") return -1;
     long bytes = 0;
     for (auto& [address, size] : pinned) bytes += (long)size;
@@ -335,7 +340,16 @@ int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* stream) {
     GUARD;
     if (bytes && !is_own(to, bytes)) return invalid_value;
     const int device = context() ? context()->device : 0;
-    if (is_pinned((u64)from, bytes)) return queue(stream, [=] { copy_pinned((void*)to, from, (u64)from, bytes, device); });
+    if (is_pinned((u64)from, bytes)) {
+        auto found = streams.find(stream);
+        Stream* on = found == streams.end() ? nullptr : found->second.get();
+        if (on) most_pinned_copies = std::max<long>(most_pinned_copies, ++on->pinned_copies);
+        return queue(stream, [=] {
+            if (on) on->pinned_copies--;
+            copy_pinned((void*)to, from, (u64)from, bytes, device);
+        });
+    }
+    pageable_bytes += (long)bytes;
     auto taken = std::make_shared<std::vector<u8>>((const u8*)from, (const u8*)from + bytes); // pageable memory is read before the call returns
     return queue(stream, [=] { memcpy((void*)to, taken->data(), bytes); });
 }

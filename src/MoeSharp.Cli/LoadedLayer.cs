@@ -1,17 +1,26 @@
+using System.Diagnostics;
+
 namespace MoeSharp.Cli;
 
 /// <summary>A layer and the parts that it was built from.</summary>
 internal sealed class LoadedLayer : IDisposable
 {
-    private LoadedLayer(LayerParts parts, MoeLayer layer)
+    private LoadedLayer(LayerParts parts, MoeLayer layer, TimeSpan time)
     {
         Parts = parts;
         Layer = layer;
+        Time = time;
     }
 
     public LayerParts Parts { get; }
 
     public MoeLayer Layer { get; }
+
+    /// <summary>What reading and laying out took.</summary>
+    public TimeSpan Time { get; }
+
+    /// <summary>Of the experts' weights, shared ones included, in the files.</summary>
+    public long Bytes => Parts.Experts.Bytes + (Parts.SharedExperts?.Bytes ?? 0);
 
     /// <summary>Reads a layer, does something with its parts, and builds it.</summary>
     /// <param name="model">May be closed afterwards.</param>
@@ -24,12 +33,14 @@ internal sealed class LoadedLayer : IDisposable
     public static LoadedLayer Open(Checkpoint model, int index, MoeLayerOptions options, IProgress<LoadProgress>? progress, CancellationToken cancel,
         Func<LayerParts, LayerParts>? convert = null, Func<LayerParts, IExpertsBackend?>? choose = null)
     {
+        long started = Stopwatch.GetTimestamp();
         LayerParts parts = model.ReadLayer(index, options.Selection, progress, cancel);
         try
         {
             if (convert is not null) parts = convert(parts);
             if (choose is not null) options = options with { Backend = choose(parts) };
-            return new(parts, new MoeLayer(parts, options, new LoadContext(index, progress, cancel)));
+            var layer = new MoeLayer(parts, options, new LoadContext(index, progress, cancel));
+            return new(parts, layer, Stopwatch.GetElapsedTime(started));
         }
         catch
         {

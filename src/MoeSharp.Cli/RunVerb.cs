@@ -72,6 +72,7 @@ internal sealed class RunVerb : Verb
         {
             Model = path,
             Layer = layer,
+            Loaded = loaded,
             Chosen = backend.Reason,
             Input = input,
             Run = run,

@@ -28,6 +28,9 @@ internal sealed record RunReport
     /// <summary>Whether values were looked at.</summary>
     public required bool IsChecked { get; init; }
 
+    /// <summary>How it was loaded.</summary>
+    public required LoadedLayer Loaded { get; init; }
+
     /// <summary>The first one that is not finite.</summary>
     public required FiniteFinding? NonFinite { get; init; }
 
@@ -54,6 +57,7 @@ internal sealed record RunReport
             ("ran", RanInWords()),
             ("backend", $"{Layer.Experts.Backend.Name}: {Layer.Experts.Description}"),
             ("input", $"{Units.Plural(Run.Tokens, "token")}, {Input.Source}"),
+            ("loaded", $"{Units.Bytes(Loaded.Bytes)} in {Units.Milliseconds(Loaded.Time.TotalMilliseconds)}"),
             ("time", $"{Units.Milliseconds(Run.MedianMilliseconds)}, median of {Run.Repetitions}"),
             ("rates", $"{Units.Number(GigabytesPerSecond)} GB/s ({Units.Bytes(Work.Bytes)}), {Units.Number(GigaflopPerSecond)} GFLOP/s"),
         };
@@ -79,6 +83,8 @@ internal sealed record RunReport
         json.WriteBoolean("experts_only", ExpertsOnly);
         json.WriteString("output", Output);
         json.WriteString("output_dtype", OutputType);
+        json.WriteNumber("load_ms", Loaded.Time.TotalMilliseconds);
+        json.WriteNumber("load_bytes", Loaded.Bytes);
         json.WriteNumber("median_ms", Run.MedianMilliseconds);
         json.WriteNumber("bytes", Work.Bytes);
         json.WriteNumber("flops", Work.Flops);

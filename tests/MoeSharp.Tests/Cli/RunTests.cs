@@ -20,7 +20,7 @@ public sealed class RunTests : IDisposable
     public void JsonTellsWhatRanHowFastAndHowRight()
     {
         JsonElement report = ToolRun.Of("run", Sample, "--layer", "1", "--tokens", "5", "--verify", "--json").Json();
-        foreach (string member in (string[])["model", "layer", "tokens", "backend", "kernel", "median_ms", "bytes", "flops", "gb_per_s", "gflop_per_s", "verification"])
+        foreach (string member in (string[])["model", "layer", "tokens", "backend", "kernel", "load_ms", "load_bytes", "median_ms", "bytes", "flops", "gb_per_s", "gflop_per_s", "verification"])
             Assert.True(report.TryGetProperty(member, out _), member);
         Assert.Equal(5, report.GetProperty("tokens").GetInt32());
         Assert.Equal(6L * 5 * TopK * Hidden * 128, report.GetProperty("flops").GetInt64());

@@ -25,6 +25,17 @@ public class EmulatedLoadTests
         if (padding == 0) Assert.InRange(memory.Weights, weights.Bytes, 1.02 * weights.Bytes);
     }
 
+    /// <summary>Values pass through pinned memory only, and while a stream still has a piece to copy its thread reads the next.</summary>
+    [Fact]
+    public void ReadingAPieceOverlapsTheCopyOfTheOneBefore()
+    {
+        using CudaBackend backend = Open();
+        using ExpertWeights weights = RandomLayer.Zeros(WeightFormat.Block128, 40, 256, 128);
+        using (backend.Prepare(ExpertsShape.From(new() { TopK = 1 }, weights), weights, false)) { }
+        Assert.Equal(2, Emulator.Get("pinned copies"));
+        Assert.InRange(Emulator.Get("pageable"), 1, weights.Bytes / 100); // scales and a counter
+    }
+
     [Fact]
     public void ALayerThatIsLoadedAndDisposedLeavesNothing()
     {

@@ -104,6 +104,8 @@ public class EmulatedMachineTests
         tests.RanksOfExpertsOnTwoGpusAddUpToTheLayer();
         tests.RanksOfTheIntermediateOnTwoGpusAddUpToTheLayer();
         tests.WhatWasCurrentStaysCurrent();
+        ToolRun run = ToolRun.Of("run", Repository.PathOf("samples/tiny-qwen3-moe-fp8"), "--layer", "0", "--tokens", "2", "--backend", "cuda:1", "--verify");
+        Assert.True(run.ExitCode == 0 && run.Output.Contains("Emulated Hopper 1", StringComparison.Ordinal), run.Output + run.Error);
         Assert.Equal((0L, 0L), (Emulator.Get("bytes", 0), Emulator.Get("bytes", 1)));
         Assert.Equal((0L, 0L), (Emulator.Get("retained", 0), Emulator.Get("retained", 1)));
     }
