@@ -1,5 +1,12 @@
-// Step 7: for every output element one FP32 chain over the token's slots in order, rounded once.
+// Step 7: for every output element one FP32 chain over the token's slots in order, then the shared expert as one more slot, rounded once.
 #include "include/arguments.cuh"
+
+/// sum += eight values of a swizzled row, times a weight.
+DEVICE void multiply_add(float (&sum)[8], uint4 values, float weight) {
+    const u32 words[4] = {values.x, values.y, values.z, values.w};
+#pragma unroll
+    for (int j = 0; j < 8; j++) sum[j] = fmaf(from_bf16(j % 2 ? words[j / 2] >> 16 : words[j / 2] & 0xFFFF), weight, sum[j]);
+}
 
 extern "C" __global__ void __launch_bounds__(256) combine(const __grid_constant__ CombineArguments c) {
     const int chunks = (c.hidden_size + 7) / 8;
@@ -16,16 +23,17 @@ extern "C" __global__ void __launch_bounds__(256) combine(const __grid_constant_
             for (int s = 0; s < 4; s++) {
                 const int slot = token * c.top_k + first + s;
                 row[s] = first + s < c.top_k ? c.row_of_slot[slot] : -1;
-                weight[s] = row[s] < 0 ? 0.0f : c.weights[slot];
+                weight[s] = row[s] < 0 ? 0.0f : c.weights ? c.weights[slot] : 1.0f;
                 if (row[s] >= 0) v[s] = *(const uint4*)(c.results + ((u64)block * c.capacity + row[s]) * 128 + ((chunk % 16) ^ (row[s] & 7)) * 8);
             }
 #pragma unroll
             for (int s = 0; s < 4; s++) {
-                if (row[s] < 0) continue;
-                const u32 words[4] = {v[s].x, v[s].y, v[s].z, v[s].w};
-#pragma unroll
-                for (int j = 0; j < 8; j++) sum[j] = fmaf(from_bf16(j % 2 ? words[j / 2] >> 16 : words[j / 2] & 0xFFFF), weight[s], sum[j]);
+                if (row[s] >= 0) multiply_add(sum, v[s], weight[s]);
             }
+        }
+        if (c.shared_results) {
+            const uint4 v = *(const uint4*)(c.shared_results + ((u64)block * c.shared_capacity + token) * 128 + ((chunk % 16) ^ (token & 7)) * 8);
+            multiply_add(sum, v, c.shared_weights ? c.shared_weights[token] : 1.0f);
         }
         const u64 at = (u64)token * c.hidden_size + chunk * 8;
         const int left = c.hidden_size - chunk * 8;

@@ -8,6 +8,7 @@
 #include "../quantize_permute.cu"
 #include "../random.cu"
 #include "../route.cu"
+#include "../shared_gate.cu"
 
 namespace emulator {
 namespace {
@@ -19,7 +20,7 @@ template <class Arguments, void (*Entry)(Arguments)> struct Call<Entry> {
 #define KERNEL(name) {#name, Call<name>::run, Call<name>::bytes}
 const Kernel kernels[] = {
     KERNEL(combine), KERNEL(down), KERNEL(gateup_silu), KERNEL(gateup_swiglustep), KERNEL(gateup_gelu_tanh), KERNEL(gateup_plain), KERNEL(prepare),
-    KERNEL(quantize_permute), KERNEL(random_values), KERNEL(ceiling_read), KERNEL(ceiling_write), KERNEL(ceiling_fp8),
+    KERNEL(quantize_permute), KERNEL(shared_gate), KERNEL(random_values), KERNEL(ceiling_read), KERNEL(ceiling_write), KERNEL(ceiling_fp8),
     KERNEL(route_logits), KERNEL(route_logits_few), KERNEL(route_select),
 };
 

@@ -74,14 +74,24 @@ struct alignas(64) GemmArguments {
 struct alignas(16) CombineArguments {
     const u16* results;     // [H/128][capacity][128] BF16
     const int* row_of_slot; // [T, K]
-    const float* weights;   // [T, K]
+    const float* weights;   // [T, K], or null: ones
     void* output;           // [T, H] BF16 or FP32
+    const u16* shared_results;   // [H/128][shared_capacity][128] BF16, row t for token t: one more slot; or null
+    const float* shared_weights; // [T], or null: ones
     int tokens;
     int top_k;
     int hidden_size;
     int capacity;
     int output_f32;
-    int reserved[3];
+    int shared_capacity;
+};
+
+struct alignas(16) SharedGateArguments {
+    const u16* hidden;      // [T, H] BF16
+    const float* gate;      // [H]
+    float* weights;         // [T]: sigmoid of the dot products
+    int tokens;
+    int hidden_size;
 };
 
 struct alignas(16) PrepareArguments {
@@ -97,11 +107,12 @@ struct alignas(16) PrepareArguments {
 
 // The host's twins have these sizes and offsets.
 static_assert(sizeof(ActivationArguments) == 32 && sizeof(ExpertTiles) == 32 && sizeof(QuantizeArguments) == 112, "");
-static_assert(sizeof(GemmArguments) == 384 && sizeof(CombineArguments) == 64 && sizeof(PrepareArguments) == 48, "");
+static_assert(sizeof(GemmArguments) == 384 && sizeof(CombineArguments) == 80 && sizeof(PrepareArguments) == 48, "");
 static_assert(offset_of(GemmArguments, weights_map) == 128 && offset_of(GemmArguments, weights) == 256, "");
 static_assert(offset_of(GemmArguments, tile_count) == 312 && offset_of(GemmArguments, k_blocks) == 320, "");
 static_assert(offset_of(GemmArguments, activation) == 336 && offset_of(ActivationArguments, divide) == 24, "");
 static_assert(offset_of(QuantizeArguments, tile_count) == 56 && offset_of(QuantizeArguments, tokens) == 64, "");
 static_assert(offset_of(QuantizeArguments, tiles_per_group) == 96, "");
-static_assert(offset_of(CombineArguments, output) == 24 && offset_of(CombineArguments, output_f32) == 48, "");
+static_assert(offset_of(CombineArguments, output) == 24 && offset_of(CombineArguments, output_f32) == 64, "");
 static_assert(offset_of(PrepareArguments, nan) == 24 && offset_of(PrepareArguments, k_blocks) == 44, "");
+static_assert(sizeof(SharedGateArguments) == 32 && offset_of(SharedGateArguments, hidden_size) == 28, "");

@@ -9,6 +9,8 @@ internal sealed class CudaExperts : IPreparedExperts
     private readonly ExpertsShape _shape;
     private readonly ConcurrentBag<DeviceCall> _idle = [];
     private readonly PlanTokens _hostBytes;
+    private readonly Lock _keep = new();
+    private DeviceBuffer? _kept;
 
     [ThreadStatic] private static WorkspacePlan? t_scratch;
 
@@ -65,12 +67,32 @@ internal sealed class CudaExperts : IPreparedExperts
 
     internal DeviceCall NewCall() => new(_kernels, Weights, _shape);
 
+    /// <summary>Device address of a small vector that stays with the weights (an expert map, a gate), copied when first asked for; there is one at most.</summary>
+    /// <exception cref="InvalidOperationException">It is not there yet and the stream captures.</exception>
+    internal ulong Keep<T>(ReadOnlySpan<T> values, string what, bool isCapturing) where T : unmanaged
+    {
+        lock (_keep)
+        {
+            if (_kept is null)
+            {
+                if (isCapturing) throw new InvalidOperationException($"The stream captures and {what} is not on the GPU yet; call Reserve before the capture.");
+                using var stream = new CudaStream(_kernels.Context);
+                var buffer = new DeviceBuffer(_kernels.Context, (long)values.Length * System.Runtime.CompilerServices.Unsafe.SizeOf<T>(), what);
+                buffer.Upload(values, stream);
+                stream.Synchronize();
+                _kept = buffer;
+            }
+            return _kept.Address;
+        }
+    }
+
     /// <exception cref="ObjectDisposedException">The weights are gone.</exception>
     internal void RequireOpen() => _ = Weights.Memory.Raw;
 
     public void Dispose()
     {
         while (_idle.TryTake(out DeviceCall? device)) device.Dispose();
+        _kept?.Dispose();
         Weights.Dispose();
     }
 }

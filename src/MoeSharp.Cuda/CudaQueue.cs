@@ -52,19 +52,28 @@ public sealed class CudaQueue : IDisposable
 
     /// <summary>Exact bytes of workspace that a call with this many tokens takes: all at once, or of its longest chunk where the experts' MaxWorkspaceBytes or the caller's
     /// workspace is smaller.</summary>
-    public long WorkspaceBytes(FusedExperts experts, int tokens)
+    public long WorkspaceBytes(FusedExperts experts, int tokens) => WorkspaceBytes(Layer(experts), tokens);
+
+    /// <summary>Same for a layer with its shared experts.</summary>
+    public long WorkspaceBytes(MoeLayer layer, int tokens) => WorkspaceBytes(Layer(layer), tokens);
+
+    private long WorkspaceBytes(QueuedLayer layer, int tokens)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(tokens);
-        return Layer(experts).Fit(tokens, Available).Bytes;
+        return layer.Fit(tokens, Available).Bytes;
     }
 
     /// <summary>Makes room for calls of up to this many tokens, so that none of them allocates. Needed before the stream captures, unless such a call ran before.</summary>
     /// <exception cref="CudaException">The GPU's memory does not suffice; the message says how much was asked for and how much is free.</exception>
     /// <exception cref="InvalidOperationException">The stream captures.</exception>
-    public void Reserve(FusedExperts experts, int tokens)
+    public void Reserve(FusedExperts experts, int tokens) => Reserve(Layer(experts), tokens);
+
+    /// <summary>Same for a layer with its shared experts.</summary>
+    public void Reserve(MoeLayer layer, int tokens) => Reserve(Layer(layer), tokens);
+
+    private void Reserve(QueuedLayer layer, int tokens)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(tokens);
-        QueuedLayer layer = Layer(experts);
         Enter();
         try
         {
@@ -81,16 +90,23 @@ public sealed class CudaQueue : IDisposable
     /// <exception cref="ArgumentException">A pointer is missing, misaligned, or not of this GPU; nothing was queued.</exception>
     /// <exception cref="InvalidOperationException">The workspace is too small for one token, the stream captures and there is no workspace yet, or another thread is in a call.</exception>
     /// <exception cref="CudaException">The driver refused, the GPU's memory does not suffice, or a kernel failed earlier.</exception>
-    public void Forward(FusedExperts experts, in CudaCall call)
+    public void Forward(FusedExperts experts, in CudaCall call) => Forward(Layer(experts), call);
+
+    /// <summary>Queues routed and shared experts under the caller's routing; the layer brings its own expert map where it has one.</summary>
+    /// <exception cref="ArgumentException">A pointer is missing, misaligned, or not of this GPU; nothing was queued.</exception>
+    /// <exception cref="InvalidOperationException">As above.</exception>
+    /// <exception cref="CudaException">The driver refused, the GPU's memory does not suffice, or a kernel failed earlier.</exception>
+    public void Forward(MoeLayer layer, in CudaCall call) => Forward(Layer(layer), call);
+
+    private void Forward(QueuedLayer layer, in CudaCall call)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(call.Tokens);
-        QueuedLayer layer = Layer(experts);
         if (call.Tokens == 0) return;
         Enter();
         try
         {
             using CudaContext.Scope scope = _context.Enter();
-            call.Check(layer.Shape, _context);
+            layer.Check(call, _context);
             (int chunk, long bytes) = layer.Fit(call.Tokens, Available);
             layer.Enqueue(call, chunk, Room(bytes, chunk, CudaStream.IsCapturing(_stream)), _stream);
         }
@@ -102,12 +118,17 @@ public sealed class CudaQueue : IDisposable
 
     private long Available => _given == 0 ? long.MaxValue : _givenBytes;
 
-    private QueuedLayer Layer(FusedExperts experts)
+    private QueuedLayer Layer(object experts)
     {
         ArgumentNullException.ThrowIfNull(experts);
         ObjectDisposedException.ThrowIf(_disposed, this);
-        if (_layers.TryGetValue(experts, out QueuedLayer? layer)) return layer;
-        layer = new QueuedLayer(experts, _context);
+        return _layers.TryGetValue(experts, out QueuedLayer? layer) ? layer : Add(experts);
+    }
+
+    private QueuedLayer Add(object experts)
+    {
+        using CudaContext.Scope scope = _context.Enter();
+        QueuedLayer layer = experts is MoeLayer whole ? new(whole, _context, CudaStream.IsCapturing(_stream)) : new((FusedExperts)experts, _context);
         _layers.Add(experts, layer);
         return layer;
     }

@@ -91,6 +91,13 @@ internal sealed class DeviceCall : IDisposable
     /// <param name="output">[T, H] BF16, or FP32 if <paramref name="outputF32"/>.</param>
     internal void Enqueue(ulong hidden, ulong ids, ulong expertMap, ulong weights, ulong output, bool outputF32, nint stream)
     {
+        EnqueueExperts(hidden, ids, expertMap, stream);
+        EnqueueCombine(weights, output, outputF32, default, stream);
+    }
+
+    /// <summary>Queues all steps but the last one.</summary>
+    internal void EnqueueExperts(ulong hidden, ulong ids, ulong expertMap, nint stream)
+    {
         using CudaContext.Scope scope = _kernels.Context.Enter();
         _kernels.RequireHealth(stream);
         Quantize(hidden, ids, expertMap, stream);
@@ -100,6 +107,12 @@ internal sealed class DeviceCall : IDisposable
         After(Step.GateUp, stream);
         _kernels.Down.Launch(_down, grid, stream, cluster: 2);
         After(Step.Down, stream);
+    }
+
+    /// <summary>Queues the last one, which may add a shared expert.</summary>
+    internal void EnqueueCombine(ulong weights, ulong output, bool outputF32, SharedRows shared, nint stream)
+    {
+        using CudaContext.Scope scope = _kernels.Context.Enter();
         long chunks = (long)Sizes.Tokens * ((_shape.Hidden + 7) / 8);
         _kernels.Combine.Launch(new CombineArguments
         {
@@ -107,14 +120,21 @@ internal sealed class DeviceCall : IDisposable
             RowOfSlot = Address(Buffer.RowOfSlot),
             Weights = weights,
             Output = output,
+            SharedResults = shared.Results,
+            SharedWeights = shared.Weights,
             Tokens = Sizes.Tokens,
             TopK = _shape.TopK,
             HiddenSize = _shape.Hidden,
             Capacity = Sizes.Capacity,
             OutputF32 = outputF32 ? 1 : 0,
+            SharedCapacity = shared.Capacity,
         }, checked((int)((chunks + 255) / 256)), stream);
         After(Step.Combine, stream);
     }
+
+    /// <summary>What this call left for another one's last step, when every token passed its only expert.</summary>
+    /// <param name="weights">[T] FP32, or 0 for ones.</param>
+    internal SharedRows Shared(ulong weights) => new(Address(Buffer.Results), weights, Sizes.Capacity);
 
     private void After(Step step, nint stream)
     {
@@ -212,3 +232,6 @@ internal sealed class DeviceCall : IDisposable
         _stream?.Dispose();
     }
 }
+
+/// <summary>Results of the shared experts on the device: row t is token t's. Without results there are none.</summary>
+internal readonly record struct SharedRows(ulong Results, ulong Weights, int Capacity);

@@ -108,6 +108,12 @@ public sealed partial class MoeLayer : IDisposable
     /// <summary>The shared experts as one expert (E = 1, K = 1) that every token passes; null where the model has none.</summary>
     public FusedExperts? SharedExperts { get; }
 
+    /// <summary>Local id of each expert of the model, where only some are here.</summary>
+    internal int[]? ExpertMap => _expertMap;
+
+    /// <summary>What the shared experts' weight is computed with; null: it is 1.</summary>
+    internal RowDots? SharedGate => _sharedGate;
+
     /// <summary>Exact bytes that a call with this many tokens takes of its workspace: never more than the layer's MaxWorkspaceBytes.</summary>
     public long PlanBytes(int tokens)
     {

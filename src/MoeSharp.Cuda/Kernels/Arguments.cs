@@ -45,11 +45,18 @@ internal struct GemmArguments
     public ActivationArguments Activation;
 }
 
-[StructLayout(LayoutKind.Sequential, Size = 64)]
+[StructLayout(LayoutKind.Sequential, Size = 80)]
 internal struct CombineArguments
 {
-    public ulong Results, RowOfSlot, Weights, Output;
-    public int Tokens, TopK, HiddenSize, Capacity, OutputF32;
+    public ulong Results, RowOfSlot, Weights, Output, SharedResults, SharedWeights;
+    public int Tokens, TopK, HiddenSize, Capacity, OutputF32, SharedCapacity;
+}
+
+[StructLayout(LayoutKind.Sequential, Size = 32)]
+internal struct SharedGateArguments
+{
+    public ulong Hidden, Gate, Weights;
+    public int Tokens, HiddenSize;
 }
 
 [StructLayout(LayoutKind.Sequential, Size = 48)]

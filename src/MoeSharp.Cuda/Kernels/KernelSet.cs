@@ -17,6 +17,7 @@ internal sealed class KernelSet : IDisposable
         Quantize = quantize.Kernel("quantize_permute", QuantizeThreads);
         Combine = combine.Kernel("combine", Threads);
         Prepare = prepare.Kernel("prepare", Threads);
+        SharedGate = Load("shared_gate").Kernel("shared_gate", Threads);
     }
 
     internal CudaContext Context { get; }
@@ -40,6 +41,17 @@ internal sealed class KernelSet : IDisposable
     internal CudaKernel Combine { get; }
 
     internal CudaKernel Prepare { get; }
+
+    internal CudaKernel SharedGate { get; }
+
+    /// <summary>Queues weights of the shared experts: sigmoid of hidden states [T, H] times the gate [H].</summary>
+    internal void EnqueueSharedGate(ulong hidden, ulong gate, ulong weights, int tokens, int hiddenSize, nint stream)
+    {
+        const int tokensPerBlock = Threads / 16;
+        SharedGate.Launch(new SharedGateArguments { Hidden = hidden, Gate = gate, Weights = weights, Tokens = tokens, HiddenSize = hiddenSize },
+            Formats.Blocks(tokens, tokensPerBlock), stream);
+        Check(Step.Route, stream);
+    }
 
     /// <summary>Where steps are checked: the stream has not failed yet.</summary>
     internal void RequireHealth(nint stream)

@@ -15,6 +15,7 @@ public class ArgumentsTests
             ("ActivationArguments", Unsafe.SizeOf<ActivationArguments>()), ("ExpertTiles", Unsafe.SizeOf<ExpertTiles>()),
             ("QuantizeArguments", Unsafe.SizeOf<QuantizeArguments>()), ("GemmArguments", Unsafe.SizeOf<GemmArguments>()),
             ("CombineArguments", Unsafe.SizeOf<CombineArguments>()), ("PrepareArguments", Unsafe.SizeOf<PrepareArguments>()),
+            ("SharedGateArguments", Unsafe.SizeOf<SharedGateArguments>()),
         })
             Assert.True(asserted.Contains($"sizeof({name}) == {size}", StringComparison.Ordinal), $"{name} has {size} bytes here; the kernels assert another size.");
     }
@@ -31,7 +32,7 @@ public class ArgumentsTests
             (typeof(QuantizeArguments), nameof(QuantizeArguments.Tokens), "tokens"), (typeof(QuantizeArguments), nameof(QuantizeArguments.TilesPerGroup), "tiles_per_group"),
             (typeof(CombineArguments), nameof(CombineArguments.Output), "output"), (typeof(CombineArguments), nameof(CombineArguments.OutputF32), "output_f32"),
             (typeof(PrepareArguments), nameof(PrepareArguments.NaN), "nan"), (typeof(PrepareArguments), nameof(PrepareArguments.KBlocks), "k_blocks"),
-            (typeof(ActivationArguments), nameof(ActivationArguments.Divide), "divide"),
+            (typeof(ActivationArguments), nameof(ActivationArguments.Divide), "divide"), (typeof(SharedGateArguments), nameof(SharedGateArguments.HiddenSize), "hidden_size"),
         })
         {
             int offset = (int)Marshal.OffsetOf(type, field);

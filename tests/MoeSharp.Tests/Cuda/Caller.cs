@@ -22,10 +22,14 @@ internal sealed class Caller : IDisposable
         _weights = Upload<float>(_hostWeights);
         _ids = Upload<int>(new int[tokens * _topK]);
         _output = new(_context, 4L * tokens * _h, "output");
-        _output.Fill(0xFF, Stream);
+        Blank();
     }
 
     public CudaStream Stream { get; }
+
+    public BFloat16[] Hidden => _hostHidden;
+
+    public float[] Weights => _hostWeights;
 
     public CudaCall Call => new()
     {
@@ -39,6 +43,9 @@ internal sealed class Caller : IDisposable
     public CudaCall CallF32 => Call with { Output = 0, OutputF32 = (nint)_output.Address };
 
     public void Route(int[] ids) => _ids.Upload<int>(ids, Stream);
+
+    /// <summary>Makes the output NaN.</summary>
+    public void Blank() => _output.Fill(0xFF, Stream);
 
     /// <summary>The output so far, without waiting for anything in the emulator.</summary>
     public T[] Output<T>() where T : unmanaged

@@ -26,6 +26,27 @@ public class EmulatedQueueTests
     public void ACapturedCallReplaysUnderOtherRoutings() => _tests.ACapturedCallReplaysUnderOtherRoutings();
 
     [Fact]
+    public void SharedExpertsAreOneMoreSlot()
+    {
+        var tests = new CudaSharedExpertsTests();
+        tests.ALayerWithoutGateGivesTheBitsOfSpans(1);
+        tests.ChunksAndGraphsGiveTheSameBits();
+    }
+
+    /// <summary>The gate is copied to the GPU with the first call or Reserve.</summary>
+    [Fact]
+    public void AGateMustBeThereBeforeACapture()
+    {
+        using CudaBackend backend = Gpu.Open();
+        using var layer = new MoeLayer(new TinyLayer().Parts(), new() { Backend = backend });
+        using var caller = new Caller(backend, layer.Experts, 3);
+        using var queue = new CudaQueue(backend, caller.Stream.Raw);
+        using CudaGraph graph = caller.Stream.Capture(() => Assert.Equal("The stream captures and the gate of the shared experts is not on the GPU yet; call Reserve before the capture.",
+            Assert.Throws<InvalidOperationException>(() => queue.Forward(layer, caller.Call)).Message));
+        Assert.Equal(0, graph.Nodes);
+    }
+
+    [Fact]
     public void ACallTakesFewMicrosecondsOfTheHostAndAllocatesNothing()
     {
         Emulator.Set("idle", 1);
