@@ -19,6 +19,7 @@ public class GpuBenchTests
             Assert.True(cold > 0 && row.GetProperty("hot_us").GetDouble() > 0, row.ToString());
             Assert.Equal(row.GetProperty("bytes").GetInt64() / cold / 1e3, row.GetProperty("gb_per_s").GetDouble(), 1e-6);
             Assert.Equal(row.GetProperty("tokens").GetInt32() * 2, row.GetProperty("slots").GetInt32());
+            Assert.True(row.GetProperty("host_us").GetDouble() > 0 && row.GetProperty("driver_us").GetDouble() > 0, row.ToString());
             Assert.InRange(row.GetProperty("launches").GetInt32(), 1, 4);
             Assert.Equal(["quantize_permute", "gateup", "down", "combine"], row.GetProperty("steps_us").EnumerateObject().Select(step => step.Name));
             Assert.All(row.GetProperty("steps_us").EnumerateObject(), step => Assert.True(step.Value.GetDouble() > 0, row.ToString()));

@@ -1,9 +1,12 @@
+using System.Diagnostics;
+
 namespace MoeSharp.Cli;
 
 /// <summary>One row of the table: a layer, a routing and a token count, timed on the GPU.</summary>
 internal sealed class GpuCase
 {
     private const int ColdRepetitions = 15, HotLoops = 3, MostReplays = 200, FewestReplays = 3;
+    private const int HostRounds = 9, HostCalls = 4;
     private const double HotMicroseconds = 20_000; // of a loop
     private const double FloorBytesPerS = 4.65e12, FloorFlopsPerS = 1480e12; // the best of the peers' machine, so that ratios stand beside theirs
     private readonly int[] _ids;
@@ -60,6 +63,12 @@ internal sealed class GpuCase
     /// <summary>Nodes of the captured call.</summary>
     public int Launches { get; private set; }
 
+    /// <summary>Median microseconds of the host per call, without what it spends in the driver's launch calls.</summary>
+    public double Host { get; private set; }
+
+    /// <summary>Median microseconds per call in the driver's launch calls.</summary>
+    public double Driver { get; private set; }
+
     public double GBPerS => Bytes / Cold / 1e3;
 
     public double TFlopPerS => Flops / Cold / 1e6;
@@ -87,6 +96,24 @@ internal sealed class GpuCase
         MeasureSteps(order, call, buffers, timer, cancel);
         int replays = (int)Math.Clamp(HotMicroseconds / Cold, FewestReplays, MostReplays);
         Hot = Median(Times(HotLoops, () => timer.Hot(graph, call.Stream, replays), cancel));
+        MeasureHost(call, buffers); // last: by now its code is compiled well
+    }
+
+    private void MeasureHost(DeviceCall call, GpuBuffers buffers)
+    {
+        double[] ours = new double[HostRounds], drivers = new double[HostRounds];
+        LaunchClock.IsOn = true;
+        for (int round = 0; round < HostRounds; round++)
+        {
+            TimeSpan before = LaunchClock.Elapsed;
+            long start = Stopwatch.GetTimestamp();
+            for (int i = 0; i < HostCalls; i++) buffers.Enqueue(call);
+            TimeSpan whole = Stopwatch.GetElapsedTime(start), launches = LaunchClock.Elapsed - before;
+            (ours[round], drivers[round]) = ((whole - launches).TotalMicroseconds / HostCalls, launches.TotalMicroseconds / HostCalls);
+            call.Stream.Synchronize();
+        }
+        LaunchClock.IsOn = false;
+        (Host, Driver) = (Median(ours), Median(drivers));
     }
 
     private void MeasureSteps(List<Step> order, DeviceCall call, GpuBuffers buffers, LayerTimer timer, CancellationToken cancel)

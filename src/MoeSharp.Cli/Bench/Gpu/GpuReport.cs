@@ -25,7 +25,7 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? cho
             $"copy {Units.Number(best.CopyGBPerS)} GB/s, FP8 products {Units.Number(best.Fp8TFlopPerS)} TFLOP/s.");
         terminal.WriteLine("All times are microseconds. cold: a captured call after a sweep that empties the second-level cache, median of 15. hot: calls one after the other.");
         terminal.WriteLine("floor: bytes at 4.65 TB/s or operations at 1480 TFLOP/s, whichever takes longer; own: the same at this GPU's ceilings.");
-        terminal.WriteLine("Launches by themselves do not overlap, so their sum exceeds the cold time.");
+        terminal.WriteLine("Launches by themselves do not overlap, so their sum exceeds the cold time. host: of this library per call without a graph; driver: in its launch calls.");
         if (bench.Cases.Any(row => row.Peers is not null))
             foreach (string note in PeerTimes.Notes) terminal.WriteLine(note);
     }
@@ -48,9 +48,10 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? cho
 
     private static Table Steps(GpuCase[] rows)
     {
-        Table table = Table(["tokens", "launches", .. rows[0].Steps.Select(step => Name(step.Step))]);
+        Table table = Table(["tokens", "launches", .. rows[0].Steps.Select(step => Name(step.Step)), "host", "driver"]);
         foreach (GpuCase row in rows)
-            table.AddRow([Units.Count(row.Tokens), Units.Count(row.Launches), .. row.Steps.Select(step => Microseconds(step.Microseconds))]);
+            table.AddRow([Units.Count(row.Tokens), Units.Count(row.Launches), .. row.Steps.Select(step => Microseconds(step.Microseconds)),
+                Microseconds(row.Host), Microseconds(row.Driver)]);
         return table;
     }
 
@@ -105,6 +106,8 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? cho
         json.WriteNumber("gb_per_s", row.GBPerS);
         json.WriteNumber("tflop_per_s", row.TFlopPerS);
         json.WriteNumber("launches", row.Launches);
+        json.WriteNumber("host_us", row.Host);
+        json.WriteNumber("driver_us", row.Driver);
         json.WriteStartObject("steps_us");
         foreach ((Step step, double time) in row.Steps) json.WriteNumber(Name(step), time);
         json.WriteEndObject();
