@@ -11,6 +11,7 @@ namespace MoeSharp;
 internal sealed unsafe class Ceilings : IDisposable
 {
     private const int ReadTaskBytes = 4 << 20, FmaTaskSteps = 1 << 15, TileTaskSteps = 1 << 11;
+    private const long MostReadBytes = 1L << 30;
     private const double BurnSeconds = 0.05;
     private readonly Team _team;
     private readonly NativeBuffer _memory;
@@ -18,11 +19,11 @@ internal sealed unsafe class Ceilings : IDisposable
     private int _fmaTasks, _dotTasks, _tileTasks;
 
     /// <summary>Allocates what the read passes go over.</summary>
-    /// <param name="bytes">Must be far more than all caches hold.</param>
-    public Ceilings(Team team, long bytes = 1L << 30)
+    /// <param name="bytes">Must be far more than all caches hold; null takes 1 GiB, or an eighth of a small machine's memory.</param>
+    public Ceilings(Team team, long? bytes = null)
     {
         _team = team;
-        _memory = new NativeBuffer(bytes / ReadTaskBytes * ReadTaskBytes);
+        _memory = new NativeBuffer((bytes ?? Math.Min(MostReadBytes, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 8)) / ReadTaskBytes * ReadTaskBytes);
         new Span<byte>(_memory.Pointer, (int)Math.Min(_memory.Bytes, int.MaxValue)).Fill(1); // untouched pages would all be one zero page
         _fmaWidth = Simd512.IsSupported ? Simd512.Count : Simd256.IsSupported ? Simd256.Count : Simd128.Count;
         _fmaTasks = _dotTasks = _tileTasks = 8 * team.Threads;

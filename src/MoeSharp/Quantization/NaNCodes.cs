@@ -3,6 +3,8 @@ namespace MoeSharp;
 /// <summary>Finds NaN codes (0x7F, 0xFF) in FP8 weights: in a published checkpoint they mean that a file is damaged or of another FP8 kind.</summary>
 internal static class NaNCodes
 {
+    private const int Ahead = 4; // experts
+
     /// <summary>The first NaN in row-major order, or null. BF16 matrices are not searched.</summary>
     public static (int Row, int Column)? Find(BlockScaledMatrix matrix)
     {
@@ -24,12 +26,14 @@ internal static class NaNCodes
         return null;
     }
 
-    /// <summary>Searches every matrix of every expert.</summary>
+    /// <summary>Searches every matrix of every expert, and has the experts after it read from disk meanwhile.</summary>
     /// <exception cref="CheckpointException">There is one; the message names tensor, expert, block and code.</exception>
     public static void Check(ExpertWeights weights, LoadPiece? piece = null)
     {
-        for (int expert = 0; expert < weights.Count; expert++)
+        for (int expert = -Ahead; expert < weights.Count; expert++)
         {
+            if (expert + Ahead < weights.Count) MappedPages.ReadAhead([weights.Gate[expert + Ahead], weights.Up[expert + Ahead], weights.Down[expert + Ahead]]);
+            if (expert < 0) continue;
             Check(weights.Gate[expert], expert, "gate");
             Check(weights.Up[expert], expert, "up");
             Check(weights.Down[expert], expert, "down");
