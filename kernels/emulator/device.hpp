@@ -91,6 +91,12 @@ DEVICE u32 __match_all_sync(u32 mask, int value, int* all) {
     *all = __match_any_sync(mask, value) == mask;
     return *all ? mask : 0;
 }
+DEVICE bool __any_sync(u32 mask, bool value) {
+    auto values = exchange(mask, value, 0, "__any_sync");
+    for (int i = 0; i < 32; i++)
+        if (mask >> i & 1 && values[i][0]) return true;
+    return false;
+}
 DEVICE void named_barrier(int id, int threads) { emulator::meet(emulator::current->block->named[id], threads, "named_barrier"); }
 DEVICE void __syncthreads() { named_barrier(0, (int)blockDim.x); }
 
@@ -192,6 +198,18 @@ DEVICE void fence_async() {}
 DEVICE void remote_store(u32 to, float value, u32 barrier) {
     memcpy(shared_pointer(to, 4), &value, 4);
     complete_bytes(barrier, 4);
+}
+
+/// Lane 8 i + c writes column c of matrix i, whose rows are spread over the lanes.
+template <int Count> void store_transposed(u32 to, const u32 (&pairs)[Count]) {
+    static_assert(Count <= 2);
+    auto values = exchange(~0u, pairs[0], pairs[Count - 1], "store_transposed");
+    const u32 lane = lane_of_warp(), matrix = lane / 8, column = lane % 8;
+    if (matrix >= Count) return;
+    if (to % 16) emulator::fault("a column of a matrix is not at a multiple of 16");
+    u16 rows[8];
+    for (int r = 0; r < 8; r++) rows[r] = (u16)(values[4 * r + column / 2][matrix] >> column % 2 * 16);
+    memcpy(shared_pointer(to, 16), rows, 16);
 }
 
 // Kernels run one after another, and registers are plenty.

@@ -116,9 +116,8 @@ inline float dot_bf16(const float* a, const float* b, float c) {
 
 /// D[64, N] (+)= A[64, 16] B[N, 16]^T in BF16: A in registers, B in shared memory; this thread's part.
 inline void multiply_bf16_matrix(float* d, int n, const u32 (&a)[4], u64 b, int accumulate) {
-    Warp& warp = current->block->warps[threadIdx.x / 32];
     const u32 lane = threadIdx.x % 32, first = lane & ~3u;
-    u64 (*low)[2] = exchange(0xFu << first, (u64)a[2] << 32 | a[0], (u64)a[3] << 32 | a[1], "wgmma");
+    u64 (*low)[2] = exchange(~0u, (u64)a[2] << 32 | a[0], (u64)a[3] << 32 | a[1], "wgmma");
     float rows[2][16];
     for (u32 q = 0; q < 4; q++)
         for (int r = 0; r < 2; r++)
@@ -127,7 +126,6 @@ inline void multiply_bf16_matrix(float* d, int n, const u32 (&a)[4], u64 b, int 
                 rows[r][8 * h + 2 * q] = low_bf16(pair);
                 rows[r][8 * h + 2 * q + 1] = high_bf16(pair);
             }
-    (void)warp;
     const u32 address = (u32)(b & 0x3FFF) << 4, base = address & ~1023u, first_chunk = address % 128 / 16;
     if (base + (u32)n * 128 > usable_shared_bytes) fault("a matrix operand outside of shared memory");
     const u8* memory = current->block->shared;
@@ -148,7 +146,7 @@ DEVICE u64 operand_descriptor(u32 address) { return (u64)((address & 0x3FFFF) >>
 DEVICE u32 uniform(u32 x) { return __shfl_sync(~0u, x, 0); }
 DEVICE void wgmma_fence() { __syncwarp(); } // the whole warp is here
 DEVICE void wgmma_commit() {}
-template <int Pending> void wgmma_wait() {}
+template <int Pending> void wgmma_wait() { __syncwarp(); } // all lanes have read their operands
 template <int Count> void settle(float (&)[Count]) {}
 template <int N> struct Wgmma {
     static void multiply(float (&d)[N / 2], u64 a, u64 b, int accumulate) { emulator::multiply_fp8(d, N, a, b, accumulate); }

@@ -88,6 +88,15 @@ DEVICE void remote_store(u32 to, float value, u32 barrier) { // the barrier, of 
 DEVICE void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 DEVICE void wait_for_earlier_kernels() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
+// Matrices of 8 x 8 16-bit values, as products leave them (two neighbours of row lane / 4 per lane), to shared memory as columns: lane 8 i + c gives the
+// address of column c of matrix i, 16 bytes.
+DEVICE void store_transposed(u32 to, const u32 (&pairs)[1]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(to), "r"(pairs[0]) : "memory");
+}
+DEVICE void store_transposed(u32 to, const u32 (&pairs)[2]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(to), "r"(pairs[0]), "r"(pairs[1]) : "memory");
+}
+
 // Registers move between warpgroups; all warps of one execute it.
 template <int Count> DEVICE void registers_increase() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count)); }
 template <int Count> DEVICE void registers_decrease() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count)); }

@@ -15,7 +15,7 @@ internal sealed class AutoGpu : IDisposable
     public Support Takes(IReadOnlyList<(ExpertsShape Shape, ExpertWeights Weights)> experts, int tokens)
     {
         Support support = Backend.SupportsDevice();
-        foreach ((ExpertsShape shape, _) in experts) support &= FusedExperts.Supports(Backend, shape) & CudaBackend.SupportsShape(shape);
+        foreach ((ExpertsShape shape, ExpertWeights weights) in experts) support &= FusedExperts.Supports(Backend, shape) & CudaBackend.SupportsLayer(shape, weights);
         if (!support.IsSupported) return support;
         CudaContext gpu = Backend.Context();
         long needed = experts.Sum(e => Bytes(e.Shape, e.Weights, tokens)), free = gpu.Memory().Free;

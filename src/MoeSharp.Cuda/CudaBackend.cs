@@ -43,11 +43,7 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
     }
 
     /// <inheritdoc/>
-    public Support SupportsFormat(WeightFormat format, ActivationFormat activations) => (format, activations) switch
-    {
-        (WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, ActivationFormat.Fp8) => Support.Yes,
-        _ => Support.No($"The CUDA backend computes 128-block FP8 weights with FP8 activations; {format} weights with {activations} activations run on the CPU."),
-    };
+    public Support SupportsFormat(WeightFormat format, ActivationFormat activations) => Formats.Pair(format, activations);
 
     /// <inheritdoc/>
     public Support SupportsActivation(Activation activation) => Support.Yes;
@@ -64,14 +60,19 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
     {
         ArgumentNullException.ThrowIfNull(shape);
         ArgumentNullException.ThrowIfNull(weights);
-        (SupportsDevice() & SupportsFormat(shape.Format, shape.Activations) & SupportsShape(shape)).ThrowIfNot();
+        (SupportsDevice() & SupportsFormat(shape.Format, shape.Activations) & SupportsLayer(shape, weights)).ThrowIfNot();
         return new CudaExperts(Kernels(), shape, weights, allowNaNWeights, new(null, progress, cancellation));
     }
 
     /// <summary>What formats do not tell.</summary>
-    internal static Support SupportsShape(ExpertsShape shape) => shape.RouterWeightOnInput
-        ? Support.No("The CUDA backend applies router weights to the experts' outputs; turn RouterWeightOnInput off or use the CPU.")
-        : Support.Yes;
+    internal static Support SupportsLayer(ExpertsShape shape, ExpertWeights weights)
+    {
+        if (shape.RouterWeightOnInput)
+            return Support.No("The CUDA backend applies router weights to the experts' outputs; turn RouterWeightOnInput off or use the CPU.");
+        return weights.Biases is not null && !WideKernels.Serve(shape.Format, shape.Activations)
+            ? Support.No("The CUDA backend adds expert biases where activations are BF16 or weights MXFP8; take BF16 activations or use the CPU.")
+            : Support.Yes;
+    }
 
     /// <summary>Memory that <see cref="Prepare(ExpertsShape, ExpertWeights, bool)"/> takes of the GPU. Answered without a GPU.</summary>
     public static CudaWeightMemory WeightMemory(ExpertWeights weights)

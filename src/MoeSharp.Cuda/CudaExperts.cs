@@ -19,14 +19,22 @@ internal sealed class CudaExperts : IPreparedExperts
         _kernels = kernels;
         _shape = shape;
         _hostBytes = (tokens, scratch) => DeviceCall.HostBytes(shape, tokens, scratch);
-        Weights = new DeviceWeights(kernels, weights, allowNaN, context);
+        Weights = new DeviceWeights(kernels, weights, allowNaN, context, shape.Activations);
     }
 
     internal DeviceWeights Weights { get; }
 
     /// <inheritdoc/>
     public string Description =>
-        $"WGMMA FP8 with promotion per 128, kernels of NVRTC {_kernels.Build}, on {_kernels.Context.Name} (GPU {_kernels.Context.Ordinal})";
+        $"WGMMA {Products}, kernels of NVRTC {_kernels.Build}, on {_kernels.Context.Name} (GPU {_kernels.Context.Ordinal})";
+
+    private string Products => (WideKernels.Serve(_shape.Format, _shape.Activations), _shape.Format) switch
+    {
+        (false, _) => "FP8 with promotion per 128",
+        (_, WeightFormat.Bf16) => "BF16",
+        (_, WeightFormat.MxFp8) => "BF16 with MXFP8 weights decoded in registers",
+        _ => "BF16 with FP8 weights decoded in registers, promotion per 128",
+    };
 
     /// <summary>Nothing on the host: the workspace lies on the device.</summary>
     public void Plan(WorkspacePlan plan, int tokens)

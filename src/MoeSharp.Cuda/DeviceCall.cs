@@ -11,6 +11,7 @@ internal sealed class DeviceCall : IDisposable
     private CudaStream? _stream;
     private DeviceBuffer? _workspace, _inputs;
     private GemmArguments _gateUp, _down;
+    private WideSteps? _wide;
     private ulong _base;
     private int _tokens;
 
@@ -60,11 +61,13 @@ internal sealed class DeviceCall : IDisposable
         Sizes = new DevicePlan(_shape, tokens);
         Sizes.Bytes(_plan);
         _base = workspace;
+        _wide = Sizes.IsWide ? new WideSteps(_kernels, _weights, _shape, Sizes, Address) : null;
+        _tokens = tokens;
+        if (_wide is not null) return;
         _gateUp = Gemm(_weights.GateUp, _weights.GateUpScales, Buffer.Rows, Buffer.RowScales, Buffer.Intermediate, Sizes.RowBlocks, 2 * Sizes.IntermediateBlocks);
         _gateUp.ResultScales = Address(Buffer.IntermediateScales);
         _gateUp.Activation = ActivationArguments.From(_shape);
         _down = Gemm(_weights.Down, _weights.DownScales, Buffer.Intermediate, Buffer.IntermediateScales, Buffer.Results, Sizes.IntermediateBlocks, Sizes.HiddenBlocks);
-        _tokens = tokens;
     }
 
     private GemmArguments Gemm(DeviceRange weights, DeviceRange scales, Buffer rows, Buffer rowScales, Buffer results, int kBlocks, int blocks) => new()
@@ -102,10 +105,9 @@ internal sealed class DeviceCall : IDisposable
         _kernels.RequireHealth(stream);
         Quantize(hidden, ids, expertMap, stream);
         After(Step.Quantize, stream);
-        int grid = _kernels.Context.Multiprocessors / 2 * 2;
-        _kernels.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, grid, stream, cluster: 2);
+        GateUp(stream);
         After(Step.GateUp, stream);
-        _kernels.Down.Launch(_down, grid, stream, cluster: 2);
+        Down(stream);
         After(Step.Down, stream);
     }
 
@@ -142,8 +144,29 @@ internal sealed class DeviceCall : IDisposable
         Launched?.Invoke(step);
     }
 
+    /// <summary>Clusters of two blocks.</summary>
+    private int Grid => _kernels.Context.Multiprocessors / 2 * 2;
+
+    private void GateUp(nint stream)
+    {
+        if (_wide is not null) _wide.GateUp(stream);
+        else _kernels.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, Grid, stream, cluster: 2);
+    }
+
+    private void Down(nint stream)
+    {
+        if (_wide is not null) _wide.Down(stream);
+        else _kernels.Down.Launch(_down, Grid, stream, cluster: 2);
+    }
+
     private void Quantize(ulong hidden, ulong ids, ulong expertMap, nint stream)
     {
+        if (_wide is not null)
+        {
+            _wide.Permute(hidden, ids, expertMap, stream);
+            if (Sizes.RowBlocks != Sizes.HiddenBlocks) Repeat(Buffer.Rows, 256, stream);
+            return;
+        }
         (int blocks, int tokensPerBlock) = Sizes.QuantizeGrid(_kernels.Context.Multiprocessors);
         _kernels.Quantize.Launch(new QuantizeArguments
         {
@@ -182,7 +205,7 @@ internal sealed class DeviceCall : IDisposable
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
         Quantize(hidden, ids, expertMap, Stream.Raw);
-        _kernels.GateUpPlain.Launch(_gateUp with { Results = results }, _kernels.Context.Multiprocessors / 2 * 2, Stream.Raw, cluster: 2);
+        _kernels.GateUpPlain.Launch(_gateUp with { Results = results }, Grid, Stream.Raw, cluster: 2);
     }
 
     /// <summary>Bytes on the device that a call with host spans takes beside the weights.</summary>

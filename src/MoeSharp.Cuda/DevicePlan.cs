@@ -20,8 +20,15 @@ internal readonly struct DevicePlan
         IntermediateBlocks = Formats.Blocks(shape.Intermediate, 128);
         long active = Math.Min(Slots, shape.Experts);
         Capacity = checked((int)((Slots + active * (RowAlignment - 1) + RowAlignment - 1) / RowAlignment * RowAlignment));
-        MostTiles = checked((int)(active + Slots / TileRows + 1));
+        IsWide = WideKernels.Serve(shape.Format, shape.Activations);
+        MostTiles = checked((int)(IsWide ? 2 * (active + Slots / WideTileRows + 1) : active + Slots / TileRows + 1));
     }
+
+    /// <summary>Rows of a tile of the wide kernels, twins of the constants in kernels/include/wide_scheduler.cuh.</summary>
+    internal const int WideTileRows = 128, WideFewRows = 64;
+
+    /// <summary>The wide kernels run it: rows are BF16.</summary>
+    internal bool IsWide { get; }
 
     internal int Tokens { get; }
 
@@ -54,11 +61,13 @@ internal readonly struct DevicePlan
     /// <summary>Adds the device buffers; the order is that of <see cref="Buffer"/>, the largest first so that others may lie inside it.</summary>
     internal void AddTo(WorkspacePlan plan)
     {
+        ElementType value = IsWide ? ElementType.BF16 : ElementType.U8;
+        int scales = IsWide ? 0 : Capacity;
         plan.Add("results", ElementType.BF16, (long)HiddenBlocks * Capacity, 128, Step.Down, Step.Combine);
-        plan.Add("rows", ElementType.U8, (long)RowBlocks * Capacity, 128, Step.Quantize, Step.GateUp);
-        plan.Add("row_scales", ElementType.F32, RowBlocks, Capacity, Step.Quantize, Step.GateUp);
-        plan.Add("intermediate", ElementType.U8, (long)IntermediateBlocks * Capacity, 128, Step.GateUp, Step.Down);
-        plan.Add("intermediate_scales", ElementType.F32, IntermediateBlocks, Capacity, Step.GateUp, Step.Down);
+        plan.Add("rows", value, (long)RowBlocks * Capacity, 128, Step.Quantize, Step.GateUp);
+        plan.Add("row_scales", ElementType.F32, RowBlocks, scales, Step.Quantize, Step.GateUp);
+        plan.Add("intermediate", value, (long)IntermediateBlocks * Capacity, 128, Step.GateUp, Step.Down);
+        plan.Add("intermediate_scales", ElementType.F32, IntermediateBlocks, scales, Step.GateUp, Step.Down);
         plan.Add("row_of_slot", ElementType.I32, Slots, 1, Step.Quantize, Step.Combine);
         plan.Add("tiles", ElementType.I32, MostTiles, 8, Step.Quantize, Step.Down);
         plan.Add("tile_count", ElementType.I32, 1, 1, Step.Quantize, Step.Down);
@@ -66,6 +75,16 @@ internal readonly struct DevicePlan
 
     /// <summary>Row tiles of an expert with this many rows, as the device computes them.</summary>
     internal static int RowTiles(int rows) => rows == 0 ? 0 : rows <= FewRows ? 1 : (rows + TileRows - 1) / TileRows;
+
+    /// <summary>The same for the wide kernels: what they call entries.</summary>
+    internal static int WideEntries(int rows, bool tall)
+    {
+        int tiles = Formats.Blocks(rows, WideTileRows);
+        return tall && rows > WideFewRows ? tiles : 2 * tiles;
+    }
+
+    /// <summary>Whether the wide kernels give many rows two blocks of weights at a time: not where sums are promoted, which takes twice the registers.</summary>
+    internal static bool HasTallUnits(WeightFormat format) => format is WeightFormat.MxFp8 or WeightFormat.Bf16;
 
     /// <summary>Blocks of the quantizing kernel: each takes a run of tokens.</summary>
     internal (int Blocks, int TokensPerBlock) QuantizeGrid(int multiprocessors)

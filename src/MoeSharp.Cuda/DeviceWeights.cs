@@ -4,17 +4,22 @@ namespace MoeSharp;
 internal sealed class DeviceWeights : IDisposable
 {
     private readonly WeightSizes _sizes;
+    private DeviceBuffer? _biases;
 
     /// <exception cref="CudaException">Not enough memory; nothing stays allocated.</exception>
     /// <exception cref="CheckpointException">A weight is NaN and <paramref name="allowNaN"/> is false.</exception>
     /// <exception cref="OperationCanceledException">Nothing stays allocated.</exception>
-    internal DeviceWeights(KernelSet kernels, ExpertWeights weights, bool allowNaN, LoadContext context = default) : this(kernels.Context, weights)
+    internal DeviceWeights(KernelSet kernels, ExpertWeights weights, bool allowNaN, LoadContext context = default, ActivationFormat activations = ActivationFormat.Fp8)
+        : this(kernels.Context, weights)
     {
         try
         {
-            UploadScales(kernels.Context, weights);
+            IsWide = WideKernels.Serve(weights.Format, activations);
+            if (_sizes.GateUpScales > 0) UploadScales(kernels.Context, weights);
             using var upload = new WeightUpload(kernels, weights, this, context);
-            if (upload.Run() > 0 && !allowNaN) NaNCodes.Check(weights);
+            bool hasNaN = upload.Run() > 0;
+            if (hasNaN && !allowNaN) NaNCodes.Check(weights);
+            if (IsWide && (hasNaN || weights.Biases is not null)) UploadBiases(kernels.Context, weights, hasNaN);
         }
         catch
         {
@@ -31,6 +36,8 @@ internal sealed class DeviceWeights : IDisposable
         Down = new(GateUp.Address + (ulong)GateUp.Bytes, _sizes.Down);
         GateUpScales = new(Down.Address + (ulong)Down.Bytes, _sizes.GateUpScales);
         DownScales = new(GateUpScales.Address + (ulong)GateUpScales.Bytes, _sizes.DownScales);
+        GateUpBiases = new(DownScales.Address + (ulong)DownScales.Bytes, _sizes.GateUpBiases);
+        DownBiases = new(GateUpBiases.Address + (ulong)GateUpBiases.Bytes, _sizes.DownBiases);
     }
 
     /// <summary>Memory only, to be filled by who asks; of <paramref name="sizes"/> nothing but sizes is read.</summary>
@@ -47,6 +54,14 @@ internal sealed class DeviceWeights : IDisposable
 
     internal DeviceRange GateUpScales { get; }
     internal DeviceRange DownScales { get; }
+    internal DeviceRange GateUpBiases { get; private set; }
+    internal DeviceRange DownBiases { get; private set; }
+
+    /// <summary>Laid out for the wide kernels (kernels/include/wide_arguments.cuh).</summary>
+    internal bool IsWide { get; }
+
+    /// <summary>Bytes of 128 rows of 128 values.</summary>
+    internal int BlockBytes => _sizes.Block;
 
     /// <summary>All of it.</summary>
     internal DeviceBuffer Memory { get; }
@@ -56,6 +71,24 @@ internal sealed class DeviceWeights : IDisposable
         using var stream = new CudaStream(context);
         Memory.Upload<float>(GateUpScaleTable(weights), stream, _sizes.GateUp + _sizes.Down);
         Memory.Upload<float>(DownScaleTable(weights), stream, _sizes.GateUp + _sizes.Down + _sizes.GateUpScales);
+        stream.Synchronize();
+    }
+
+    /// <summary>Into their place, or into memory made for them where only NaN codes brought them about.</summary>
+    private void UploadBiases(CudaContext context, ExpertWeights weights, bool findNaN)
+    {
+        float[] gateUp = WideBiases.GateUp(weights, findNaN), down = WideBiases.Down(weights, findNaN);
+        using var stream = new CudaStream(context);
+        long first = _sizes.GateUp + _sizes.Down + _sizes.GateUpScales + _sizes.DownScales, bytes = sizeof(float) * (long)gateUp.Length;
+        if (weights.Biases is null)
+        {
+            _biases = new DeviceBuffer(context, bytes + sizeof(float) * (long)down.Length, "the rows of weights that are NaN");
+            GateUpBiases = new(_biases.Address, bytes);
+            DownBiases = new(_biases.Address + (ulong)bytes, sizeof(float) * (long)down.Length);
+            first = 0;
+        }
+        (_biases ?? Memory).Upload<float>(gateUp, stream, first);
+        (_biases ?? Memory).Upload<float>(down, stream, first + bytes);
         stream.Synchronize();
     }
 
@@ -87,5 +120,9 @@ internal sealed class DeviceWeights : IDisposable
         return table;
     }
 
-    public void Dispose() => Memory.Dispose();
+    public void Dispose()
+    {
+        _biases?.Dispose();
+        Memory.Dispose();
+    }
 }

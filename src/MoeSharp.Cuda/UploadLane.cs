@@ -65,15 +65,18 @@ internal sealed unsafe class UploadSlot : IDisposable
     internal CudaEvent Passed { get; }
 
     /// <summary>Copies rows of a matrix, which may be a mapped file, into pinned memory.</summary>
-    internal void Read(BlockScaledMatrix matrix, int first, int rows, long offset)
+    internal void Read(BlockScaledMatrix matrix, int first, int rows, long offset) =>
+        Read(matrix.Storage.Values + first * matrix.Storage.RowBytes, matrix.Storage.RowBytes, matrix.Columns * matrix.Format.ValueBytes(), rows, offset);
+
+    /// <summary>The same with its MXFP8 scales.</summary>
+    internal void ReadScales(BlockScaledMatrix matrix, int first, int rows, long offset) =>
+        Read(matrix.Storage.Scales + first * matrix.Storage.ScaleRowBytes, matrix.Storage.ScaleRowBytes, matrix.ScaleColumns, rows, offset);
+
+    private void Read(byte* from, nint pitch, int rowBytes, int rows, long offset)
     {
-        MatrixStorage from = matrix.Storage;
-        if (from.RowBytes == matrix.Columns)
-        {
-            if (rows > 0) new ReadOnlySpan<byte>(from.Values + first * from.RowBytes, checked(rows * matrix.Columns)).CopyTo(_host.Span(offset, rows * matrix.Columns));
-            return;
-        }
-        for (int r = 0; r < rows; r++) matrix.Row(first + r).CopyTo(_host.Span(offset + (long)r * matrix.Columns, matrix.Columns));
+        int atOnce = pitch == rowBytes ? rows : 1;
+        for (int r = 0; r < rows; r += atOnce)
+            new ReadOnlySpan<byte>(from + r * pitch, checked(atOnce * rowBytes)).CopyTo(_host.Span(offset + (long)r * rowBytes, atOnce * rowBytes));
     }
 
     /// <summary>Zeros in pinned memory.</summary>

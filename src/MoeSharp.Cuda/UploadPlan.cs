@@ -9,8 +9,8 @@ internal readonly struct UploadPlan
     internal UploadPlan(ExpertWeights weights)
     {
         var sizes = new WeightSizes(weights);
-        GateUp = WeightCut.Of(2 * sizes.IntermediateBlocks, rowsPerBlock: 64, matrices: 2, weights.HiddenSize, sizes.Passes);
-        Down = WeightCut.Of(sizes.HiddenBlocks, rowsPerBlock: 128, matrices: 1, weights.IntermediateSize);
+        GateUp = WeightCut.Of(2 * sizes.IntermediateBlocks, rowsPerBlock: 64, matrices: 2, weights.Format, weights.HiddenSize, sizes.Passes);
+        Down = WeightCut.Of(sizes.HiddenBlocks, rowsPerBlock: 128, matrices: 1, weights.Format, weights.IntermediateSize);
         PiecesPerExpert = GateUp.Pieces + Down.Pieces;
         Pieces = checked(weights.Count * PiecesPerExpert);
         Lanes = Math.Min(Pieces, Math.Clamp(Environment.ProcessorCount, 2, MostLanes));
@@ -37,8 +37,9 @@ internal readonly struct UploadPlan
 /// <param name="RowsPerBlock">Rows that a block takes of each matrix.</param>
 /// <param name="Matrices">Matrices that lie one behind the other in a piece.</param>
 /// <param name="MatrixBytes">Where the second one starts.</param>
+/// <param name="ScaleOffset">Where the scales of an MXFP8 matrix start, from its first value.</param>
 /// <param name="Passes">How often each block is written; with 2 a piece is a block.</param>
-internal readonly record struct WeightCut(int AllBlocks, int Blocks, int RowsPerBlock, int Matrices, long MatrixBytes, int Passes)
+internal readonly record struct WeightCut(int AllBlocks, int Blocks, int RowsPerBlock, int Matrices, long MatrixBytes, long ScaleOffset, int Passes)
 {
     /// <summary>Bytes of a piece, unless a single block is larger: copied in less than 0.1 ms, read from memory in less than one.</summary>
     private const int PieceBytes = 2 << 20;
@@ -47,9 +48,13 @@ internal readonly record struct WeightCut(int AllBlocks, int Blocks, int RowsPer
 
     public long Bytes => Matrices * MatrixBytes;
 
-    public static WeightCut Of(int allBlocks, int rowsPerBlock, int matrices, int columns, int passes = 1)
+    public static WeightCut Of(int allBlocks, int rowsPerBlock, int matrices, WeightFormat format, int columns, int passes = 1)
     {
-        int blocks = passes > 1 ? 1 : (int)Math.Clamp(PieceBytes / ((long)rowsPerBlock * matrices * columns), 1, allBlocks);
-        return new(allBlocks, blocks, rowsPerBlock, matrices, ((long)blocks * rowsPerBlock * columns + 255) / 256 * 256, passes);
+        int valueBytes = columns * format.ValueBytes(), scaleBytes = format == WeightFormat.MxFp8 ? Formats.Blocks(columns, 32) : 0;
+        int blocks = passes > 1 ? 1 : (int)Math.Clamp(PieceBytes / ((long)rowsPerBlock * matrices * (valueBytes + scaleBytes)), 1, allBlocks);
+        long rows = (long)blocks * rowsPerBlock, scaleOffset = Padded(rows * valueBytes);
+        return new(allBlocks, blocks, rowsPerBlock, matrices, scaleOffset + Padded(rows * scaleBytes), scaleOffset, passes);
     }
+
+    private static long Padded(long bytes) => (bytes + 255) / 256 * 256;
 }

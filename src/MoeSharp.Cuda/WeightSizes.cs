@@ -3,7 +3,7 @@ namespace MoeSharp;
 /// <summary>Exact bytes of a layer's weights on the device: one allocation [gate and up | down | their scales], as kernels/include/arguments.cuh lays them out.</summary>
 internal readonly struct WeightSizes
 {
-    /// <summary>128 rows of 128 values.</summary>
+    /// <summary>128 rows of 128 FP8 values.</summary>
     internal const int BlockBytes = 128 * 128;
     private const int ScaleBytes = 16;
 
@@ -13,12 +13,18 @@ internal readonly struct WeightSizes
         HiddenBlocks = Formats.Blocks(hidden, 128);
         IntermediateBlocks = Formats.Blocks(intermediate, 128);
         Passes = weights.HasStraddlingScales ? 2 : 1;
-        MatrixBytes = (long)HiddenBlocks * IntermediateBlocks * BlockBytes;
+        int valueBytes = weights.Format.ValueBytes();
+        Block = BlockBytes * valueBytes + (weights.Format == WeightFormat.MxFp8 ? BlockBytes / 32 : 0);
+        MatrixBytes = (long)HiddenBlocks * IntermediateBlocks * Block;
         GateUp = 2L * Passes * experts * MatrixBytes;
         Down = experts * MatrixBytes;
-        GateUpScales = (long)Passes * experts * IntermediateBlocks * HiddenBlocks * ScaleBytes;
-        DownScales = (long)experts * ((HiddenBlocks + 1) / 2) * IntermediateBlocks * ScaleBytes;
-        Padding = GateUp + Down - 3L * experts * hidden * intermediate;
+        int scaleBytes = weights.Format is WeightFormat.MxFp8 or WeightFormat.Bf16 ? 0 : ScaleBytes;
+        GateUpScales = (long)Passes * experts * IntermediateBlocks * HiddenBlocks * scaleBytes;
+        DownScales = (long)experts * ((HiddenBlocks + 1) / 2) * IntermediateBlocks * scaleBytes;
+        long biases = weights.Biases is null ? 0 : (long)experts * 128 * sizeof(float);
+        GateUpBiases = biases * 2 * IntermediateBlocks;
+        DownBiases = biases * HiddenBlocks;
+        Padding = GateUp + Down - experts * (3L * hidden * intermediate * valueBytes + (weights.Format == WeightFormat.MxFp8 ? MxScales(hidden, intermediate) : 0));
     }
 
     /// <summary>⌈H/128⌉.</summary>
@@ -31,6 +37,9 @@ internal readonly struct WeightSizes
     /// the others.</summary>
     internal int Passes { get; }
 
+    /// <summary>128 rows of 128 values in this format, with the scales that lie among them.</summary>
+    internal int Block { get; }
+
     /// <summary>One expert's gate, up or down, filled up to whole blocks.</summary>
     internal long MatrixBytes { get; }
 
@@ -38,12 +47,17 @@ internal readonly struct WeightSizes
     internal long Down { get; }
     internal long GateUpScales { get; }
     internal long DownScales { get; }
+    internal long GateUpBiases { get; }
+    internal long DownBiases { get; }
 
     /// <summary>Of <see cref="Total"/>: zeros that fill blocks up, none where H and I are multiples of 128 and scale blocks begin at row 0.</summary>
     internal long Padding { get; }
 
     /// <summary>What the device holds from loading to disposal.</summary>
-    internal long Total => GateUp + Down + GateUpScales + DownScales;
+    internal long Total => GateUp + Down + GateUpScales + DownScales + GateUpBiases + DownBiases;
+
+    private static long MxScales(int hidden, int intermediate) =>
+        2L * intermediate * Formats.Blocks(hidden, 32) + (long)hidden * Formats.Blocks(intermediate, 32);
 }
 
 /// <summary>Part of a buffer on the device.</summary>

@@ -55,7 +55,7 @@ internal sealed class WeightUpload : IDisposable
             for (int piece; Volatile.Read(ref _failure) is null && (piece = Interlocked.Increment(ref _next)) < _plan.Pieces;)
             {
                 UploadSlot slot = lane.NextSlot();
-                Prepare(Place(piece, slot, lane.Stream), lane.Stream);
+                Place(piece, slot, lane.Stream);
                 slot.Passed.Record(lane.Stream);
                 _progress.Finish();
             }
@@ -67,15 +67,8 @@ internal sealed class WeightUpload : IDisposable
         }
     }
 
-    private void Prepare(in PrepareArguments arguments, CudaStream stream)
-    {
-        using CudaContext.Scope scope = _kernels.Context.Enter();
-        long chunks = (long)arguments.Blocks * arguments.KBlocks * 1024;
-        _kernels.Prepare.Launch(arguments, (int)Math.Min((chunks + 255) / 256, 16 * _kernels.Context.Multiprocessors), stream.Raw);
-    }
-
-    /// <summary>Reads a piece into the slot, queues its copy, and says where it goes.</summary>
-    private PrepareArguments Place(int piece, UploadSlot slot, CudaStream stream)
+    /// <summary>Reads a piece into the slot, queues its copy, and has the device lay it out.</summary>
+    private void Place(int piece, UploadSlot slot, CudaStream stream)
     {
         (int expert, int rest) = Math.DivRem(piece, _plan.PiecesPerExpert);
         bool isDown = rest >= _plan.GateUp.Pieces;
@@ -84,22 +77,46 @@ internal sealed class WeightUpload : IDisposable
         (int index, int pass) = Math.DivRem(isDown ? rest - _plan.GateUp.Pieces : rest, cut.Passes);
         int block = index * cut.Blocks, blocks = Math.Min(cut.Blocks, cut.AllBlocks - block), kBlocks = Formats.Blocks(first.Columns, 128);
         int row = block * cut.RowsPerBlock, rows = Math.Clamp(first.Rows - row, 0, blocks * cut.RowsPerBlock);
-        long matrix = cut.MatrixBytes;
+        long matrix = cut.MatrixBytes, used = (long)rows * first.Columns * first.Format.ValueBytes();
         ReadPass(slot, first, row, rows, 0, cut, pass);
         if (!isDown) ReadPass(slot, _weights.Up[expert], row, rows, matrix, cut, pass);
-        slot.Copy(isDown ? (long)rows * first.Columns : matrix + (long)rows * first.Columns, stream);
-        return new()
+        if (first.Format == WeightFormat.MxFp8) used = cut.ScaleOffset + (long)rows * first.ScaleColumns;
+        slot.Copy(isDown ? used : matrix + used, stream);
+        ulong from = slot.Device.Address, second = isDown ? 0 : from + (ulong)matrix;
+        ulong to = (isDown ? _target.Down : _target.GateUp).Address
+            + (ulong)((((long)expert * cut.AllBlocks + block) * cut.Passes + pass) * kBlocks * _target.BlockBytes);
+        long chunks = (long)blocks * kBlocks * 1024 * first.Format.ValueBytes();
+        int grid = (int)Math.Min((chunks + 255) / 256, 16 * _kernels.Context.Multiprocessors);
+        using CudaContext.Scope scope = _kernels.Context.Enter();
+        if (_target.IsWide)
         {
-            First = slot.Device.Address,
-            Second = isDown ? 0 : slot.Device.Address + (ulong)matrix,
-            To = (isDown ? _target.Down : _target.GateUp).Address
-                + (ulong)((((long)expert * cut.AllBlocks + block) * cut.Passes + pass) * kBlocks * WeightSizes.BlockBytes),
+            _kernels.Wide.Prepare.Launch(new WidePrepareArguments
+            {
+                First = from,
+                Second = second,
+                FirstScales = from + (ulong)cut.ScaleOffset,
+                SecondScales = second + (ulong)cut.ScaleOffset,
+                To = to,
+                NaN = _found!.Address,
+                Rows = rows,
+                Columns = first.Columns,
+                Blocks = blocks,
+                KBlocks = kBlocks,
+                Format = WideKernels.IndexOf(first.Format),
+            }, grid, stream.Raw);
+            return;
+        }
+        _kernels.Prepare.Launch(new PrepareArguments
+        {
+            First = from,
+            Second = second,
+            To = to,
             NaN = _found!.Address,
             Rows = rows,
             Columns = first.Columns,
             Blocks = blocks,
             KBlocks = kBlocks,
-        };
+        }, grid, stream.Raw);
     }
 
     /// <summary>All rows; or with two passes those that use the first scale of their 128 rows, then those that use the second, with zeros in place of the others.</summary>
@@ -108,6 +125,7 @@ internal sealed class WeightUpload : IDisposable
         if (cut.Passes == 1)
         {
             slot.Read(matrix, row, rows, offset);
+            if (matrix.Format == WeightFormat.MxFp8) slot.ReadScales(matrix, row, rows, offset + cut.ScaleOffset);
             return;
         }
         int secondScale = Math.Clamp((row / 128 + 1) * 128 - matrix.RowPhase, row, row + rows) - row;

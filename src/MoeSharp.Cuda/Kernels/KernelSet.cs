@@ -5,6 +5,8 @@ internal sealed class KernelSet : IDisposable
 {
     private const int GemmThreads = 512, QuantizeThreads = 1024, Threads = 256;
     private readonly Dictionary<string, CudaModule> _modules = [];
+    private readonly Lock _start = new();
+    private WideKernels? _wide;
 
     internal KernelSet(CudaContext context, string? build = null)
     {
@@ -51,6 +53,15 @@ internal sealed class KernelSet : IDisposable
         SharedGate.Launch(new SharedGateArguments { Hidden = hidden, Gate = gate, Weights = weights, Tokens = tokens, HiddenSize = hiddenSize },
             Formats.Blocks(tokens, tokensPerBlock), stream);
         Check(Step.Route, stream);
+    }
+
+    /// <summary>Those for weights that are decoded to BF16.</summary>
+    internal WideKernels Wide
+    {
+        get
+        {
+            lock (_start) return _wide ??= new WideKernels(this);
+        }
     }
 
     /// <summary>Where steps are checked: the stream has not failed yet.</summary>

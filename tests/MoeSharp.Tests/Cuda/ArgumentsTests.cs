@@ -42,6 +42,29 @@ public class ArgumentsTests
     }
 
     [Fact]
+    public void WideStructsAreThoseOfTheKernels()
+    {
+        string asserted = File.ReadAllText(Repository.PathOf("kernels/include/wide_arguments.cuh"));
+        foreach ((string name, int size) in new (string, int)[]
+        {
+            (nameof(WideTiles), Unsafe.SizeOf<WideTiles>()), (nameof(WidePermuteArguments), Unsafe.SizeOf<WidePermuteArguments>()),
+            (nameof(WideGemmArguments), Unsafe.SizeOf<WideGemmArguments>()), (nameof(WidePrepareArguments), Unsafe.SizeOf<WidePrepareArguments>()),
+        })
+            Assert.True(asserted.Contains($"sizeof({name}) == {size}", StringComparison.Ordinal), $"{name} has {size} bytes here; the kernels assert another size.");
+        foreach ((Type type, string field, string twin) in new[]
+        {
+            (typeof(WidePermuteArguments), nameof(WidePermuteArguments.Tokens), "tokens"), (typeof(WidePermuteArguments), nameof(WidePermuteArguments.Tall), "tall"),
+            (typeof(WideGemmArguments), nameof(WideGemmArguments.KBlocks), "k_blocks"), (typeof(WideGemmArguments), nameof(WideGemmArguments.Activation), "activation"),
+            (typeof(WidePrepareArguments), nameof(WidePrepareArguments.Rows), "rows"), (typeof(WidePrepareArguments), nameof(WidePrepareArguments.Format), "format"),
+        })
+        {
+            int offset = (int)Marshal.OffsetOf(type, field);
+            Assert.True(asserted.Contains($"offset_of({type.Name}, {twin}) == {offset}", StringComparison.Ordinal),
+                $"{type.Name}.{field} lies at {offset} here; the kernels assert another offset of {twin}.");
+        }
+    }
+
+    [Fact]
     public void ActivationsBecomeArguments()
     {
         ActivationArguments step = From(Activation.SwigluStep()), oai = From(Activation.SwigluOai()), silu = From(Activation.Silu(10.03f));

@@ -17,6 +17,28 @@ public class DevicePlanTests
             Assert.True(counts.Sum(DevicePlan.RowTiles) <= plan.MostTiles, $"T={tokens} K={topK} E={experts} seed {seed}: tiles exceed {plan.MostTiles}");
         });
 
+    [Theory, InlineData(WeightFormat.MxFp8), InlineData(WeightFormat.Block128)]
+    public void TheWideWorkListSufficesForAnyRouting(WeightFormat format) =>
+        Gen.Select(Gen.Int[1, 3000], Gen.Int[1, 8], Gen.Int[8, 64], Gen.Int[0, 1 << 30]).Sample((tokens, topK, experts, seed) =>
+        {
+            using ExpertWeights weights = RandomLayer.Zeros(format, experts, 128, 128);
+            var plan = new DevicePlan(ExpertsShape.From(new() { TopK = topK, Activations = ActivationFormat.Bf16 }, weights), tokens);
+            var random = new Random(seed);
+            var counts = new int[experts];
+            int crowd = random.Next(1, experts + 1);
+            for (int slot = 0; slot < plan.Slots; slot++) counts[random.Next(crowd)]++;
+            int entries = counts.Sum(rows => DevicePlan.WideEntries(rows, DevicePlan.HasTallUnits(format)));
+            Assert.True(plan.IsWide && entries <= plan.MostTiles, $"T={tokens} K={topK} E={experts} seed {seed}: {entries} entries exceed {plan.MostTiles}");
+        });
+
+    [Fact]
+    public void WideConstantsAreThoseOfTheScheduler()
+    {
+        string scheduler = File.ReadAllText(Repository.PathOf("kernels/include/wide_scheduler.cuh"));
+        Assert.Contains($"constexpr int wide_few_rows = {DevicePlan.WideFewRows};", scheduler);
+        Assert.Contains($"constexpr int wide_tile_rows = {DevicePlan.WideTileRows};", scheduler);
+    }
+
     [Fact]
     public void QuantizingBlocksCoverAllTokensOnce() => Gen.Select(Gen.Int[1, 100_000], Gen.Int[1, 200]).Sample((tokens, multiprocessors) =>
     {

@@ -131,6 +131,30 @@ public class EmulatedMachineTests
     }
 
     [Fact]
+    public void TheToolVerifiesMxFp8AndBf16Activations()
+    {
+        foreach ((string checkpoint, string activations) in new[] { ("qwen3-moe-mxfp8", "fp8"), ("qwen3-moe-mxfp8", "bf16"), ("deepseek-v3.1-ue8m0", "bf16") })
+        {
+            ToolRun run = ToolRun.Of("verify", Repository.PathOf("tests/MoeSharp.Tests/Data/checkpoints/" + checkpoint), "--backend", "cuda", "--activations", activations);
+            Assert.True(run.ExitCode == 0 && run.Output.Contains("Agrees with the reference", StringComparison.Ordinal), $"{checkpoint}, {activations}: {run.Output}");
+        }
+    }
+
+    /// <summary>FP8 weights and activations, the one pair that takes no biases.</summary>
+    [Fact]
+    public void BiasesThatAreNotAddedAreRefused()
+    {
+        using CudaBackend backend = Gpu.Open();
+        using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 2, 128, 128, 1, biases: true);
+        UnsupportedException refused = Assert.Throws<UnsupportedException>(() => new FusedExperts(new() { TopK = 1 }, weights, backend));
+        Assert.Contains("take BF16 activations", refused.Message);
+        using var taken = new FusedExperts(new() { TopK = 1, Activations = ActivationFormat.Bf16 }, weights, backend);
+    }
+
+    [Fact]
+    public void AWideLayerAgreesWithTheReference() => new WideTests().LayersAgreeWithTheReference(WeightFormat.MxFp8, ActivationFormat.Fp8, 33, 192, 96);
+
+    [Fact]
     public void TheToolVerifiesACheckpointOnTheGpu()
     {
         string model = Repository.PathOf("tests/MoeSharp.Tests/Data/checkpoints/deepseek-v3.1-ue8m0");

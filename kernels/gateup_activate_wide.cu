@@ -1,0 +1,13 @@
+// Steps 4 and 5 with BF16 rows: the grouped GEMM with gate and up, and the gated activation.
+#include "include/wide_epilogue.cuh"
+
+#define WIDE_ENTRY(name, format)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(wide_threads, 1) name(const __grid_constant__ WideGemmArguments g) {             \
+        wide_gemm<format, WideActivate>(g);                                                                                       \
+    }                                                                                                                             \
+    extern "C" __device__ const int name##_shared = WideLayout<format>::staging + 2 * wide_staging_bytes;
+
+WIDE_ENTRY(gateup_wide_mxfp8, MxFp8)
+WIDE_ENTRY(gateup_wide_block128, Block128)
+WIDE_ENTRY(gateup_wide_bf16, Bf16)
+#undef WIDE_ENTRY

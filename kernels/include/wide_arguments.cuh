@@ -1,0 +1,80 @@
+#pragma once
+#include "arguments.cuh"
+// The wide kernels multiply BF16 rows by weights that are decoded to BF16 in registers: MXFP8 weights, FP8 weights with BF16 activations, BF16
+// weights. The C# twins are in src/MoeSharp.Cuda/Kernels/WideArguments.cs.
+//
+// Layouts:
+//   rows    [K / 64][capacity][64]  BF16; 16-byte chunk c of row r lies at c ^ (r & 7). MXFP8 activations are stored as the numbers that they are.
+//   weights [E][blocks][K / 64] pieces of 128 rows x 64 values, in the order in which threads feed them to the tensor core (wide_formats.cuh).
+//           GateUp interleaves 8 rows of gate with the 8 rows of up for the same outputs, so a block of 128 rows makes 64 outputs
+//   scales  [E][blocks / 2][K / 128][4] FP32, 128-blocks only: GateUp {gate, up, 0, 0}; Down {first block, second block, 0, 0}
+//   biases  [E][blocks][128]        FP32, in the order of weight rows
+//   results GateUp: rows of Down. Down: [H / 128][capacity][128] BF16, chunk c of row r at c ^ (r & 7)
+
+/// Work on one expert is cut into `count` entries of equal length, starting at `first`; entry i describes the expert that owns it. An entry is a row
+/// tile times all pairs of weight blocks; where a unit is one block only, a row tile has two entries: first and second blocks of pairs.
+struct alignas(16) WideTiles {
+    int expert;
+    int first;
+    int count;
+    int row;   // first row
+    int rows;  // real rows
+    int reserved[3];
+};
+
+struct alignas(16) WidePermuteArguments {
+    const u16* hidden;      // [T, H] BF16
+    const int* ids;         // [T, K]
+    const int* expert_map;  // [global experts] or null
+    u16* rows;              // [H/64][capacity][64]
+    int* row_of_slot;       // [T, K]
+    WideTiles* tiles;
+    int* tile_count;
+    int tokens;
+    int top_k;
+    int hidden_size;
+    int experts;
+    int capacity;
+    int tokens_per_block;
+    int global_experts;
+    int quantize;           // to MXFP8 and back
+    int tall;               // tiles of many rows take two blocks of weights
+    int reserved;
+};
+
+struct alignas(16) WideGemmArguments {
+    const u8* weights;
+    const float* scales;    // 128-blocks only
+    const float* biases;    // or null
+    const u16* rows;
+    u16* results;
+    const WideTiles* tiles;
+    const int* tile_count;
+    int k_blocks;           // of 128
+    int blocks;             // 128-row blocks of weights per expert
+    int capacity;
+    int quantize;           // GateUp: results go to MXFP8 and back
+    int reserved[2];
+    ActivationArguments activation;
+};
+
+struct alignas(16) WidePrepareArguments {
+    const u8* first;         // [rows, columns]: gate, or down
+    const u8* second;        // [rows, columns]: up, or null
+    const u8* first_scales;  // MXFP8: [rows, columns / 32] E8M0
+    const u8* second_scales;
+    u8* to;
+    u64* nan;                // [0] how many NaN codes, [1] lowest offset of one (second's after first's)
+    int rows;
+    int columns;
+    int blocks;
+    int k_blocks;
+    int format;              // 0 MXFP8, 1 128-blocks, 2 BF16
+    int reserved[3];
+};
+
+static_assert(sizeof(WideTiles) == 32 && sizeof(WidePermuteArguments) == 96 && sizeof(WideGemmArguments) == 112, "");
+static_assert(sizeof(WidePrepareArguments) == 80, "");
+static_assert(offset_of(WidePermuteArguments, tokens) == 56 && offset_of(WidePermuteArguments, tall) == 88, "");
+static_assert(offset_of(WideGemmArguments, k_blocks) == 56 && offset_of(WideGemmArguments, activation) == 80, "");
+static_assert(offset_of(WidePrepareArguments, rows) == 48 && offset_of(WidePrepareArguments, format) == 64, "");

@@ -1,0 +1,35 @@
+#pragma once
+#include "ptx.cuh"
+// E4M3 codes as BF16 numbers, two per register. The bits of a code, moved to where BF16 has them, are its value times 2^-120 (subnormals included), so
+// one exact multiplication by 2^120 times a power-of-two scale decodes it. NaN codes come out as 480: whoever may meet them looks for them.
+
+/// The four codes of a word: of bytes 1 and 3, and of bytes 0 and 2. Times 2^-120.
+DEVICE u32 odd_codes(u32 word) { return (word >> 4 & 0x07F007F0u) | (word & 0x80008000u); }
+DEVICE u32 even_codes(u32 word) { return odd_codes(word << 8); }
+
+constexpr u32 both = 0x00010001u;
+constexpr u32 decode_factor = (247u << 7) * both; // 2^120
+
+/// A scale 2^(byte - 127) is applied by two factors, of which the second is needed for bytes above this only.
+constexpr u32 most_in_one = 134;
+DEVICE u32 first_factor(u32 byte) { return (byte < most_in_one ? byte + 120 : most_in_one + 120) << 7; }
+DEVICE u32 second_factor(u32 byte) { return byte <= most_in_one ? 0x3F80u : byte == 255 ? 0x7FC0u : (byte - 7) << 7; }
+/// Whether one of four scale bytes needs the second factor.
+DEVICE bool needs_second(u32 bytes) { return ((bytes & 0x7F7F7F7Fu) + 0x79797979u & bytes & 0x80808080u) != 0; }
+
+/// The scale byte of values whose largest magnitude is this BF16 number: that of the smallest power of two >= it / 448. Infinity gives 255.
+DEVICE u32 mx_scale(u32 absmax) {
+    const int exponent = (int)(absmax >> 7), byte = exponent - 8 + ((absmax & 0x7F) > 0x60); // 448 = 1.75 x 2^8
+    return exponent >= 255 ? 255u : byte < 0 ? 0u : (u32)byte;
+}
+
+/// A pair of BF16 numbers to E4M3 under scales of their own, and back.
+DEVICE u32 mx_round(u32 pair, u32 scale0, u32 scale1) {
+    const float inverse0 = __uint_as_float(254 - scale0 << 23), inverse1 = __uint_as_float(254 - scale1 << 23);
+    const u32 codes = pack_e4m3(low_bf16(pair) * inverse0, high_bf16(pair) * inverse1);
+    u32 value = multiply_bf16(odd_codes(__byte_perm(codes, 0, 0x1404)), first_factor(scale0) | first_factor(scale1) << 16);
+    if (scale0 > most_in_one || scale1 > most_in_one) value = multiply_bf16(value, second_factor(scale0) | second_factor(scale1) << 16);
+    if ((codes & 0x7F) == 0x7F) value = (value & 0xFFFF0000u) | 0x7FFFu;
+    if ((codes & 0x7F00) == 0x7F00) value = (value & 0xFFFFu) | 0x7FFF0000u;
+    return value;
+}

@@ -1,0 +1,36 @@
+#pragma once
+#include "wgmma.cuh"
+// BF16 matrix products of one warpgroup: D[64, N] (+)= A[64, 16] B[N, 16]^T with A in registers (wide_formats.cuh) and B in shared memory as wgmma.cuh
+// has it, 64 values to a row. D as there.
+
+#ifdef EMULATED
+template <int N> struct WideWgmma {
+    static void multiply(float (&d)[N / 2], const u32* a, u64 b, int accumulate) { emulator::multiply_bf16_matrix(d, N, {a[0], a[1], a[2], a[3]}, b, accumulate); }
+};
+#else
+template <int N> struct WideWgmma;
+
+#define WIDE_REGS48 REGS32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define WIDE_REGS64 WIDE_REGS48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define WIDE_WGMMA(N, REGS, A, B, P, ...)                                                                                                        \
+    template <> struct WideWgmma<N> {                                                                                                            \
+        static DEVICE void multiply(float (&d)[N / 2], const u32* a, u64 b, int accumulate) {                                                    \
+            asm volatile("{.reg .pred p; setp.ne.b32 p, " P ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGS "}, {" A      \
+                         "}, " B ", p, 1, 1, 0;}" : __VA_ARGS__                                                                                   \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate) : "memory");                                      \
+        }                                                                                                                                        \
+    };
+WIDE_WGMMA(8, REGS4, "%4,%5,%6,%7", "%8", "%9", OUT4(0))
+WIDE_WGMMA(16, REGS8, "%8,%9,%10,%11", "%12", "%13", OUT8(0))
+WIDE_WGMMA(32, REGS16, "%16,%17,%18,%19", "%20", "%21", OUT16(0))
+WIDE_WGMMA(64, REGS32, "%32,%33,%34,%35", "%36", "%37", OUT32(0))
+WIDE_WGMMA(96, WIDE_REGS48, "%48,%49,%50,%51", "%52", "%53", OUT32(0), OUT16(32))
+WIDE_WGMMA(128, WIDE_REGS64, "%64,%65,%66,%67", "%68", "%69", OUT32(0), OUT32(32))
+#endif
+
+/// 64 values of depth: four products. Issues only; the caller fences before and commits after.
+template <int N> DEVICE void multiply_wide(float (&d)[N / 2], const u32 (&a)[16], u32 b, bool first) {
+    const u64 db = operand_descriptor(b);
+#pragma unroll
+    for (int step = 0; step < 4; step++) WideWgmma<N>::multiply(d, a + 4 * step, db + 2 * step, !first || step != 0);
+}

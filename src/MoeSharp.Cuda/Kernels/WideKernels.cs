@@ -1,0 +1,34 @@
+namespace MoeSharp;
+
+/// <summary>The kernels for weights that are decoded to BF16, loaded when the first such layer comes.</summary>
+internal sealed class WideKernels
+{
+    private const int GemmThreads = 384, PermuteThreads = 1024, PrepareThreads = 256;
+
+    internal WideKernels(KernelSet set)
+    {
+        CudaModule gateUp = set.Load("gateup_activate_wide"), down = set.Load("down_wide"), prepare = set.Load("prepare_wide");
+        GateUp = [.. Names.Select(name => gateUp.Kernel("gateup_wide_" + name, GemmThreads, staged: true))];
+        Down = [.. Names.Select(name => down.Kernel("down_wide_" + name, GemmThreads, staged: true))];
+        Permute = set.Load("permute_wide").Kernel("permute_wide", PermuteThreads);
+        Prepare = prepare.Kernel("prepare_wide", PrepareThreads);
+        Decode = prepare.Kernel("decode_wide", PrepareThreads);
+    }
+
+    private static string[] Names { get; } = ["mxfp8", "block128", "bf16"];
+
+    /// <summary>Position of a format's kernels; also what the kernel that lays weights out calls it.</summary>
+    internal static int IndexOf(WeightFormat format) => format switch { WeightFormat.MxFp8 => 0, WeightFormat.Bf16 => 2, _ => 1 };
+
+    /// <summary>Whether a layer runs on these kernels rather than on those that multiply FP8 by FP8.</summary>
+    internal static bool Serve(WeightFormat format, ActivationFormat activations) =>
+        activations == ActivationFormat.Bf16 || format is WeightFormat.MxFp8 or WeightFormat.Bf16;
+
+    internal CudaKernel[] GateUp { get; }
+    internal CudaKernel[] Down { get; }
+    internal CudaKernel Permute { get; }
+    internal CudaKernel Prepare { get; }
+
+    /// <summary>For tests: every code under every MXFP8 scale.</summary>
+    internal CudaKernel Decode { get; }
+}

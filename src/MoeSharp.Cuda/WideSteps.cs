@@ -1,0 +1,77 @@
+namespace MoeSharp;
+
+/// <summary>The steps before Combine on the wide kernels: argument structs of calls with one number of tokens.</summary>
+internal sealed class WideSteps
+{
+    private readonly KernelSet _kernels;
+    private readonly ExpertsShape _shape;
+    private readonly DevicePlan _sizes;
+    private readonly CudaKernel _gateUpKernel, _downKernel;
+    private readonly WidePermuteArguments _permute;
+    private readonly WideGemmArguments _gateUp, _down;
+
+    /// <param name="address">Of a buffer of the plan.</param>
+    internal WideSteps(KernelSet kernels, DeviceWeights weights, ExpertsShape shape, DevicePlan sizes, Func<Buffer, ulong> address)
+    {
+        _kernels = kernels;
+        _shape = shape;
+        _sizes = sizes;
+        int format = WideKernels.IndexOf(shape.Format);
+        _gateUpKernel = kernels.Wide.GateUp[format];
+        _downKernel = kernels.Wide.Down[format];
+        int quantize = shape.Activations == ActivationFormat.Fp8 ? 1 : 0;
+        _permute = new()
+        {
+            Rows = address(Buffer.Rows),
+            RowOfSlot = address(Buffer.RowOfSlot),
+            Tiles = address(Buffer.Tiles),
+            TileCount = address(Buffer.TileCount),
+            Tokens = sizes.Tokens,
+            TopK = shape.TopK,
+            HiddenSize = shape.Hidden,
+            Experts = shape.Experts,
+            Capacity = sizes.Capacity,
+            TokensPerBlock = sizes.QuantizeGrid(kernels.Context.Multiprocessors).TokensPerBlock,
+            Quantize = quantize,
+            Tall = DevicePlan.HasTallUnits(shape.Format) ? 1 : 0,
+        };
+        _gateUp = Gemm(weights.GateUp, weights.GateUpScales, weights.GateUpBiases, address(Buffer.Rows), address(Buffer.Intermediate));
+        _gateUp.KBlocks = sizes.RowBlocks;
+        _gateUp.Blocks = 2 * sizes.IntermediateBlocks;
+        _gateUp.Quantize = quantize;
+        _gateUp.Activation = ActivationArguments.From(shape);
+        _down = Gemm(weights.Down, weights.DownScales, weights.DownBiases, address(Buffer.Intermediate), address(Buffer.Results));
+        _down.KBlocks = sizes.IntermediateBlocks;
+        _down.Blocks = sizes.HiddenBlocks;
+    }
+
+    private WideGemmArguments Gemm(DeviceRange weights, DeviceRange scales, DeviceRange biases, ulong rows, ulong results) => new()
+    {
+        Weights = weights.Address,
+        Scales = scales.Address,
+        Biases = biases.Bytes == 0 ? 0 : biases.Address,
+        Rows = rows,
+        Results = results,
+        Tiles = _permute.Tiles,
+        TileCount = _permute.TileCount,
+        Capacity = _sizes.Capacity,
+    };
+
+    /// <summary>Quantize (where activations are FP8) and Permute.</summary>
+    internal void Permute(ulong hidden, ulong ids, ulong expertMap, nint stream)
+    {
+        WidePermuteArguments arguments = _permute with
+        {
+            Hidden = hidden,
+            Ids = ids,
+            ExpertMap = expertMap,
+            GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
+        };
+        (int blocks, int tokensPerBlock) = _sizes.QuantizeGrid(_kernels.Context.Multiprocessors);
+        _kernels.Wide.Permute.Launch(arguments, blocks, stream, dynamicShared: 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK));
+    }
+
+    internal void GateUp(nint stream) => _gateUpKernel.Launch(_gateUp, _kernels.Context.Multiprocessors, stream);
+
+    internal void Down(nint stream) => _downKernel.Launch(_down, _kernels.Context.Multiprocessors, stream);
+}
