@@ -164,11 +164,10 @@ internal sealed class DeviceCall : IDisposable
         if (_wide is not null)
         {
             _wide.Permute(hidden, ids, expertMap, stream);
-            if (Sizes.RowBlocks != Sizes.HiddenBlocks) Repeat(Buffer.Rows, 256, stream);
             return;
         }
         (int blocks, int tokensPerBlock) = Sizes.QuantizeGrid(_kernels.Context.Multiprocessors);
-        _kernels.Quantize.Launch(new QuantizeArguments
+        var arguments = new QuantizeArguments
         {
             Hidden = hidden,
             Ids = ids,
@@ -187,17 +186,14 @@ internal sealed class DeviceCall : IDisposable
             PowerOfTwo = _shape.PowerOfTwoScales ? 1 : 0,
             GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
             TilesPerGroup = 1,
-        }, blocks, stream, dynamicShared: 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK));
+        };
+        int shared = 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK);
+        _kernels.Quantize.Launch(arguments, blocks, stream, dynamicShared: shared);
         if (Sizes.RowBlocks == Sizes.HiddenBlocks) return;
-        Repeat(Buffer.Rows, 128, stream);
-        Repeat(Buffer.RowScales, sizeof(float), stream);
-    }
-
-    /// <summary>The second half of a buffer becomes like the first: GateUp passes over it twice.</summary>
-    private void Repeat(Buffer buffer, int bytesPerRow, nint stream)
-    {
-        long half = (long)Sizes.HiddenBlocks * Sizes.Capacity * bytesPerRow;
-        Native.Check(Native.cuMemcpyDtoDAsync_v2(Address(buffer) + (ulong)half, Address(buffer), (nuint)half, stream));
+        ulong rows = (ulong)Sizes.HiddenBlocks * (ulong)Sizes.Capacity; // the second half like the first: GateUp passes over both
+        arguments.Rows += rows * 128;
+        arguments.Scales += rows * sizeof(float);
+        _kernels.Quantize.Launch(arguments, blocks, stream, dynamicShared: shared);
     }
 
     /// <summary>For tests: the first steps with BF16 results of GateUp, before the activation.</summary>

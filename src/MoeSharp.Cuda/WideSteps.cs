@@ -68,7 +68,11 @@ internal sealed class WideSteps
             GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
         };
         (int blocks, int tokensPerBlock) = _sizes.QuantizeGrid(_kernels.Context.Multiprocessors);
-        _kernels.Wide.Permute.Launch(arguments, blocks, stream, dynamicShared: 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK));
+        int shared = 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK);
+        _kernels.Wide.Permute.Launch(arguments, blocks, stream, dynamicShared: shared);
+        if (_sizes.RowBlocks == _sizes.HiddenBlocks) return;
+        arguments.Rows += (ulong)_sizes.HiddenBlocks * (ulong)_sizes.Capacity * 256; // the second half like the first: GateUp passes over both
+        _kernels.Wide.Permute.Launch(arguments, blocks, stream, dynamicShared: shared);
     }
 
     internal void GateUp(nint stream) => _gateUpKernel.Launch(_gateUp, _kernels.Context.Multiprocessors, stream);

@@ -32,7 +32,6 @@ internal static unsafe partial class Native
     [LibraryImport(Library)] internal static partial int cuMemFreeHost(nint pointer);
     [LibraryImport(Library)] internal static partial int cuMemcpyHtoDAsync_v2(ulong to, void* from, nuint bytes, nint stream);
     [LibraryImport(Library)] internal static partial int cuMemcpyDtoHAsync_v2(void* to, ulong from, nuint bytes, nint stream);
-    [LibraryImport(Library)] internal static partial int cuMemcpyDtoDAsync_v2(ulong to, ulong from, nuint bytes, nint stream);
     [LibraryImport(Library)] internal static partial int cuMemsetD8Async(ulong to, byte value, nuint count, nint stream);
 
     [LibraryImport(Library)] internal static partial int cuPointerGetAttributes(uint count, int* attributes, void** data, ulong pointer);

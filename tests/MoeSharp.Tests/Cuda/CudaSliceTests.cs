@@ -35,6 +35,27 @@ public class CudaSliceTests
         Assert.Equal(Run(backend, apart, tokens), Run(backend, straddling, tokens));
     }
 
+    [Theory, Trait("Category", "Cuda")]
+    [InlineData(ActivationFormat.Fp8)]
+    [InlineData(ActivationFormat.Bf16)]
+    public void TwoPassesAreCapturedAndReplayedLikeOne(ActivationFormat activations)
+    {
+        const int tokens = 9;
+        using CudaBackend backend = Gpu.Open();
+        using ExpertWeights weights = Packed(WeightFormat.Block128, 128, 192, PackedScaleRows.Fused, equalScales: false);
+        using var experts = new FusedExperts(new() { TopK = 2, Activations = activations }, weights, backend);
+        using var caller = new Caller(backend, experts, tokens);
+        using var queue = new CudaQueue(backend, caller.Stream.Raw);
+        queue.Reserve(experts, tokens);
+        caller.Route(RandomLayer.Ids(tokens, 2, Experts, 3));
+        using CudaGraph graph = caller.Stream.Capture(() => queue.Forward(experts, caller.Call));
+        Assert.Equal(5, graph.Nodes);
+        int[] others = RandomLayer.Ids(tokens, 2, Experts, 8, dropped: 0.3);
+        caller.Route(others);
+        graph.Launch(caller.Stream);
+        Assert.Equal(caller.WithSpans(others), caller.Output<BFloat16>());
+    }
+
     /// <summary>Expert-parallel and tensor-parallel slices as a checkpoint gives them, also those that begin inside a block.</summary>
     [Theory, Trait("Category", "Cuda")]
     [InlineData(0, 16, 5, 20)]
