@@ -39,6 +39,27 @@ public class WideTests
             }
     }
 
+    /// <summary>Scale blocks over gate and up together, up beginning inside one: two passes over H.</summary>
+    [Theory]
+    [InlineData(7, 128, 192)]
+    [InlineData(70, 200, 96)]
+    public void ScaleBlocksThatStraddleGateAndUpAgreeWithTheReference(int tokens, int hidden, int intermediate)
+    {
+        using CudaBackend backend = Gpu.Open();
+        const int experts = 2;
+        int scaleColumns = Formats.Blocks(hidden, 128), scaleRows = Formats.Blocks(2 * intermediate, 128);
+        var random = new Random(1);
+        using ExpertWeights weights = ExpertWeights.FromPacked(WeightFormat.Block128, experts, hidden, intermediate,
+            Codes(experts * 2 * intermediate * hidden), Scales(experts * scaleRows * scaleColumns), Codes(experts * intermediate * hidden),
+            Scales(experts * scaleColumns * Formats.Blocks(intermediate, 128)), PackedScaleRows.Fused);
+        Assert.True(weights.HasStraddlingScales);
+        int[] ids = RandomLayer.Ids(tokens, 2, experts, 3);
+        Assert.Equal("", Difference(backend, weights, new() { TopK = 2, Activations = ActivationFormat.Bf16 }, tokens, ids));
+
+        Float8E4M3[] Codes(int count) => [.. RandomLayer.Normal(random, count, 60).Select(Float8E4M3.FromSingle)];
+        float[] Scales(int count) => [.. Enumerable.Range(0, count).Select(_ => 0.002f * (0.5f + random.NextSingle()))];
+    }
+
     /// <summary>Few rows and many (two blocks of weights at a time, and both tile widths), alone and in a crowd.</summary>
     [Theory]
     [InlineData(WeightFormat.MxFp8, ActivationFormat.Fp8)]
