@@ -51,14 +51,18 @@ public class GpuBenchTests
     }
 
     /// <summary>Random weights are numbers, not NaN, and spread: a layer of them keeps the size of its input.</summary>
-    [Fact, Trait("Category", "Cuda")]
-    public void RandomLayersKeepTheSizeOfTheirInput()
+    [Theory, Trait("Category", "Cuda")]
+    [InlineData(WeightFormat.Block128, ActivationFormat.Fp8)]
+    [InlineData(WeightFormat.Block128, ActivationFormat.Bf16)]
+    [InlineData(WeightFormat.MxFp8, ActivationFormat.Fp8)]
+    [InlineData(WeightFormat.Bf16, ActivationFormat.Bf16)]
+    public void RandomLayersKeepTheSizeOfTheirInput(WeightFormat format, ActivationFormat activations)
     {
         using CudaBackend backend = Gpu.Open();
         var kernels = new BenchKernels(backend.Kernels());
         using var tables = new RandomTables(kernels);
         var shape = new BenchShape("test", 4, 2, 256, 384) { LocalExperts = 3 };
-        using GpuLayer layer = GpuLayer.Random(shape, WeightFormat.Block128, null, backend, tables);
+        using GpuLayer layer = GpuLayer.Random(shape, format, activations, backend, tables);
         using var buffers = new GpuBuffers(kernels.Context, layer, 8, tables);
         layer.Call.Prepare(8);
         var ids = new int[16];
@@ -67,7 +71,7 @@ public class GpuBenchTests
         buffers.Route(ids, weights, layer.Call.Stream);
         buffers.Enqueue(layer.Call);
         BFloat16[] output = buffers.Output(8 * 256, layer.Call.Stream);
-        Assert.All(output, value => Assert.True(float.IsFinite(value.ToSingle())));
+        Assert.True(output.All(value => float.IsFinite(value.ToSingle())), $"{format} with {activations} activations: a value is not finite");
         double length = Math.Sqrt(output.Average(value => (double)value.ToSingle() * value.ToSingle()));
         Assert.InRange(length, 0.01, 10);
     }
