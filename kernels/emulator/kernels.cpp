@@ -6,10 +6,12 @@
 #include "../down_wide.cu"
 #include "../gateup_activate.cu"
 #include "../gateup_activate_wide.cu"
+#include "../permute_codes.cu"
 #include "../permute_wide.cu"
 #include "../prepare.cu"
 #include "../prepare_wide.cu"
 #include "../quantize_permute.cu"
+#include "../quantize_weigh.cu"
 #include "../random.cu"
 #include "../route.cu"
 #include "../shared_gate.cu"
@@ -25,7 +27,7 @@ template <class Arguments, void (*Entry)(Arguments)> struct Call<Entry> {
 const Kernel kernels[] = {
     KERNEL(combine), KERNEL(down), KERNEL(gateup_silu), KERNEL(gateup_swiglustep), KERNEL(gateup_gelu_tanh), KERNEL(gateup_plain), KERNEL(prepare),
     KERNEL(quantize_permute), KERNEL(shared_gate), KERNEL(random_values), KERNEL(ceiling_read), KERNEL(ceiling_write), KERNEL(ceiling_fp8),
-    KERNEL(route_logits), KERNEL(route_logits_few), KERNEL(route_select), KERNEL(permute_wide), KERNEL(prepare_wide), KERNEL(decode_wide),
+    KERNEL(route_logits), KERNEL(route_logits_few), KERNEL(route_select), KERNEL(quantize_weigh), KERNEL(permute_codes), KERNEL(permute_wide), KERNEL(prepare_wide), KERNEL(decode_wide),
     KERNEL(gateup_wide_mxfp8), KERNEL(gateup_wide_block128), KERNEL(gateup_wide_bf16), KERNEL(down_wide_mxfp8), KERNEL(down_wide_block128),
     KERNEL(down_wide_bf16),
 };

@@ -86,6 +86,26 @@ struct alignas(16) CombineArguments {
     int shared_capacity;
 };
 
+struct alignas(16) WeighArguments {
+    const u16* hidden;      // [T, H] BF16
+    const float* weights;   // [T]
+    u16* weighed;           // [T, H] BF16
+    int tokens;
+    int hidden_size;
+};
+
+struct alignas(16) CodesArguments {
+    const u8* codes;          // [T, H]
+    const float* code_scales; // [T, H/128]
+    const int* row_of_slot;   // [T, K]
+    u8* rows;                 // [H/128][capacity][128]
+    float* scales;            // [H/128][capacity]
+    int tokens;
+    int top_k;
+    int hidden_size;
+    int capacity;
+};
+
 struct alignas(16) SharedGateArguments {
     const u16* hidden;      // [T, H] BF16
     const float* gate;      // [H]
@@ -116,3 +136,5 @@ static_assert(offset_of(QuantizeArguments, tiles_per_group) == 96, "");
 static_assert(offset_of(CombineArguments, output) == 24 && offset_of(CombineArguments, output_f32) == 64, "");
 static_assert(offset_of(PrepareArguments, nan) == 24 && offset_of(PrepareArguments, k_blocks) == 44, "");
 static_assert(sizeof(SharedGateArguments) == 32 && offset_of(SharedGateArguments, hidden_size) == 28, "");
+static_assert(sizeof(WeighArguments) == 32 && offset_of(WeighArguments, hidden_size) == 28, "");
+static_assert(sizeof(CodesArguments) == 64 && offset_of(CodesArguments, tokens) == 40 && offset_of(CodesArguments, capacity) == 52, "");

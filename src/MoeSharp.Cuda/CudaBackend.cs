@@ -65,14 +65,9 @@ public sealed class CudaBackend : IExpertsBackend, IDisposable
     }
 
     /// <summary>What formats do not tell.</summary>
-    internal static Support SupportsLayer(ExpertsShape shape, ExpertWeights weights)
-    {
-        if (shape.RouterWeightOnInput)
-            return Support.No("The CUDA backend applies router weights to the experts' outputs; turn RouterWeightOnInput off or use the CPU.");
-        return weights.Biases is not null && !WideKernels.Serve(shape.Format, shape.Activations)
-            ? Support.No("The CUDA backend adds expert biases where activations are BF16 or weights MXFP8; take BF16 activations or use the CPU.")
-            : Support.Yes;
-    }
+    internal static Support SupportsLayer(ExpertsShape shape, ExpertWeights weights) => weights.Biases is not null && !WideKernels.Serve(shape.Format, shape.Activations)
+        ? Support.No("The CUDA backend adds expert biases where activations are BF16 or weights MXFP8; take BF16 activations or use the CPU.")
+        : Support.Yes;
 
     /// <summary>Memory that <see cref="Prepare(ExpertsShape, ExpertWeights, bool)"/> takes of the GPU. Answered without a GPU.</summary>
     public static CudaWeightMemory WeightMemory(ExpertWeights weights)

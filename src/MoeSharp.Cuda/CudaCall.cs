@@ -10,6 +10,10 @@ public readonly record struct CudaCall
     public required int Tokens { get; init; }
     /// <summary>[T, H] BF16 hidden states, at a multiple of 16 bytes.</summary>
     public nint Hidden { get; init; }
+    /// <summary>[T, H] E4M3 instead, already quantized, at a multiple of 16 bytes; for 128-block weights with FP8 activations, without shared experts.</summary>
+    public nint QuantizedHidden { get; init; }
+    /// <summary>[T, ⌈H/128⌉] FP32 scales of <see cref="QuantizedHidden"/>, row-major.</summary>
+    public nint HiddenScales { get; init; }
     /// <summary>[T, K] 32-bit expert ids; any id that is no expert's (-1, for one) means none. Only the device reads them.</summary>
     public nint TopkIds { get; init; }
     /// <summary>[T, K] FP32 router weights.</summary>
@@ -26,6 +30,8 @@ public readonly record struct CudaCall
     {
         Tokens = tokens,
         Hidden = At(Hidden, 2L * first * shape.Hidden),
+        QuantizedHidden = At(QuantizedHidden, (long)first * shape.Hidden),
+        HiddenScales = At(HiddenScales, 4L * first * Formats.Blocks(shape.Hidden, 128)),
         TopkIds = At(TopkIds, 4L * first * shape.TopK),
         TopkWeights = At(TopkWeights, 4L * first * shape.TopK),
         Output = At(Output, 2L * first * shape.Hidden),
@@ -35,7 +41,7 @@ public readonly record struct CudaCall
     /// <summary>Throws unless everything is there, aligned, and memory of this GPU.</summary>
     internal void Check(ExpertsShape shape, CudaContext context)
     {
-        DevicePointer.Require(context, Hidden, 16, "hidden_states");
+        CheckHidden(shape, context);
         DevicePointer.Require(context, TopkIds, 4, "topk_ids");
         DevicePointer.Require(context, TopkWeights, 4, "topk_weights");
         if (ExpertMap != 0) DevicePointer.Require(context, ExpertMap, 4, "expert_map");
@@ -43,6 +49,23 @@ public readonly record struct CudaCall
             throw new ArgumentException($"{shape.Experts} of {shape.GlobalExperts} experts are local, so expert_map is needed to tell which.");
         if (Output != 0 && OutputF32 != 0) throw new ArgumentException("Give one output, BF16 or FP32, not both.");
         DevicePointer.Require(context, Output == 0 ? OutputF32 : Output, 16, "output");
+    }
+
+    private void CheckHidden(ExpertsShape shape, CudaContext context)
+    {
+        if (QuantizedHidden == 0)
+        {
+            DevicePointer.Require(context, Hidden, 16, "hidden_states");
+            return;
+        }
+        if (Hidden != 0) throw new ArgumentException("Give hidden states in BF16 or quantized, not both.");
+        if (shape.Activations != ActivationFormat.Fp8)
+            throw new ArgumentException("The experts were built for BF16 activations but quantized hidden states were given; give BF16 or build with FP8 activations.");
+        if (shape.RouterWeightOnInput)
+            throw new ArgumentException("Router weights go onto the input before quantization, so quantized hidden states cannot be used with RouterWeightOnInput.");
+        CudaExperts.SupportsQuantizedInput(shape).ThrowIfNot();
+        DevicePointer.Require(context, QuantizedHidden, 16, "quantized hidden_states");
+        DevicePointer.Require(context, HiddenScales, 4, "scales of hidden_states");
     }
 
     private static nint At(nint pointer, long bytes) => pointer == 0 ? 0 : (nint)(pointer + bytes);

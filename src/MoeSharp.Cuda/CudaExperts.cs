@@ -44,7 +44,7 @@ internal sealed class CudaExperts : IPreparedExperts
     /// <inheritdoc/>
     public void Run(in ExpertsCall call, Workspace workspace)
     {
-        if (call.Hidden.IsEmpty) throw new UnsupportedException("The CUDA backend quantizes hidden states itself; give them in BF16.");
+        if (call.Hidden.IsEmpty) SupportsQuantizedInput(_shape).ThrowIfNot();
         int chunk = Chunk(call.Tokens, call.MaxWorkspaceBytes);
         DeviceCall device = Rent();
         try
@@ -56,6 +56,11 @@ internal sealed class CudaExperts : IPreparedExperts
             _idle.Add(device);
         }
     }
+
+    /// <summary>Whether hidden states may come quantized.</summary>
+    internal static Support SupportsQuantizedInput(ExpertsShape shape) => shape.Format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo
+        ? Support.Yes
+        : Support.No($"The CUDA backend takes hidden states that the caller quantized for 128-block weights; for {shape.Format} give them in BF16.");
 
     internal KernelSet Kernels => _kernels;
 

@@ -94,16 +94,16 @@ internal sealed class DeviceCall : IDisposable
     /// <param name="output">[T, H] BF16, or FP32 if <paramref name="outputF32"/>.</param>
     internal void Enqueue(ulong hidden, ulong ids, ulong expertMap, ulong weights, ulong output, bool outputF32, nint stream)
     {
-        EnqueueExperts(hidden, ids, expertMap, stream);
+        EnqueueExperts(new HiddenRows(hidden), ids, expertMap, weights, stream);
         EnqueueCombine(weights, output, outputF32, default, stream);
     }
 
     /// <summary>Queues all steps but the last one.</summary>
-    internal void EnqueueExperts(ulong hidden, ulong ids, ulong expertMap, nint stream)
+    internal void EnqueueExperts(HiddenRows hidden, ulong ids, ulong expertMap, ulong weights, nint stream)
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
         _kernels.RequireHealth(stream);
-        Quantize(hidden, ids, expertMap, stream);
+        Quantize(_shape.RouterWeightOnInput ? Weigh(hidden, weights, stream) : hidden, ids, expertMap, stream);
         After(Step.Quantize, stream);
         GateUp(stream);
         After(Step.GateUp, stream);
@@ -120,7 +120,7 @@ internal sealed class DeviceCall : IDisposable
         {
             Results = Address(Buffer.Results),
             RowOfSlot = Address(Buffer.RowOfSlot),
-            Weights = weights,
+            Weights = _shape.RouterWeightOnInput ? 0 : weights,
             Output = output,
             SharedResults = shared.Results,
             SharedWeights = shared.Weights,
@@ -159,17 +159,40 @@ internal sealed class DeviceCall : IDisposable
         else _kernels.Down.Launch(_down, Grid, stream, cluster: 2);
     }
 
-    private void Quantize(ulong hidden, ulong ids, ulong expertMap, nint stream)
+    /// <summary>Hidden states times their router weights, in the workspace.</summary>
+    private HiddenRows Weigh(HiddenRows hidden, ulong weights, nint stream)
+    {
+        ulong weighed = Address(Buffer.Weighed);
+        _kernels.Weigh.Launch(new WeighArguments { Hidden = hidden.Bf16, Weights = weights, Weighed = weighed, Tokens = Sizes.Tokens, HiddenSize = _shape.Hidden },
+            checked((int)(((long)Sizes.Tokens * _shape.Hidden + 2047) / 2048)), stream);
+        return new(weighed);
+    }
+
+    /// <summary>Rows that the caller quantized, to the places that were found.</summary>
+    private void PlaceCodes(HiddenRows hidden, ulong rows, ulong scales, nint stream) => _kernels.Codes.Launch(new CodesArguments
+    {
+        Codes = hidden.Codes,
+        CodeScales = hidden.Scales,
+        RowOfSlot = Address(Buffer.RowOfSlot),
+        Rows = rows,
+        Scales = scales,
+        Tokens = Sizes.Tokens,
+        TopK = _shape.TopK,
+        HiddenSize = _shape.Hidden,
+        Capacity = Sizes.Capacity,
+    }, checked((int)(((long)Sizes.Tokens * Sizes.HiddenBlocks * 8 + 255) / 256)), stream);
+
+    private void Quantize(HiddenRows hidden, ulong ids, ulong expertMap, nint stream)
     {
         if (_wide is not null)
         {
-            _wide.Permute(hidden, ids, expertMap, stream);
+            _wide.Permute(hidden.Bf16, ids, expertMap, stream);
             return;
         }
         (int blocks, int tokensPerBlock) = Sizes.QuantizeGrid(_kernels.Context.Multiprocessors);
         var arguments = new QuantizeArguments
         {
-            Hidden = hidden,
+            Hidden = hidden.Bf16,
             Ids = ids,
             ExpertMap = expertMap,
             Rows = Address(Buffer.Rows),
@@ -179,7 +202,7 @@ internal sealed class DeviceCall : IDisposable
             TileCount = Address(Buffer.TileCount),
             Tokens = Sizes.Tokens,
             TopK = _shape.TopK,
-            HiddenSize = _shape.Hidden,
+            HiddenSize = hidden.Codes == 0 ? _shape.Hidden : 0, // then only places are found
             Experts = _shape.Experts,
             Capacity = Sizes.Capacity,
             TokensPerBlock = tokensPerBlock,
@@ -188,19 +211,25 @@ internal sealed class DeviceCall : IDisposable
             TilesPerGroup = 1,
         };
         int shared = 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK);
-        _kernels.Quantize.Launch(arguments, blocks, stream, dynamicShared: shared);
+        WriteRows(arguments);
         if (Sizes.RowBlocks == Sizes.HiddenBlocks) return;
         ulong rows = (ulong)Sizes.HiddenBlocks * (ulong)Sizes.Capacity; // the second half like the first: GateUp passes over both
         arguments.Rows += rows * 128;
         arguments.Scales += rows * sizeof(float);
-        _kernels.Quantize.Launch(arguments, blocks, stream, dynamicShared: shared);
+        WriteRows(arguments);
+
+        void WriteRows(in QuantizeArguments arguments)
+        {
+            _kernels.Quantize.Launch(arguments, blocks, stream, dynamicShared: shared);
+            if (hidden.Codes != 0) PlaceCodes(hidden, arguments.Rows, arguments.Scales, stream);
+        }
     }
 
     /// <summary>For tests: the first steps with BF16 results of GateUp, before the activation.</summary>
     internal void EnqueueGateUpPlain(ulong hidden, ulong ids, ulong expertMap, ulong results)
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
-        Quantize(hidden, ids, expertMap, Stream.Raw);
+        Quantize(new HiddenRows(hidden), ids, expertMap, Stream.Raw);
         _kernels.GateUpPlain.Launch(_gateUp with { Results = results }, Grid, Stream.Raw, cluster: 2);
     }
 
@@ -224,11 +253,22 @@ internal sealed class DeviceCall : IDisposable
             _inputs = null;
             _inputs = new DeviceBuffer(_kernels.Context, at.Bytes, $"inputs and outputs of {tokens} tokens");
         }
-        _inputs.Upload(call.Hidden.Slice(first * h, tokens * h), Stream);
+        int groups = Sizes.HiddenBlocks;
+        if (call.Hidden.IsEmpty)
+        {
+            _inputs.Upload(call.QuantizedHidden.Slice(first * h, tokens * h), Stream);
+            _inputs.Upload(call.HiddenScales.Slice(first * groups, tokens * groups), Stream, at.Scales);
+        }
+        else
+        {
+            _inputs.Upload(call.Hidden.Slice(first * h, tokens * h), Stream);
+        }
         _inputs.Upload(call.LocalIds.Slice(first * k, tokens * k), Stream, at.Ids);
         _inputs.Upload(call.Weights.Slice(first * k, tokens * k), Stream, at.Weights);
         ulong start = _inputs.Address;
-        Enqueue(start, start + (ulong)at.Ids, 0, start + (ulong)at.Weights, start + (ulong)at.Output, call.Output.IsEmpty, Stream.Raw);
+        HiddenRows hidden = call.Hidden.IsEmpty ? new(0, start, start + (ulong)at.Scales) : new(start);
+        EnqueueExperts(hidden, start + (ulong)at.Ids, 0, start + (ulong)at.Weights, Stream.Raw);
+        EnqueueCombine(start + (ulong)at.Weights, start + (ulong)at.Output, call.Output.IsEmpty, default, Stream.Raw);
         if (call.Output.IsEmpty) _inputs.Download(call.OutputF32.Slice(first * h, tokens * h), Stream, at.Output);
         else _inputs.Download(call.Output.Slice(first * h, tokens * h), Stream, at.Output);
     }
@@ -236,7 +276,8 @@ internal sealed class DeviceCall : IDisposable
     /// <summary>Where the copies of a call's spans lie, behind one another.</summary>
     private readonly struct Inputs(ExpertsShape shape, int tokens)
     {
-        public long Ids { get; } = Padded(2L * tokens * shape.Hidden);
+        public long Scales { get; } = Padded((long)tokens * shape.Hidden); // behind codes, where the caller quantized
+        public long Ids => Math.Max(Padded(2L * tokens * shape.Hidden), Scales + Padded(4L * tokens * Formats.Blocks(shape.Hidden, 128)));
         public long Weights => Ids + Padded(4L * tokens * shape.TopK);
         public long Output => Weights + Padded(4L * tokens * shape.TopK);
         public long Bytes => Output + Padded(4L * tokens * shape.Hidden);
@@ -254,3 +295,6 @@ internal sealed class DeviceCall : IDisposable
 
 /// <summary>Results of the shared experts on the device: row t is token t's. Without results there are none.</summary>
 internal readonly record struct SharedRows(ulong Results, ulong Weights, int Capacity);
+
+/// <summary>Hidden states on the device: [T, H] BF16, or E4M3 codes [T, H] with scales [T, ⌈H/128⌉].</summary>
+internal readonly record struct HiddenRows(ulong Bf16, ulong Codes = 0, ulong Scales = 0);

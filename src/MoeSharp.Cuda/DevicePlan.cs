@@ -18,6 +18,8 @@ internal readonly struct DevicePlan
         HiddenBlocks = Formats.Blocks(shape.Hidden, 128);
         RowBlocks = shape.HasStraddlingScales ? 2 * HiddenBlocks : HiddenBlocks;
         IntermediateBlocks = Formats.Blocks(shape.Intermediate, 128);
+        WeighedTokens = shape.RouterWeightOnInput ? tokens : 0;
+        HiddenSize = shape.Hidden;
         long active = Math.Min(Slots, shape.Experts);
         Capacity = checked((int)((Slots + active * (RowAlignment - 1) + RowAlignment - 1) / RowAlignment * RowAlignment));
         IsWide = WideKernels.Serve(shape.Format, shape.Activations);
@@ -43,6 +45,11 @@ internal readonly struct DevicePlan
 
     /// <summary>⌈I/128⌉.</summary>
     internal int IntermediateBlocks { get; }
+
+    /// <summary>T where router weights go onto the input, else 0.</summary>
+    private int WeighedTokens { get; }
+
+    private int HiddenSize { get; }
 
     /// <summary>Rows that suffice for any routing.</summary>
     internal int Capacity { get; }
@@ -71,6 +78,7 @@ internal readonly struct DevicePlan
         plan.Add("row_of_slot", ElementType.I32, Slots, 1, Step.Quantize, Step.Combine);
         plan.Add("tiles", ElementType.I32, MostTiles, 8, Step.Quantize, Step.Down);
         plan.Add("tile_count", ElementType.I32, 1, 1, Step.Quantize, Step.Down);
+        plan.Add("weighed", ElementType.BF16, WeighedTokens, HiddenSize, Step.Quantize, Step.Quantize);
     }
 
     /// <summary>Row tiles of an expert with this many rows, as the device computes them.</summary>
@@ -97,5 +105,5 @@ internal readonly struct DevicePlan
 /// <summary>Rows of a device plan.</summary>
 internal enum Buffer
 {
-    Results, Rows, RowScales, Intermediate, IntermediateScales, RowOfSlot, Tiles, TileCount,
+    Results, Rows, RowScales, Intermediate, IntermediateScales, RowOfSlot, Tiles, TileCount, Weighed,
 }

@@ -53,7 +53,11 @@ internal sealed class QueuedLayer
     }
 
     /// <summary>Throws unless everything is there, aligned, and memory of this GPU.</summary>
-    internal void Check(in CudaCall call, CudaContext context) => WithMap(call).Check(Shape, context);
+    internal void Check(in CudaCall call, CudaContext context)
+    {
+        if (_shared is not null && call.QuantizedHidden != 0) throw new ArgumentException("A layer with shared experts takes hidden states in BF16; give those.");
+        WithMap(call).Check(Shape, context);
+    }
 
     /// <summary>Queues the call, so many tokens at a time, in a workspace that has room for as many.</summary>
     internal void Enqueue(in CudaCall call, int chunk, ulong workspace, nint stream)
@@ -70,7 +74,8 @@ internal sealed class QueuedLayer
     {
         SharedRows shared = _sharedCall is null ? default : EnqueueShared(call, workspace + (ulong)RoutedBytes(call.Tokens), stream);
         _call.Place(call.Tokens, workspace);
-        _call.EnqueueExperts((ulong)call.Hidden, (ulong)call.TopkIds, (ulong)call.ExpertMap, stream);
+        var hidden = new HiddenRows((ulong)call.Hidden, (ulong)call.QuantizedHidden, (ulong)call.HiddenScales);
+        _call.EnqueueExperts(hidden, (ulong)call.TopkIds, (ulong)call.ExpertMap, (ulong)call.TopkWeights, stream);
         _call.EnqueueCombine((ulong)call.TopkWeights, (ulong)(call.Output | call.OutputF32), call.Output == 0, shared, stream);
     }
 
@@ -82,7 +87,7 @@ internal sealed class QueuedLayer
         Native.Check(Native.cuMemsetD8Async(ids, 0, (nuint)perToken, stream));
         _sharedCall!.Place(call.Tokens, workspace + 2 * (ulong)perToken);
         if (weights != 0) _shared!.Kernels.EnqueueSharedGate((ulong)call.Hidden, _gate, weights, call.Tokens, Shape.Hidden, stream);
-        _sharedCall.EnqueueExperts((ulong)call.Hidden, ids, 0, stream);
+        _sharedCall.EnqueueExperts(new((ulong)call.Hidden), ids, 0, 0, stream);
         return _sharedCall.Shared(weights);
     }
 

@@ -53,6 +53,20 @@ internal struct CombineArguments
 }
 
 [StructLayout(LayoutKind.Sequential, Size = 32)]
+internal struct WeighArguments
+{
+    public ulong Hidden, Weights, Weighed;
+    public int Tokens, HiddenSize;
+}
+
+[StructLayout(LayoutKind.Sequential, Size = 64)]
+internal struct CodesArguments
+{
+    public ulong Codes, CodeScales, RowOfSlot, Rows, Scales;
+    public int Tokens, TopK, HiddenSize, Capacity;
+}
+
+[StructLayout(LayoutKind.Sequential, Size = 32)]
 internal struct SharedGateArguments
 {
     public ulong Hidden, Gate, Weights;

@@ -19,6 +19,8 @@ internal sealed class KernelSet : IDisposable
         Quantize = quantize.Kernel("quantize_permute", QuantizeThreads);
         Combine = combine.Kernel("combine", Threads);
         Prepare = prepare.Kernel("prepare", Threads);
+        Weigh = Load("quantize_weigh").Kernel("quantize_weigh", Threads);
+        Codes = Load("permute_codes").Kernel("permute_codes", Threads);
         SharedGate = Load("shared_gate").Kernel("shared_gate", Threads);
     }
 
@@ -45,6 +47,12 @@ internal sealed class KernelSet : IDisposable
     internal CudaKernel Prepare { get; }
 
     internal CudaKernel SharedGate { get; }
+
+    /// <summary>Router weights onto the input.</summary>
+    internal CudaKernel Weigh { get; }
+
+    /// <summary>Rows that the caller quantized to their places.</summary>
+    internal CudaKernel Codes { get; }
 
     /// <summary>Queues weights of the shared experts: sigmoid of hidden states [T, H] times the gate [H].</summary>
     internal void EnqueueSharedGate(ulong hidden, ulong gate, ulong weights, int tokens, int hiddenSize, nint stream)

@@ -15,7 +15,7 @@ public class ArgumentsTests
             ("ActivationArguments", Unsafe.SizeOf<ActivationArguments>()), ("ExpertTiles", Unsafe.SizeOf<ExpertTiles>()),
             ("QuantizeArguments", Unsafe.SizeOf<QuantizeArguments>()), ("GemmArguments", Unsafe.SizeOf<GemmArguments>()),
             ("CombineArguments", Unsafe.SizeOf<CombineArguments>()), ("PrepareArguments", Unsafe.SizeOf<PrepareArguments>()),
-            ("SharedGateArguments", Unsafe.SizeOf<SharedGateArguments>()),
+            ("SharedGateArguments", Unsafe.SizeOf<SharedGateArguments>()), ("WeighArguments", Unsafe.SizeOf<WeighArguments>()), ("CodesArguments", Unsafe.SizeOf<CodesArguments>()),
         })
             Assert.True(asserted.Contains($"sizeof({name}) == {size}", StringComparison.Ordinal), $"{name} has {size} bytes here; the kernels assert another size.");
     }
@@ -33,6 +33,7 @@ public class ArgumentsTests
             (typeof(CombineArguments), nameof(CombineArguments.Output), "output"), (typeof(CombineArguments), nameof(CombineArguments.OutputF32), "output_f32"),
             (typeof(PrepareArguments), nameof(PrepareArguments.NaN), "nan"), (typeof(PrepareArguments), nameof(PrepareArguments.KBlocks), "k_blocks"),
             (typeof(ActivationArguments), nameof(ActivationArguments.Divide), "divide"), (typeof(SharedGateArguments), nameof(SharedGateArguments.HiddenSize), "hidden_size"),
+            (typeof(WeighArguments), nameof(WeighArguments.HiddenSize), "hidden_size"), (typeof(CodesArguments), nameof(CodesArguments.Capacity), "capacity"),
         })
         {
             int offset = (int)Marshal.OffsetOf(type, field);

@@ -69,7 +69,7 @@ internal sealed class Caller : IDisposable
         return output;
     }
 
-    private DeviceBuffer Upload<T>(ReadOnlySpan<T> values) where T : unmanaged
+    public DeviceBuffer Upload<T>(ReadOnlySpan<T> values) where T : unmanaged
     {
         var buffer = new DeviceBuffer(_context, (long)values.Length * System.Runtime.CompilerServices.Unsafe.SizeOf<T>(), "a tensor");
         buffer.Upload(values, Stream);

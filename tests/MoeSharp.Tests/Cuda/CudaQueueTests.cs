@@ -237,7 +237,7 @@ public class CudaQueueTests(ITestOutputHelper log)
         layer.Forward(RandomLayer.Hidden(1, H, 2), [0, 1], [1f, 1f], new BFloat16[H]);
         double seconds = Stopwatch.GetElapsedTime(started).TotalSeconds;
         log.WriteLine($"cuInit {DriverLibrary.StartTime.TotalMilliseconds:F0} ms, then to the first result {seconds * 1e3:F0} ms");
-        Assert.True(seconds < 1, $"The first result came after {seconds:F2} s.");
+        Assert.True(seconds < 1 || Gpu.IsEmulated, $"The first result came after {seconds:F2} s.");
     }
 
     private static InvalidOperationException? Capture(Case at, bool throws)
