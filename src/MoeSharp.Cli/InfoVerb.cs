@@ -17,7 +17,9 @@ internal sealed class InfoVerb : Verb
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
-        double?[] ready = [.. GemmKernels.All.Select(MillisecondsUntilReady)]; // before anything else has made a kernel
+        using ExpertWeights probe = SyntheticWeights.Create(new BenchShape("probe", 1, 1, 128, 128), WeightFormat.Block128, cancel);
+        ExpertsShape shape = ExpertsShape.From(new() { TopK = 1 }, probe);
+        double?[] ready = [.. GemmKernels.All.Select(kernel => MillisecondsUntilReady(kernel, shape))]; // before anything else has made a kernel
         using var gpu = new AutoGpu();
         KernelChoice[] choices = KernelChoice.All(gpu, cancel);
         using var team = new Team(threads);
@@ -36,12 +38,13 @@ internal sealed class InfoVerb : Verb
         return ExitCode.Ok;
     }
 
-    /// <summary>What a process pays once, when its first layer is loaded: the entries of a kernel for one format. Null for one that cannot run here.</summary>
-    private static double? MillisecondsUntilReady(IGemmKernel kernel)
+    /// <summary>What a process pays once, when its first layer is loaded: a kernel's entries for one format and its row kernels. Null for one that cannot run here.</summary>
+    private static double? MillisecondsUntilReady(IGemmKernel kernel, ExpertsShape shape)
     {
         if (!kernel.IsSupported) return null;
         long start = Stopwatch.GetTimestamp();
-        kernel.For(WeightFormat.Block128, withNaN: false);
+        kernel.For(shape.Format, withNaN: false);
+        kernel.RowsFor(shape, hasBiases: false, downColumns: TileBlock.MaxDepth);
         return Stopwatch.GetElapsedTime(start).TotalMilliseconds;
     }
 
