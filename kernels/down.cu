@@ -3,4 +3,4 @@
 
 extern "C" __global__ void __launch_bounds__(block_threads, 1) down(const __grid_constant__ GemmArguments g) { grouped_gemm<false, StoreRows>(g); }
 
-extern "C" __device__ const int down_shared = Layout<StoreRows::stages>::staging + StoreRows::staging_bytes;
+extern "C" __device__ const int down_shared = staging_offset + StoreRows::staging_bytes;

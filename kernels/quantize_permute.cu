@@ -3,27 +3,48 @@
 #include "include/numerics.cuh"
 #include "include/scheduler.cuh"
 
-DEVICE int local_expert(const QuantizeArguments& q, int slot) {
-    int id = q.ids[slot];
+DEVICE int local_expert(const QuantizeArguments& q, int id) {
     if (id < 0 || id >= q.global_experts) return -1;
     return q.expert_map ? q.expert_map[id] : id;
 }
 
-/// counts[e] += slots in [first, last) that go to e. All threads of the block call it.
-DEVICE void count_slots(const QuantizeArguments& q, int first, int last, int* counts) {
-    constexpr int batch = 8; // loads in flight
-    for (int base = first + threadIdx.x; base < last + (int)threadIdx.x % 32; base += batch * blockDim.x) { // whole warps
-        int expert[batch];
+/// Counts the slots of each expert: those before `first` in counts[0 .. E), the others in counts[E .. 2E); keeps the experts of slots
+/// [first, last). All threads of the block call it.
+DEVICE void count_slots(const QuantizeArguments& q, int first, int last, int* counts, int* expert_of_slot) {
+    constexpr int batch = 4; // loads of four ids in flight
+    const int total = q.tokens * q.top_k, lane = threadIdx.x % 32, step = 4 * blockDim.x;
+    const bool aligned = (u64)q.ids % 16 == 0;
+    for (int base = threadIdx.x / 32 * 128; base < total; base += batch * step) { // whole warps
+        int expert[batch][4];
 #pragma unroll
         for (int i = 0; i < batch; i++) {
-            const int slot = base + i * blockDim.x;
-            expert[i] = slot < last ? local_expert(q, slot) : -1;
+            const int slot = base + i * step + lane * 4;
+            if (aligned && slot + 3 < total) {
+                const uint4 ids = *(const uint4*)(q.ids + slot);
+                expert[i][0] = (int)ids.x, expert[i][1] = (int)ids.y, expert[i][2] = (int)ids.z, expert[i][3] = (int)ids.w;
+            } else {
+#pragma unroll
+                for (int j = 0; j < 4; j++) expert[i][j] = slot + j < total ? q.ids[slot + j] : -1;
+            }
         }
 #pragma unroll
+        for (int i = 0; i < batch; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) expert[i][j] = local_expert(q, expert[i][j]);
+#pragma unroll
         for (int i = 0; i < batch; i++) {
-            int same;
-            __match_all_sync(~0u, expert[i], &same); // a crowd at one expert must not serialize 32 additions
-            if (expert[i] >= 0 && (!same || threadIdx.x % 32 == 0)) atomicAdd(&counts[expert[i]], same ? 32 : 1);
+            if (base + i * step >= total) break;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int slot = base + i * step + lane * 4 + j, e = expert[i][j];
+                if (slot >= first && slot < last) expert_of_slot[slot - first] = e;
+                const int counter = e < 0 ? -1 : slot < first ? e : e + q.experts;
+                int same;
+                __match_all_sync(~0u, counter, &same); // a crowd at one expert must not serialize 32 additions
+                if (counter < 0) continue;
+                if (!same) atomicAdd(&counts[counter], 1);
+                else if (lane == 0) atomicAdd(&counts[counter], 32);
+            }
         }
     }
 }
@@ -42,7 +63,7 @@ DEVICE void place_experts(const QuantizeArguments& q, const int* before, const i
     int rows = 0, tiles = 0;
     for (int base = 0; base < q.experts; base += 32) {
         const int e = base + threadIdx.x % 32;
-        const int count = e < q.experts ? before[e] + after[e] : 0, padded = round_up_8(count), own = row_groups(count, q.tiles_per_group);
+        const int count = e < q.experts ? before[e] + after[e] : 0, padded = round_up_8(count), own = row_tiles(count);
         const int row_end = rows + inclusive_scan(padded), tile_end = tiles + inclusive_scan(own);
         if (e < q.experts) cursor[e] = row_end - padded + before[e];
         if (blockIdx.x == 0)
@@ -53,13 +74,11 @@ DEVICE void place_experts(const QuantizeArguments& q, const int* before, const i
     if (blockIdx.x == 0 && threadIdx.x == 0) *q.tile_count = tiles;
 }
 
-/// One warp: rows of this block's slots, in order.
+/// One warp: turns the experts of this block's slots into their rows, in order.
 DEVICE void rank_slots(const QuantizeArguments& q, int first, int last, int* cursor, int* row_of_slot) {
     const int lane = threadIdx.x % 32;
-    int next = first + lane < last ? local_expert(q, first + lane) : -1;
     for (int base = first; base < last; base += 32) {
-        const int slot = base + lane, expert = next;
-        next = slot + 32 < last ? local_expert(q, slot + 32) : -1;
+        const int slot = base + lane, expert = slot < last ? row_of_slot[slot - first] : -1;
         const u32 same = __match_any_sync(~0u, expert);
         const int rank = __popc(same & ((1u << lane) - 1));
         const int row = expert < 0 ? -1 : cursor[expert] + rank;
@@ -73,20 +92,30 @@ DEVICE void rank_slots(const QuantizeArguments& q, int first, int last, int* cur
     }
 }
 
-/// 16 values per thread, eight neighbouring threads one group of 128.
-DEVICE void quantize_chunk(const QuantizeArguments& q, int token, int chunk, const int* rows) {
-    float x[16];
+struct Chunk {
+    u32 words[8]; // 16 BF16 values; zeros beyond the end of the row
+};
+
+DEVICE Chunk load_chunk(const QuantizeArguments& q, int token, int chunk) {
+    Chunk c;
     const u16* from = q.hidden + (u64)token * q.hidden_size + chunk * 16;
     const int left = q.hidden_size - chunk * 16;
     if (left >= 16 && q.hidden_size % 8 == 0) {
         const uint4 a = *(const uint4*)from, b = *(const uint4*)(from + 8);
-        const u32 words[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-#pragma unroll
-        for (int i = 0; i < 16; i++) x[i] = from_bf16(i % 2 ? words[i / 2] >> 16 : words[i / 2] & 0xFFFF);
+        c.words[0] = a.x, c.words[1] = a.y, c.words[2] = a.z, c.words[3] = a.w;
+        c.words[4] = b.x, c.words[5] = b.y, c.words[6] = b.z, c.words[7] = b.w;
     } else {
 #pragma unroll
-        for (int i = 0; i < 16; i++) x[i] = i < left ? from_bf16(from[i]) : 0.0f;
+        for (int i = 0; i < 8; i++) c.words[i] = (2 * i < left ? from[2 * i] : 0u) | (2 * i + 1 < left ? (u32)from[2 * i + 1] << 16 : 0u);
     }
+    return c;
+}
+
+/// 16 values per thread, eight neighbouring threads one group of 128.
+DEVICE void quantize_chunk(const QuantizeArguments& q, const Chunk& c, int chunk, const int* rows) {
+    float x[16];
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[2 * i] = low_bf16(c.words[i]), x[2 * i + 1] = high_bf16(c.words[i]);
     float m = 0.0f;
 #pragma unroll
     for (int i = 0; i < 16; i++) m = fmaxf(m, fabsf(x[i]));
@@ -116,10 +145,18 @@ extern "C" __global__ void __launch_bounds__(1024, 1) quantize_permute(const __g
     const int first_token = blockIdx.x * q.tokens_per_block;
     const int end_token = first_token + q.tokens_per_block < q.tokens ? first_token + q.tokens_per_block : q.tokens;
     const int first = first_token * q.top_k, last = end_token * q.top_k;
+
+    // A warp takes 512 columns of one token at a time. All blocks walk through the columns together: rows that are neighbours in the result, mostly
+    // other blocks' work, are then written at about the same time, and sectors are whole before they leave the L2 cache.
+    const int tokens = end_token - first_token, chunks = (q.hidden_size + 127) / 128 * 8, lane = threadIdx.x % 32;
+    const int units = (chunks + 31) / 32 * tokens, warps = blockDim.x / 32;
+    int unit = threadIdx.x / 32;
+    Chunk next = {};
+    if (unit < units && unit / tokens * 32 + lane < chunks) next = load_chunk(q, first_token + unit % tokens, unit / tokens * 32 + lane);
+
     for (int e = threadIdx.x; e < 2 * q.experts; e += blockDim.x) before[e] = 0;
     __syncthreads();
-    count_slots(q, 0, first, before);
-    count_slots(q, first, q.tokens * q.top_k, after);
+    count_slots(q, first, last, before, row_of_slot);
     __syncthreads();
     if (threadIdx.x < 32) {
         place_experts(q, before, after, cursor);
@@ -127,7 +164,10 @@ extern "C" __global__ void __launch_bounds__(1024, 1) quantize_permute(const __g
         rank_slots(q, first, last, cursor, row_of_slot);
     }
     __syncthreads();
-    const int chunks = (q.hidden_size + 127) / 128 * 8;
-    for (int i = threadIdx.x; i < (end_token - first_token) * chunks; i += blockDim.x) // whole groups of eight threads: chunks is a multiple of 8
-        quantize_chunk(q, first_token + i / chunks, i % chunks, row_of_slot + i / chunks * q.top_k);
+    for (; unit < units; unit += warps) {
+        const Chunk own = next;
+        const int chunk = unit / tokens * 32 + lane, after_this = unit + warps, next_chunk = after_this / tokens * 32 + lane;
+        if (after_this < units && next_chunk < chunks) next = load_chunk(q, first_token + after_this % tokens, next_chunk);
+        if (chunk < chunks) quantize_chunk(q, own, chunk, row_of_slot + unit % tokens * q.top_k); // whole groups of eight threads
+    }
 }

@@ -98,6 +98,7 @@ DEVICE bool __any_sync(u32 mask, bool value) {
     return false;
 }
 DEVICE void named_barrier(int id, int threads) { emulator::meet(emulator::current->block->named[id], threads, "named_barrier"); }
+DEVICE void named_arrive(int id, int threads) { emulator::arrive(emulator::current->block->named[id], threads); }
 DEVICE void __syncthreads() { named_barrier(0, (int)blockDim.x); }
 
 // Shared memory of a cluster: addresses hold the block's rank.

@@ -74,15 +74,17 @@ std::string run(const Launch& launch);
 /// Steps aside while (*word & mask) == value.
 void wait_while(const volatile u32* word, u32 mask, u32 value, const char* where);
 
+/// Counts without waiting.
+inline bool arrive(Meeting& meeting, u32 count) {
+    if (++meeting.arrived != count) return false;
+    meeting.arrived = 0;
+    meeting.generation++;
+    return true;
+}
 inline void meet(Meeting& meeting, u32 count, const char* where) {
     const u32 generation = meeting.generation;
-    if (++meeting.arrived == count) {
-        meeting.arrived = 0;
-        meeting.generation++;
-        wait_while(nullptr, 0, 0, where); // who comes last goes on with the others, as lanes of a warp do, and not ahead of them
-    } else {
-        wait_while(&meeting.generation, ~0u, generation, where);
-    }
+    if (arrive(meeting, count)) wait_while(nullptr, 0, 0, where); // who comes last goes on with the others, as lanes of a warp do, and not ahead of them
+    else wait_while(&meeting.generation, ~0u, generation, where);
 }
 
 /// Whether the bytes lie in memory that the emulated driver gave out; faults otherwise.

@@ -15,18 +15,18 @@ struct alignas(16) ActivationArguments {
     float limit;      // BF16-valued; infinity means none
     float alpha;
     float beta;
-    int kind;         // 0 silu and swigluoai, 1 swiglustep, 2 gelu_tanh
+    int kind;         // 0 silu, 1 swiglustep, 2 gelu_tanh, 3 swigluoai and silu with a limit
     int rounding;     // 0 Bf16Staged, 1 Fp32Once
     int power_of_two; // scales of the second quantization
     int divide;       // 1: scale = absmax / 448 (swiglustep), 0: absmax * fl32(1/448)
     int reserved;
 };
 
-/// The row tiles of one expert, in groups that a cluster computes together; entry i describes the expert that owns group i.
+/// The row tiles of one expert; entry i describes the expert that owns tile i.
 struct alignas(16) ExpertTiles {
     int expert;
-    int first;  // first group of this expert
-    int groups; // its groups
+    int first;  // first tile of this expert
+    int tiles;  // how many
     int row;    // first row
     int rows;   // real rows
     int reserved[3];
@@ -49,13 +49,10 @@ struct alignas(16) QuantizeArguments {
     int tokens_per_block;
     int power_of_two;
     int global_experts;
-    int tiles_per_group;    // 1, or 2 when the GEMMs run in clusters of four
-    int reserved[3];
 };
 
 struct alignas(64) GemmArguments {
     TensorMap rows_map;     // [k_blocks * capacity][128], boxes of 32 rows
-    TensorMap weights_map;  // [E * blocks * k_blocks * 128][128], boxes of 64 rows; clusters of four only
     const u8* weights;
     const float* weight_scales;
     const u8* rows;
@@ -126,13 +123,12 @@ struct alignas(16) PrepareArguments {
 };
 
 // The host's twins have these sizes and offsets.
-static_assert(sizeof(ActivationArguments) == 32 && sizeof(ExpertTiles) == 32 && sizeof(QuantizeArguments) == 112, "");
-static_assert(sizeof(GemmArguments) == 384 && sizeof(CombineArguments) == 80 && sizeof(PrepareArguments) == 48, "");
-static_assert(offset_of(GemmArguments, weights_map) == 128 && offset_of(GemmArguments, weights) == 256, "");
-static_assert(offset_of(GemmArguments, tile_count) == 312 && offset_of(GemmArguments, k_blocks) == 320, "");
-static_assert(offset_of(GemmArguments, activation) == 336 && offset_of(ActivationArguments, divide) == 24, "");
+static_assert(sizeof(ActivationArguments) == 32 && sizeof(ExpertTiles) == 32 && sizeof(QuantizeArguments) == 96, "");
+static_assert(sizeof(GemmArguments) == 256 && sizeof(CombineArguments) == 80 && sizeof(PrepareArguments) == 48, "");
+static_assert(offset_of(GemmArguments, weights) == 128 && offset_of(GemmArguments, results) == 160, "");
+static_assert(offset_of(GemmArguments, tile_count) == 184 && offset_of(GemmArguments, k_blocks) == 192, "");
+static_assert(offset_of(GemmArguments, activation) == 208 && offset_of(ActivationArguments, divide) == 24, "");
 static_assert(offset_of(QuantizeArguments, tile_count) == 56 && offset_of(QuantizeArguments, tokens) == 64, "");
-static_assert(offset_of(QuantizeArguments, tiles_per_group) == 96, "");
 static_assert(offset_of(CombineArguments, output) == 24 && offset_of(CombineArguments, output_f32) == 64, "");
 static_assert(offset_of(PrepareArguments, nan) == 24 && offset_of(PrepareArguments, k_blocks) == 44, "");
 static_assert(sizeof(SharedGateArguments) == 32 && offset_of(SharedGateArguments, hidden_size) == 28, "");

@@ -5,134 +5,226 @@
 
 /// Rounds to BF16 and stores rows [blocks][capacity][128] as contiguous bulk stores: Down, and the plain GateUp of the tests.
 struct StoreRows {
-    static constexpr int stages = 4;
-    static constexpr int staging_bytes = consumer_warps * 4096; // 16 rows of each warp; or all rows of a few-rows unit
-    using P = Pipeline<stages>;
-    bool after_few = false;
+    static constexpr int works = tile_rows * 256; // after the rows
+    static constexpr int staging_bytes = works + math_warps * sizeof(Work);
 
     static DEVICE u8* destination(const GemmArguments& g, const Work& work) {
         return (u8*)g.results + ((u64)(2 * work.unit + work.half) * g.capacity + work.row) * 256;
     }
 
-    DEVICE void many(float (&final)[64], bool active, const GemmArguments& g, const Work& work, const P& p) {
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4;
-        if (lane == 0) bulk_store_wait_read();
-        if (after_few) named_barrier(2, consumer_threads); // thread 0 stored what lay in other warps' parts
-        else __syncwarp();
-        after_few = false;
-        const int left = round_up_8(work.rows) - warp * 16, rows = left < 16 ? left : 16;
-        if (!active || !work.store || rows <= 0) return;
-        u8* tile = p.staging() + warp * 4096;
+    /// The work is kept in shared memory, one copy per warp, not in registers, which the products need.
+    static DEVICE Work* kept(const Pipeline& p) { return (Work*)(p.staging() + works) + threadIdx.x / 32; }
+    DEVICE void begin(const Work& work, const Pipeline& p) const {
+        if (threadIdx.x % 32 == 0) *kept(p) = work;
+        __syncwarp();
+    }
+
+    static DEVICE void stage_slab(const float (&final)[64], int first_row, const Pipeline& p) {
+        const int lane = threadIdx.x % 32, row = lane / 4;
+        u8* tile = p.staging() + (first_row + threadIdx.x % 128 / 32 * 16) * 256;
 #pragma unroll
         for (int j = 0; j < 16; j++) {
             u8* chunk = tile + row * 256 + ((j ^ row) * 16) + lane % 4 * 4;
             *(u32*)chunk = pack_bf16(final[4 * j], final[4 * j + 1]);
             *(u32*)(chunk + 8 * 256) = pack_bf16(final[4 * j + 2], final[4 * j + 3]);
         }
-        fence_async_shared();
-        __syncwarp();
-        if (lane == 0) bulk_store(destination(g, work) + warp * 4096, p.staging_address() + warp * 4096, rows * 256);
     }
-
-    template <int N> DEVICE void few(float (&final)[N / 2], bool active, const GemmArguments& g, const Work& work, const P& p) {
-        after_few = true;
-        if (!active) return;
+    static DEVICE void stage_half_slab(const float (&final)[32], int first_row, const Pipeline& p) {
+        const int lane = threadIdx.x % 32, row = lane / 4;
+        u8* tile = p.staging() + (first_row + threadIdx.x % 128 / 32 * 16) * 256 + threadIdx.x / 128 * 128; // a half's chunks are swizzled within it
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            u8* chunk = tile + row * 256 + ((j ^ row) * 16) + lane % 4 * 4;
+            *(u32*)chunk = pack_bf16(final[4 * j], final[4 * j + 1]);
+            *(u32*)(chunk + 8 * 256) = pack_bf16(final[4 * j + 2], final[4 * j + 3]);
+        }
+    }
+    template <int N> static DEVICE void stage_columns(const float (&final)[N / 2], int first_row, const Pipeline& p) {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-        u8* tile = p.staging();
-        if (lane == 0) bulk_store_wait_read();
-        named_barrier(1, 256);
+        u8* tile = p.staging() + first_row * 256;
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
             const int row = i / 4 * 8 + lane % 4 * 2 + i % 2, output = warp * 16 + (i / 2 % 2) * 8 + lane / 4;
             *(u16*)(tile + row * 256 + ((output / 8 ^ (row & 7)) * 16) + output % 8 * 2) = (u16)pack_bf16(final[i], 0.0f);
         }
+    }
+    static DEVICE void before() {
+        if (threadIdx.x == 0) bulk_store_wait_read();
+        named_barrier(1, math_threads);
+    }
+    static DEVICE void store(const GemmArguments& g, const Work& work, const Pipeline& p) {
         fence_async_shared();
-        named_barrier(1, 256);
+        named_barrier(1, math_threads);
         if (threadIdx.x == 0 && work.store) bulk_store(destination(g, work), p.staging_address(), round_up_8(work.rows) * 256);
     }
 
-    DEVICE void finish() {
-        if (threadIdx.x % 32 == 0) bulk_store_wait();
+    template <int Slabs, int Rest, int Second, int Third>
+    DEVICE void tall(float (&first)[64], float (&second)[Second], float (&rest)[Third], const GemmArguments& g, const Pipeline& p) {
+        const int warpgroup = threadIdx.x / 128;
+        before();
+        stage_slab(first, warpgroup * slab_rows, p);
+        if constexpr (Slabs == 3) stage_half_slab(second, 2 * slab_rows, p);
+        if constexpr (Slabs == 4) stage_slab(second, (2 + warpgroup) * slab_rows, p);
+        if constexpr (Rest > 0) stage_columns<Rest>(rest, Slabs * slab_rows, p);
+        store(g, *kept(p), p);
     }
+
+    template <int N> DEVICE void narrow(float (&final)[N / 2], const GemmArguments& g, const Work& work, const Pipeline& p) {
+        before();
+        stage_columns<N>(final, 0, p);
+        store(g, work, p);
+    }
+
+    DEVICE void no_more(const Pipeline&) {
+        if (threadIdx.x == 0) bulk_store_wait();
+    }
+    static DEVICE void finish(const GemmArguments&, Pipeline&) {}
 };
 
-/// Rounds gate and up to BF16, activates, quantizes groups of 128 outputs: the rows and scales of Down. A group's outputs are spread over the two
-/// blocks of a pair, which tell each other the largest magnitude of each row.
+/// Activates pairs of gate and up rounded to BF16 and quantizes groups of 128 outputs: the rows and scales of Down. A group's outputs are spread over
+/// the two blocks of a cluster, which tell each other the largest magnitude of each row. Tiles of more than 64 rows are handed over to the finishing warps.
 template <int Kind> struct ActivateAndQuantize {
-    static constexpr int stages = 5;
-    static constexpr int few_tile = consumer_warps * 1024;              // after the warps' own tiles of 16 rows x 64 outputs
-    static constexpr int peer_maxima = few_tile + few_rows * 64;        // [2 turns][192 rows], written by the other block
-    static constexpr int few_maxima = peer_maxima + 2 * tile_rows * 4;  // [2 turns][64 rows], likewise
-    static constexpr int warp_maxima = few_maxima + 2 * few_rows * 4;   // [8 warps][64 rows]
-    static constexpr int row_scales = warp_maxima + 8 * few_rows * 4;   // [64 rows]
+    static constexpr int own_maxima = tile_rows * 256;                     // after the pairs: [256 rows][64 outputs] of gate, up
+    static constexpr int peer_maxima = own_maxima + tile_rows * 4;         // [2 turns][256 rows], written by the other block
+    static constexpr int work_slot = peer_maxima + 2 * tile_rows * 4;
+    static constexpr int few_tile = work_slot + 2 * sizeof(Work);          // [64 rows][64 outputs] of codes
+    static constexpr int few_maxima = few_tile + few_rows * 64;            // [2 turns][64 rows], written by the other block
+    static constexpr int warp_maxima = few_maxima + 2 * few_rows * 4;      // [8 warps][64 rows]
+    static constexpr int row_scales = warp_maxima + math_warps * few_rows * 4; // [64 rows]
     static constexpr int staging_bytes = row_scales + few_rows * 4;
-    using P = Pipeline<stages>;
-    u32 turns_many = 0, turns_few = 0;
+    u32 handovers = 0, turns_few = 0;
 
-    static DEVICE float over_columns(float m) {
-        m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
-        return fmaxf(m, __shfl_xor_sync(~0u, m, 2));
+    /// 8 outputs of a row lie together in 32 bytes, gate and up of two of them by turns; these chunks are spread over the banks.
+    static DEVICE int pairs_at(int row, int chunk) { return row * 256 + (chunk ^ (row & 7)) * 32; }
+
+    template <int N> static DEVICE void stage_slab(const float (&final)[N / 2], int first_row, int first_chunk, const Pipeline& p) {
+        const int lane = threadIdx.x % 32, row = first_row + threadIdx.x % 128 / 32 * 16 + lane / 4;
+#pragma unroll
+        for (int i = 0; i < N / 16; i++) {
+            const float* v = final + 8 * i;
+            *(uint2*)(p.staging() + pairs_at(row, first_chunk + i) + lane % 4 * 8) = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[4], v[5]));
+            *(uint2*)(p.staging() + pairs_at(row + 8, first_chunk + i) + lane % 4 * 8) = make_uint2(pack_bf16(v[2], v[3]), pack_bf16(v[6], v[7]));
+        }
     }
-    /// 16-byte chunks of a staged row of 64 outputs, spread over the banks.
+    /// A lane holds one output of two rows; with its neighbour of the next output it makes up two outputs of one row each.
+    template <int N> static DEVICE void stage_columns(const float (&final)[N / 2], int first_row, const Pipeline& p) {
+        const int lane = threadIdx.x % 32, odd = lane / 4 % 2, chunk = threadIdx.x / 32;
+#pragma unroll
+        for (int j = 0; j < N / 8; j++) {
+            const float* v = final + 4 * j;
+            const int row = first_row + j * 8 + lane % 4 * 2 + odd;
+            const float gate = __shfl_xor_sync(~0u, odd ? v[0] : v[1], 4), up = __shfl_xor_sync(~0u, odd ? v[2] : v[3], 4);
+            *(uint2*)(p.staging() + pairs_at(row, chunk) + lane / 8 * 8) =
+                odd ? make_uint2(pack_bf16(gate, v[1]), pack_bf16(up, v[3])) : make_uint2(pack_bf16(v[0], gate), pack_bf16(v[2], up));
+        }
+    }
+
+    DEVICE void wait_until_taken(const Pipeline& p) const { barrier_wait(p.epilogue_barrier(taken), ~handovers & 1); }
+    DEVICE void hand_over(const Pipeline& p) {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) barrier_arrive(p.epilogue_barrier(handed_over));
+        handovers++;
+    }
+
+    /// The work is kept in shared memory, by turns, not in registers, which the products need.
+    DEVICE void begin(const Work& work, const Pipeline& p) const {
+        if (threadIdx.x == 0) ((Work*)(p.staging() + work_slot))[handovers & 1] = work;
+    }
+    template <int Slabs, int Rest, int Second, int Third>
+    DEVICE void tall(float (&first)[64], float (&second)[Second], float (&rest)[Third], const GemmArguments&, const Pipeline& p) {
+        const int warpgroup = threadIdx.x / 128;
+        wait_until_taken(p);
+        stage_slab<128>(first, warpgroup * slab_rows, 0, p);
+        if constexpr (Slabs == 3) stage_slab<64>(second, 2 * slab_rows, 4 * warpgroup, p);
+        if constexpr (Slabs == 4) stage_slab<128>(second, (2 + warpgroup) * slab_rows, 0, p);
+        if constexpr (Rest > 0) stage_columns<Rest>(rest, Slabs * slab_rows, p);
+        hand_over(p);
+    }
+
+    DEVICE void no_more(const Pipeline& p) {
+        begin(Work{}, p);
+        wait_until_taken(p);
+        hand_over(p);
+    }
+
+    static DEVICE void finish(const GemmArguments& g, Pipeline& p) {
+        if (g.activation.rounding == 0) finish<true>(g, p);
+        else finish<false>(g, p);
+    }
+
+    /// Eight threads per row, two rows each at a time: first all activations and the largest magnitudes, which travel meanwhile, then all codes.
+    template <bool Staged> static DEVICE void finish(const GemmArguments& g, Pipeline& p) {
+        constexpr int step = finish_threads / 8;
+        const int thread = threadIdx.x - first_finish_thread, part = thread % 8;
+        float* own = (float*)(p.staging() + own_maxima);
+        const u32 told = p.epilogue_barrier(peer_told), peer = p.rank ^ 1, told_peer = remote_address(told, peer);
+        for (u32 phase = 0;; phase ^= 1) {
+            barrier_wait(p.epilogue_barrier(handed_over), phase);
+            const Work work = ((const Work*)(p.staging() + work_slot))[phase];
+            if (work.kind == no_more_work) return;
+            const int rows = round_up_8(work.rows), peer_slots = peer_maxima + phase * tile_rows * 4;
+            if (thread == 0) barrier_arrive_expect(told, rows * 4);
+            for (int row = thread / 8; row < rows; row += 2 * step) {
+                u8* at[2] = {p.staging() + pairs_at(row, part), p.staging() + pairs_at(row + step < rows ? row + step : row, part)};
+                uint4 low[2], high[2];
+                float largest[2];
+#pragma unroll
+                for (int i = 0; i < 2; i++) low[i] = *(const uint4*)at[i], high[i] = *(const uint4*)(at[i] + 16);
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const uint4 y = make_uint4(activate_pair<Kind>(low[i].x, low[i].y, g.activation, Staged), activate_pair<Kind>(low[i].z, low[i].w, g.activation, Staged),
+                                               activate_pair<Kind>(high[i].x, high[i].y, g.activation, Staged), activate_pair<Kind>(high[i].z, high[i].w, g.activation, Staged));
+                    low[i] = y;
+                    largest[i] = larger_of_pair(maximum_bf16(maximum_bf16(absolute_bf16(y.x), absolute_bf16(y.y)), maximum_bf16(absolute_bf16(y.z), absolute_bf16(y.w))));
+                }
+#pragma unroll
+                for (int lanes = 1; lanes < 8; lanes *= 2)
+#pragma unroll
+                    for (int i = 0; i < 2; i++) largest[i] = fmaxf(largest[i], __shfl_xor_sync(0xFFu << (threadIdx.x & 24), largest[i], lanes));
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const int r = row + i * step;
+                    if (r >= rows) break;
+                    *(uint4*)at[i] = low[i];
+                    if (part == 0) {
+                        own[r] = largest[i];
+                        remote_store(remote_address(p.staging_address() + peer_slots + r * 4, peer), largest[i], told_peer);
+                    }
+                }
+            }
+            __syncwarp();
+            barrier_wait(told, phase);
+            for (int row = thread / 8; row < rows; row += step) {
+                const float largest = fmaxf(own[row], *(const float*)(p.staging() + peer_slots + row * 4));
+                const float scale = group_scale(largest, g.activation.divide, g.activation.power_of_two);
+                const Divisor divisor(scale);
+                const uint4 y = *(const uint4*)(p.staging() + pairs_at(row, part));
+                const u32 low = divisor.quantize_pair(low_bf16(y.x), high_bf16(y.x)) | divisor.quantize_pair(low_bf16(y.y), high_bf16(y.y)) << 16;
+                const u32 high = divisor.quantize_pair(low_bf16(y.z), high_bf16(y.z)) | divisor.quantize_pair(low_bf16(y.w), high_bf16(y.w)) << 16;
+                if (!work.store) continue;
+                const u64 at = (u64)work.unit * g.capacity + work.row + row;
+                *(uint2*)((u8*)g.results + at * 128 + ((work.half * 4 + part / 2) ^ (row & 7)) * 16 + part % 2 * 8) = make_uint2(low, high);
+                if (part == 0 && work.half == 0) g.result_scales[at] = scale;
+            }
+            __syncwarp();
+            if (threadIdx.x % 32 == 0) barrier_arrive(p.epilogue_barrier(taken));
+        }
+    }
+
+    /// 16-byte chunks of a staged row of 64 codes, spread over the banks.
     static DEVICE int staged(int row, int chunk) { return row * 64 + (chunk ^ (row / 2 & 3)) * 16; }
 
-    static DEVICE void store_chunk(const GemmArguments& g, const Work& work, int row, int chunk, const u8* tile, int tile_row) {
-        u8* to = (u8*)g.results + ((u64)work.unit * g.capacity + work.row + row) * 128 + ((work.half * 4 + chunk) ^ (row & 7)) * 16;
-        *(uint4*)to = *(const uint4*)(tile + staged(tile_row, chunk));
-    }
-
-    DEVICE void many(float (&final)[64], bool active, const GemmArguments& g, const Work& work, const P& p) {
-        if (!active) return;
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4;
-        u32 y[16], m[2] = {0, 0};
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const float* v = final + 8 * i;
-            y[2 * i] = activate_pair<Kind>(v[0], v[1], v[4], v[5], g.activation);
-            y[2 * i + 1] = activate_pair<Kind>(v[2], v[3], v[6], v[7], g.activation);
-            m[0] = maximum_bf16(m[0], absolute_bf16(y[2 * i]));
-            m[1] = maximum_bf16(m[1], absolute_bf16(y[2 * i + 1]));
-        }
-        float m0 = over_columns(larger_of_pair(m[0])), m1 = over_columns(larger_of_pair(m[1]));
-        const u32 barrier = p.epilogue_barrier(warp), turn = turns_many++;
-        const int slot = peer_maxima + ((turn & 1) * tile_rows + warp * 16 + row) * 4;
-        if (lane == 0) barrier_arrive_expect(barrier, 64);
-        if (lane % 4 == 0) {
-            const u32 peer = p.rank ^ 1, at = remote_address(p.staging_address() + slot, peer), told = remote_address(barrier, peer);
-            remote_store(at, m0, told);
-            remote_store(at + 32, m1, told);
-        }
-        barrier_wait(barrier, turn & 1);
-        m0 = fmaxf(m0, *(const float*)(p.staging() + slot));
-        m1 = fmaxf(m1, *(const float*)(p.staging() + slot + 32));
-        const float s0 = group_scale(m0, g.activation.divide, g.activation.power_of_two);
-        const float s1 = group_scale(m1, g.activation.divide, g.activation.power_of_two);
-        const Divisor d0(s0), d1(s1);
-        u8* tile = p.staging() + warp * 1024;
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            u8* at = tile + i % 2 * 8 + lane % 4 * 2;
-            *(u16*)(at + staged(row, i / 2)) = (u16)d0.quantize_pair(low_bf16(y[2 * i]), high_bf16(y[2 * i]));
-            *(u16*)(at + staged(row + 8, i / 2)) = (u16)d1.quantize_pair(low_bf16(y[2 * i + 1]), high_bf16(y[2 * i + 1]));
-        }
-        __syncwarp();
-        const int rows = work.store ? round_up_8(work.rows) : 0;
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int r = lane / 4 + 8 * i;
-            if (warp * 16 + r < rows) store_chunk(g, work, warp * 16 + r, lane % 4, tile, r);
-        }
-        float* scales = g.result_scales + (u64)work.unit * g.capacity + work.row + warp * 16 + row;
-        if (lane % 4 == 0 && work.half == 0) {
-            if (warp * 16 + row < rows) scales[0] = s0;
-            if (warp * 16 + row + 8 < rows) scales[8] = s1;
+    template <int N> DEVICE void narrow(float (&final)[N / 2], const GemmArguments& g, const Work& work, const Pipeline& p) {
+        if constexpr (N <= few_rows) few<N>(final, g, work, p);
+        else {
+            wait_until_taken(p);
+            stage_columns<N>(final, 0, p);
+            hand_over(p);
         }
     }
 
-    /// A row's group is spread over eight warps of each block.
-    template <int N> DEVICE void few(float (&final)[N / 2], bool active, const GemmArguments& g, const Work& work, const P& p) {
-        if (!active) return;
+    /// Up to 64 rows: the math warps finish them themselves. A row's group is spread over eight warps of each block.
+    template <int N> DEVICE void few(float (&final)[N / 2], const GemmArguments& g, const Work& work, const Pipeline& p) {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rows = round_up_8(work.rows);
         u8* tile = p.staging() + few_tile;
         float* maxima = (float*)(p.staging() + warp_maxima);
@@ -141,19 +233,19 @@ template <int Kind> struct ActivateAndQuantize {
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
             const float* v = final + 4 * j;
-            y[j] = activate_pair<Kind>(v[0], v[1], v[2], v[3], g.activation);
+            y[j] = activate_pair<Kind>(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), g.activation, g.activation.rounding == 0);
             u32 m = absolute_bf16(y[j]);
 #pragma unroll
             for (int step = 4; step < 32; step *= 2) m = maximum_bf16(m, __shfl_xor_sync(~0u, m, step));
             if (lane < 4) *(float2*)(maxima + warp * few_rows + j * 8 + lane * 2) = make_float2(low_bf16(m), high_bf16(m));
         }
-        const u32 barrier = p.epilogue_barrier(consumer_warps), turn = turns_few++;
+        const u32 barrier = p.epilogue_barrier(peer_told_few), turn = turns_few++;
         if (threadIdx.x == 0) barrier_arrive_expect(barrier, rows * 4);
-        named_barrier(1, 256);
+        named_barrier(1, math_threads);
         if ((int)threadIdx.x < rows) {
             float m = 0.0f;
 #pragma unroll
-            for (int w = 0; w < 8; w++) m = fmaxf(m, maxima[w * few_rows + threadIdx.x]);
+            for (int w = 0; w < math_warps; w++) m = fmaxf(m, maxima[w * few_rows + threadIdx.x]);
             const int slot = few_maxima + ((turn & 1) * few_rows + threadIdx.x) * 4;
             const u32 peer = p.rank ^ 1;
             remote_store(remote_address(p.staging_address() + slot, peer), m, remote_address(barrier, peer));
@@ -163,7 +255,7 @@ template <int Kind> struct ActivateAndQuantize {
             scales[threadIdx.x] = scale;
             if (work.store && work.half == 0) g.result_scales[(u64)work.unit * g.capacity + work.row + threadIdx.x] = scale;
         }
-        named_barrier(1, 256);
+        named_barrier(1, math_threads);
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
             const int row = j * 8 + lane % 4 * 2, output = warp * 8 + lane / 4;
@@ -172,9 +264,11 @@ template <int Kind> struct ActivateAndQuantize {
             tile[staged(row, output / 16) + output % 16] = (u8)codes;
             tile[staged(row + 1, output / 16) + output % 16] = (u8)(codes >> 8);
         }
-        named_barrier(1, 256);
-        if (work.store && (int)threadIdx.x < rows * 4) store_chunk(g, work, threadIdx.x / 4, threadIdx.x % 4, tile, threadIdx.x / 4);
+        named_barrier(1, math_threads);
+        if (work.store && (int)threadIdx.x < rows * 4) {
+            const int row = threadIdx.x / 4, chunk = threadIdx.x % 4;
+            u8* to = (u8*)g.results + ((u64)work.unit * g.capacity + work.row + row) * 128 + ((work.half * 4 + chunk) ^ (row & 7)) * 16;
+            *(uint4*)to = *(const uint4*)(tile + staged(row, chunk));
+        }
     }
-
-    DEVICE void finish() {}
 };

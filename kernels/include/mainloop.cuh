@@ -2,70 +2,81 @@
 #include "scheduler.cuh"
 #include "wgmma.cuh"
 // The pipeline of both grouped GEMMs. A cluster of two blocks takes a unit: each block one 128-row half of the weights, both the same rows, which
-// each loads by halves for both (multicast). In clusters of four a second pair takes the next row tile and shares the weights in the same way. In a
-// block one producer thread fills a ring of stages and three consumer warpgroups multiply and promote. Numbers follow one chain whatever the
-// orientation or tile: per K block of 128 four products of 32 (the first overwrites), then final = fma(sa * sw, acc, final).
+// each loads by halves for both (multicast). In a block one producer thread fills a ring of slots, two warpgroups multiply and promote, and three
+// warps finish what a tile of more than 64 rows hands over while the next one is multiplied. Numbers follow one chain whatever the orientation or tile: per
+// K block of 128 four products of 32 (the first overwrites), then final = fma(sa * sw, acc, final).
 
-constexpr int consumer_warpgroups = 3;
-constexpr int consumer_threads = consumer_warpgroups * 128;
-constexpr int consumer_warps = consumer_threads / 32;
-constexpr int block_threads = consumer_threads + 128; // registers are given to whole warpgroups: 3 x 128 x 160 + 128 x 32 = 65,536
-constexpr int consumer_registers = 160;
-constexpr int producer_registers = 32;
+constexpr int math_warpgroups = 2;
+constexpr int math_threads = math_warpgroups * 128;
+constexpr int math_warps = math_threads / 32;
+constexpr int producer_warp = math_warps;
+constexpr int finish_warps = 3;
+constexpr int first_finish_thread = math_threads + 32;
+constexpr int finish_threads = finish_warps * 32;
+constexpr int block_threads = math_threads + 128; // started with 168 registers each (the most for 384), which then move: 2 x 224 + 56 = 3 x 168
+constexpr int math_registers = 224;
+constexpr int other_registers = 56;
 constexpr int weight_block_bytes = 128 * 128;
-constexpr int rows_offset = weight_block_bytes; // in a stage
+constexpr int rows_offset = weight_block_bytes; // in a slot
 constexpr int box_rows = 32; // of the tensor map of rows
-constexpr int stage_bytes = weight_block_bytes + tile_rows * 128;
 
-struct alignas(16) StageHeader {
-    Work work;               // valid in the first stage of a unit
+// The ring. A K block with up to 64 rows takes one slot: weights, then rows. One with up to 256 rows takes two, from an even one on.
+constexpr int slot_bytes = weight_block_bytes + few_rows * 128;
+constexpr int slots = 6;
+static_assert(2 * slot_bytes == weight_block_bytes + tile_rows * 128 && slots % 2 == 0 && slot_bytes % 1024 == 0, "two slots hold a large tile");
+
+struct alignas(16) SlotHeader {
+    Work work;               // valid in the first slot of a unit
     float weight_scales[4];
     float scales[tile_rows]; // of the rows
-    float pad[52];
 };
-static_assert(sizeof(StageHeader) == 1024, "a stage header is 1 KB");
+constexpr int header_weight_scales = sizeof(Work), header_scales = header_weight_scales + 16;
 
-/// Shared memory: stages, their headers, barriers, then what the epilogue stages.
-template <int Stages> struct Layout {
-    static constexpr int headers = Stages * stage_bytes;
-    static constexpr int barriers = headers + Stages * 1024; // full, empty of each stage; at 256 those of the epilogue
-    static constexpr int staging = barriers + 512;
-};
+/// Shared memory: slots, their headers, barriers, then what the epilogue stages.
+constexpr int headers_offset = slots * slot_bytes;
+constexpr int barriers_offset = headers_offset + slots * sizeof(SlotHeader); // full, empty of each slot, then those of the epilogue
+constexpr int epilogue_barriers_offset = barriers_offset + slots * 16;
+enum { handed_over = 0, taken = 1, peer_told = 2, peer_told_few = 3, epilogue_barriers = 4 };
+constexpr int staging_offset = (epilogue_barriers_offset + epilogue_barriers * 8 + 127) / 128 * 128;
 
 /// What a thread knows of its block, and its position in the ring.
-template <int Stages> struct Pipeline {
-    using Offsets = Layout<Stages>;
+struct Pipeline {
     u8* memory;
     u32 shared;
-    u32 rank, size; // in the cluster
-    int stage = 0;
+    u32 rank; // in the cluster
+    int slot = 0;
     u32 phase = 0;
 
-    DEVICE Pipeline(u8* m) : memory(m), shared(shared_address(m)), rank(cluster_rank()), size(cluster_size()) {}
-    DEVICE u32 full() const { return shared + Offsets::barriers + stage * 16; }
+    DEVICE Pipeline(u8* m) : memory(m), shared(shared_address(m)), rank(cluster_rank()) {}
+    DEVICE u32 full() const { return shared + barriers_offset + slot * 16; }
     DEVICE u32 empty() const { return full() + 8; }
-    DEVICE u32 epilogue_barrier(int i) const { return shared + Offsets::barriers + 256 + i * 8; }
-    DEVICE u32 operands() const { return shared + stage * stage_bytes; }
-    DEVICE StageHeader* header() const { return (StageHeader*)(memory + Offsets::headers + stage * 1024); }
-    DEVICE u8* staging() const { return memory + Offsets::staging; }
-    DEVICE u32 staging_address() const { return shared + Offsets::staging; }
-    DEVICE void advance() {
-        if (++stage == Stages) {
-            stage = 0;
+    DEVICE u32 epilogue_barrier(int i) const { return shared + epilogue_barriers_offset + i * 8; }
+    DEVICE u32 operands() const { return shared + slot * slot_bytes; }
+    DEVICE SlotHeader* header() const { return (SlotHeader*)(memory + headers_offset + slot * sizeof(SlotHeader)); }
+    DEVICE u8* staging() const { return memory + staging_offset; }
+    DEVICE u32 staging_address() const { return shared + staging_offset; }
+    DEVICE void advance(int count) {
+        slot += count;
+        if (slot == slots) {
+            slot = 0;
             phase ^= 1;
         }
     }
-    /// A consumer warp has read the stage: every block of the cluster may load into it again.
-    DEVICE void release() const {
-        if (threadIdx.x % 32 < size) remote_arrive(remote_address(empty(), threadIdx.x % 32));
+    /// A math warp has read this many slots: both blocks may load into them again.
+    DEVICE void release(u32 count) const {
+        const u32 lane = threadIdx.x % 32;
+        if (lane < 2 * count) remote_arrive(remote_address(empty() + lane / 2 * 16, lane % 2));
     }
     DEVICE void init() {
         if (threadIdx.x == 0) {
-            for (int s = 0; s < Stages; s++) {
-                barrier_init(shared + Offsets::barriers + s * 16, 1);
-                barrier_init(shared + Offsets::barriers + s * 16 + 8, consumer_warps * size);
+            for (int s = 0; s < slots; s++) {
+                barrier_init(shared + barriers_offset + s * 16, 1);
+                barrier_init(shared + barriers_offset + s * 16 + 8, math_warps * 2);
             }
-            for (int i = 0; i <= consumer_warps; i++) barrier_init(epilogue_barrier(i), 1);
+            barrier_init(epilogue_barrier(handed_over), math_warps);
+            barrier_init(epilogue_barrier(taken), finish_warps);
+            barrier_init(epilogue_barrier(peer_told), 1);
+            barrier_init(epilogue_barrier(peer_told_few), 1);
             fence_barrier_init();
         }
         cluster_sync();
@@ -73,163 +84,195 @@ template <int Stages> struct Pipeline {
 };
 
 /// One thread: walks this cluster's units and keeps the ring full.
-template <int Stages> DEVICE void produce(const GemmArguments& g, Pipeline<Stages>& p) {
+DEVICE void produce(const GemmArguments& g, Pipeline& p) {
     const u64 stream = policy_evict_first();
-    const int sharers = p.size / 2, clusters = gridDim.x / p.size;
-    const int units = *g.tile_count * ((g.blocks + 1) / 2);
-    const u32 pair = p.rank & ~1u;
-    for (int index = blockIdx.x / p.size;; index += clusters) {
-        const Work work = index < units ? work_at(g, index, p.rank, sharers) : Work{};
+    const int clusters = gridDim.x / 2, units = *g.tile_count * ((g.blocks + 1) / 2);
+    for (int index = blockIdx.x / 2;; index += clusters) {
+        const Work work = index < units ? work_at(g, index, p.rank) : Work{};
         const int n = round_up_8(work.rows), block = 2 * work.unit + (2 * work.unit + work.half < g.blocks ? work.half : 0);
-        const u32 row_bytes = work.kind == few_rows_unit ? n * 128 : (n + box_rows - 1) / box_rows * box_rows * 128;
+        const bool two_slots = work.rows > few_rows;
+        const u32 row_bytes = two_slots ? (n + box_rows - 1) / box_rows * box_rows * 128 : n * 128;
         const u8* weights = g.weights + ((u64)work.expert * g.blocks + block) * g.k_blocks * weight_block_bytes;
         const float* weight_scales = g.weight_scales + ((u64)work.expert * ((g.blocks + 1) / 2) + work.unit) * g.k_blocks * 4;
+        barrier_wait(p.empty(), p.phase ^ 1);
+        p.header()->work = work;
+        if (work.kind == no_more_work || (two_slots && p.slot % 2 != 0)) { // a slot with nothing but the news
+            barrier_arrive(p.full());
+            p.advance(1);
+        }
+        if (work.kind == no_more_work) return;
         for (int k = 0; k < g.k_blocks; k++) {
             barrier_wait(p.empty(), p.phase ^ 1);
-            StageHeader* header = p.header();
-            const u32 full = p.full(), operands = p.operands(), head = shared_address(header);
-            if (k == 0) header->work = work;
-            if (work.kind == no_more_work) {
-                barrier_arrive(full);
-                return;
-            }
+            const u32 full = p.full(), operands = p.operands(), head = shared_address(p.header());
             const u64 row = (u64)k * g.capacity + work.row;
-            const u32 weight_row = (((u32)work.expert * g.blocks + block) * g.k_blocks + k) * 128;
+            if (two_slots) {
+                barrier_wait(p.empty() + 16, p.phase ^ 1);
+                barrier_arrive(full + 16);
+            }
             barrier_arrive_expect(full, weight_block_bytes + row_bytes + n * 4 + 16);
-            if (sharers == 1 || work.kind == few_rows_unit) bulk_load(operands, weights + (u64)k * weight_block_bytes, weight_block_bytes, full, stream);
-            else tensor_load_multicast(operands + pair * 4096, &g.weights_map, weight_row + pair * 32, full, (u16)(5 << (p.rank & 1)));
-            if (work.kind == few_rows_unit) bulk_load(operands + rows_offset, g.rows + row * 128, row_bytes, full);
-            else
-                for (int box = p.rank & 1; box * box_rows < n; box += 2) // the pair takes turns
-                    tensor_load_multicast(operands + rows_offset + box * box_rows * 128, &g.rows_map, (u32)row + box * box_rows, full, (u16)(3 << pair));
-            bulk_load(head + 48, g.scales + row, n * 4, full);
-            bulk_load(head + 32, weight_scales + k * 4, 16, full);
-            p.advance();
+            if (work.alone) bulk_load(operands, weights + (u64)k * weight_block_bytes, weight_block_bytes, full, stream);
+            else bulk_load(operands, weights + (u64)k * weight_block_bytes, weight_block_bytes, full);
+            if (two_slots)
+                for (int box = p.rank; box * box_rows < n; box += 2) // the blocks take turns
+                    tensor_load_multicast(operands + rows_offset + box * box_rows * 128, &g.rows_map, (u32)row + box * box_rows, full, 3);
+            else bulk_load(operands + rows_offset, g.rows + row * 128, row_bytes, full);
+            bulk_load(head + header_scales, g.scales + row, n * 4, full);
+            bulk_load(head + header_weight_scales, weight_scales + k * 4, 16, full);
+            p.advance(two_slots ? 2 : 1);
         }
     }
 }
 
-/// Rows on the M side: 64 rows x 128 weight rows. TwoScales: 8-column blocks alternate between gate and up.
-template <bool TwoScales, int Stages> DEVICE void consume_many(float (&final)[64], bool active, int k_blocks, Pipeline<Stages>& p) {
-    const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
-    const u32 own_rows = rows_offset + uniform(threadIdx.x / 128) * slab_rows * 128;
-    p.stage = uniform(p.stage);
+/// The two math warpgroups issue their products by turns, so that one promotes while the other's are computed; left alone they would run in step.
+constexpr int turn_barrier = 4; // and 5, for the second warpgroup
+DEVICE void wait_for_turn(u32 warpgroup) { named_barrier(turn_barrier + warpgroup, math_threads); }
+DEVICE void end_turn(u32 warpgroup) { named_arrive(turn_barrier + 1 - warpgroup, math_threads); }
+
+/// Rows on the M side: a slab of 64 rows x N weight rows of one K block. TwoScales: 8-column blocks alternate between gate and up.
+template <int N, bool TwoScales, bool Last>
+DEVICE void multiply_slab(float (&final)[N / 2], u32 warpgroup, u32 slab, u32 first_column, const Pipeline& p) {
+    float acc[N / 2];
+    const SlotHeader* header = p.header();
+    const int row = slab * slab_rows + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+    wait_for_turn(warpgroup);
+    wgmma_fence();
+    multiply_block<N>(acc, p.operands() + rows_offset + slab * slab_rows * 128, p.operands() + first_column * 128);
+    wgmma_commit();
+    end_turn(warpgroup);
+    const float a0 = header->scales[row], a1 = header->scales[row + 8];
+    const float w0 = TwoScales ? header->weight_scales[0] : header->weight_scales[p.rank], w1 = TwoScales ? header->weight_scales[1] : w0;
+    const float s00 = a0 * w0, s01 = a0 * w1, s10 = a1 * w0, s11 = a1 * w1;
+    wgmma_wait<0>();
+    settle(acc);
+    if (Last) p.release(2);
 #pragma unroll
-    for (int i = 0; i < 64; i++) final[i] = 0.0f;
-    for (int k = 0; k < k_blocks; k++) {
+    for (int j = 0; j < N / 8; j++) {
+        const float s0 = j % 2 ? s01 : s00, s1 = j % 2 ? s11 : s10;
+        final[4 * j] = fmaf(s0, acc[4 * j], final[4 * j]);
+        final[4 * j + 1] = fmaf(s0, acc[4 * j + 1], final[4 * j + 1]);
+        final[4 * j + 2] = fmaf(s1, acc[4 * j + 2], final[4 * j + 2]);
+        final[4 * j + 3] = fmaf(s1, acc[4 * j + 3], final[4 * j + 3]);
+    }
+}
+
+/// Weights on the M side: the warpgroup's 64 weight rows x N rows of one K block, which took this many slots.
+template <int N, bool TwoScales, int Slots>
+DEVICE void multiply_columns(float (&final)[N / 2], u32 warpgroup, u32 first_row, const Pipeline& p) {
+    float acc[N / 2];
+    const SlotHeader* header = p.header();
+    if (Slots == 2) wait_for_turn(warpgroup);
+    wgmma_fence();
+    multiply_block<N>(acc, p.operands() + warpgroup * 64 * 128, p.operands() + rows_offset + first_row * 128);
+    wgmma_commit();
+    if (Slots == 2) end_turn(warpgroup);
+    const float w0 = TwoScales ? header->weight_scales[0] : header->weight_scales[p.rank], w1 = TwoScales ? header->weight_scales[1] : w0;
+    const float2* scales = (const float2*)(header->scales + first_row) + threadIdx.x % 4;
+    float2 c[N / 8];
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) c[j] = scales[4 * j];
+    wgmma_wait<0>();
+    settle(acc);
+    p.release(Slots);
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+        const float g0 = c[j].x * w0, g1 = c[j].y * w0, u0 = TwoScales ? c[j].x * w1 : g0, u1 = TwoScales ? c[j].y * w1 : g1;
+        final[4 * j] = fmaf(g0, acc[4 * j], final[4 * j]);
+        final[4 * j + 1] = fmaf(g1, acc[4 * j + 1], final[4 * j + 1]);
+        final[4 * j + 2] = fmaf(u0, acc[4 * j + 2], final[4 * j + 2]);
+        final[4 * j + 3] = fmaf(u1, acc[4 * j + 3], final[4 * j + 3]);
+    }
+}
+
+template <int Count> DEVICE void clear(float (&values)[Count]) {
+#pragma unroll
+    for (int i = 0; i < Count; i++) values[i] = 0.0f;
+}
+
+/// More than 128 rows. Each warpgroup takes one slab; of four slabs another, of three half the columns of the third. A rest is multiplied with its rows on
+/// the N side, half the weights by each. (Three slabs and a rest need more registers than there are.)
+template <int Slabs, int Rest, bool TwoScales, class Epilogue>
+DEVICE void tall(const GemmArguments& g, const Work& work, Pipeline& p, Epilogue& epilogue) {
+    float first[64], second[Slabs == 4 ? 64 : 32], rest[Rest > 0 ? Rest / 2 : 1];
+    clear(first);
+    clear(second);
+    clear(rest);
+    const u32 warpgroup = uniform(threadIdx.x / 128);
+    p.slot = uniform(p.slot);
+    epilogue.begin(work, p);
+    for (int k = 0; k < g.k_blocks; k++) {
         barrier_wait(p.full(), p.phase);
-        if (active) {
-            float acc[64];
-            const StageHeader* header = p.header();
-            wgmma_fence();
-            multiply_block<128>(acc, p.operands() + own_rows, p.operands());
-            wgmma_commit();
-            const float a0 = header->scales[row], a1 = header->scales[row + 8];
-            const float w0 = TwoScales ? header->weight_scales[0] : header->weight_scales[p.rank & 1], w1 = TwoScales ? header->weight_scales[1] : w0;
-            const float s00 = a0 * w0, s01 = a0 * w1, s10 = a1 * w0, s11 = a1 * w1;
-            wgmma_wait<0>();
-            settle(acc);
-            p.release();
-#pragma unroll
-            for (int j = 0; j < 16; j++) {
-                const float s0 = j % 2 ? s01 : s00, s1 = j % 2 ? s11 : s10;
-                final[4 * j] = fmaf(s0, acc[4 * j], final[4 * j]);
-                final[4 * j + 1] = fmaf(s0, acc[4 * j + 1], final[4 * j + 1]);
-                final[4 * j + 2] = fmaf(s1, acc[4 * j + 2], final[4 * j + 2]);
-                final[4 * j + 3] = fmaf(s1, acc[4 * j + 3], final[4 * j + 3]);
-            }
-        } else {
-            p.release();
-        }
-        p.advance();
+        multiply_slab<128, TwoScales, Slabs == 2 && Rest == 0>(first, warpgroup, warpgroup, 0, p);
+        if constexpr (Slabs == 3) multiply_slab<64, TwoScales, Rest == 0>(second, warpgroup, 2, warpgroup * 64, p);
+        if constexpr (Slabs == 4) multiply_slab<128, TwoScales, true>(second, warpgroup, 2 + warpgroup, 0, p);
+        if constexpr (Rest > 0) multiply_columns<Rest, TwoScales, 2>(rest, warpgroup, Slabs * slab_rows, p);
+        p.advance(2);
     }
+    epilogue.template tall<Slabs, Rest>(first, second, rest, g, p);
 }
 
-/// Weights on the M side: warpgroups 0 and 1 take 64 weight rows each, times N rows.
-template <int N, bool TwoScales, int Stages> DEVICE void consume_few(float (&final)[N / 2], bool active, int k_blocks, Pipeline<Stages>& p) {
-    const u32 own_weights = uniform(threadIdx.x / 128) * slab_rows * 128;
-    p.stage = uniform(p.stage);
-#pragma unroll
-    for (int i = 0; i < N / 2; i++) final[i] = 0.0f;
-    for (int k = 0; k < k_blocks; k++) {
-        barrier_wait(p.full(), p.phase);
-        if (active) {
-            float acc[N / 2];
-            const StageHeader* header = p.header();
-            wgmma_fence();
-            multiply_block<N>(acc, p.operands() + own_weights, p.operands() + rows_offset);
-            wgmma_commit();
-            const float w0 = TwoScales ? header->weight_scales[0] : header->weight_scales[p.rank & 1], w1 = TwoScales ? header->weight_scales[1] : w0;
-            const float2* scales = (const float2*)header->scales + threadIdx.x % 4;
-            float2 c[N / 8];
-#pragma unroll
-            for (int j = 0; j < N / 8; j++) c[j] = scales[4 * j];
-            wgmma_wait<0>();
-            settle(acc);
-            p.release();
-#pragma unroll
-            for (int j = 0; j < N / 8; j++) {
-                const float g0 = c[j].x * w0, g1 = c[j].y * w0, u0 = TwoScales ? c[j].x * w1 : g0, u1 = TwoScales ? c[j].y * w1 : g1;
-                final[4 * j] = fmaf(g0, acc[4 * j], final[4 * j]);
-                final[4 * j + 1] = fmaf(g1, acc[4 * j + 1], final[4 * j + 1]);
-                final[4 * j + 2] = fmaf(u0, acc[4 * j + 2], final[4 * j + 2]);
-                final[4 * j + 3] = fmaf(u1, acc[4 * j + 3], final[4 * j + 3]);
-            }
-        } else {
-            p.release();
-        }
-        p.advance();
-    }
-}
-
-template <int N, bool TwoScales, class Epilogue>
-DEVICE void few_unit(const GemmArguments& g, const Work& work, Pipeline<Epilogue::stages>& p, Epilogue& epilogue) {
+/// Up to 128 rows, all on the N side.
+template <int N, bool TwoScales, class Epilogue> DEVICE void narrow(const GemmArguments& g, const Work& work, Pipeline& p, Epilogue& epilogue) {
+    constexpr int slots_per_block = N <= few_rows ? 1 : 2;
     float final[N / 2];
-    const bool active = uniform(threadIdx.x / 128) < 2;
-    consume_few<N, TwoScales>(final, active, g.k_blocks, p);
-    epilogue.template few<N>(final, active, g, work, p);
+    clear(final);
+    const u32 warpgroup = uniform(threadIdx.x / 128);
+    p.slot = uniform(p.slot);
+    if (N > few_rows) epilogue.begin(work, p);
+    for (int k = 0; k < g.k_blocks; k++) {
+        barrier_wait(p.full(), p.phase);
+        multiply_columns<N, TwoScales, slots_per_block>(final, warpgroup, 0, p);
+        p.advance(slots_per_block);
+    }
+    epilogue.template narrow<N>(final, g, work, p);
 }
 
-/// A consumer thread: takes units from the ring until the producer says that there are no more.
-template <bool TwoScales, class Epilogue> DEVICE void consume(const GemmArguments& g, Pipeline<Epilogue::stages>& p) {
+/// A math thread: takes units from the ring until the producer says that there are no more.
+template <bool TwoScales, class Epilogue> DEVICE void compute(const GemmArguments& g, Pipeline& p) {
     Epilogue epilogue;
+    if (threadIdx.x >= 128) end_turn(1); // the first warpgroup begins
     while (true) {
         barrier_wait(p.full(), p.phase);
         Work work = p.header()->work;
-        work.kind = uniform(work.kind), work.rows = uniform(work.rows);
-        if (work.kind == no_more_work) break;
-        if (work.kind == few_rows_unit) {
-            if (work.rows <= 8) few_unit<8, TwoScales>(g, work, p, epilogue);
-            else if (work.rows <= 16) few_unit<16, TwoScales>(g, work, p, epilogue);
-            else if (work.rows <= 32) few_unit<32, TwoScales>(g, work, p, epilogue);
-            else if (work.rows <= 48) few_unit<48, TwoScales>(g, work, p, epilogue);
-            else few_unit<64, TwoScales>(g, work, p, epilogue);
-        } else {
-            float final[64];
-            const bool active = (int)uniform(threadIdx.x / 128) * slab_rows < work.rows;
-            consume_many<TwoScales>(final, active, g.k_blocks, p);
-            epilogue.many(final, active, g, work, p);
+        const int rows = work.rows = uniform(work.rows);
+        if (uniform(work.kind) == no_more_work) break;
+        if (rows > few_rows && p.slot % 2 != 0) {
+            __syncwarp(); // all lanes have read
+            p.release(1);
+            p.advance(1);
         }
+        if (rows <= 8) narrow<8, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 16) narrow<16, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 32) narrow<32, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 48) narrow<48, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 64) narrow<64, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 80) narrow<80, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 96) narrow<96, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 128) narrow<128, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 144) tall<2, 16, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 160) tall<2, 32, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 192) tall<3, 0, TwoScales>(g, work, p, epilogue);
+        else tall<4, 0, TwoScales>(g, work, p, epilogue);
     }
-    epilogue.finish();
+    epilogue.no_more(p);
 }
 
 template <bool TwoScales, class Epilogue> DEVICE void grouped_gemm(const GemmArguments& g) {
     SHARED_MEMORY(u8, 1024, memory);
-    Pipeline<Epilogue::stages> p(memory);
+    Pipeline p(memory);
     p.init();
     wait_for_earlier_kernels();
     launch_dependents();
-    if (uniform(threadIdx.x / 128) == consumer_warpgroups) {
-        registers_decrease<producer_registers>();
-        if (threadIdx.x == consumer_threads) {
+    if (uniform(threadIdx.x / 128) == math_warpgroups) {
+        registers_decrease<other_registers>();
+        if (uniform(threadIdx.x / 32) != producer_warp) Epilogue::finish(g, p);
+        else if (threadIdx.x % 32 == 0) {
             fence_async(); // rows were written by ordinary stores of an earlier kernel
             produce(g, p);
         }
         __syncwarp();
     } else {
-        registers_increase<consumer_registers>();
-        consume<TwoScales, Epilogue>(g, p);
+        registers_increase<math_registers>();
+        compute<TwoScales, Epilogue>(g, p);
     }
-    cluster_sync(); // nobody leaves while others may still write to it
+    cluster_sync(); // nobody leaves while the other may still write to it
 }

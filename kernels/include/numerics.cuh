@@ -32,20 +32,24 @@ struct Divisor {
     DEVICE u32 quantize_pair(float low, float high) const { return pack_e4m3(divide(low), divide(high)); }
 };
 
-/// g / (1 + exp(-alpha g)) within 3 ulp: the rounding to BF16 that follows hides nearly all of it.
+/// g / (1 + exp(-alpha g)) within 3 ulp: the rounding to BF16 that follows hides nearly all of it. The power is held at 2^126, where g / d is far below
+/// what a scale of at least 1e-10 / 448 can show.
 DEVICE float sigmoid_times(float g, float minus_alpha_log2e) {
-    const float d = 1.0f + power_of_two(g * minus_alpha_log2e), r = reciprocal(d), q = g * r;
-    return d > 1e38f ? q : with_sign(fmaf(fmaf(-q, d, g), r, q), g);
+    const float d = 1.0f + power_of_two(fminf(g * minus_alpha_log2e, 126.0f)), r = reciprocal(d), q = g * r;
+    return with_sign(fmaf(fmaf(-q, d, g), r, q), g);
 }
 
-enum { gated_sigmoid = 0, swiglustep = 1, gelu_tanh = 2 };
+enum { silu = 0, swiglustep = 1, gelu_tanh = 2, swigluoai = 3 }; // silu: no limit; the last: with alpha, beta (-0 for none) and limit
 
 constexpr float log2e = 1.4426950408889634f;
 
-/// act(gate) * up of a pair of outputs: both inputs are rounded to BF16 first, results are BF16.
-template <int Kind> DEVICE u32 activate_pair(float g0, float g1, float u0, float u1, const ActivationArguments& a) {
-    const u32 g = pack_bf16(g0, g1), u = pack_bf16(u0, u1);
-    g0 = low_bf16(g), g1 = high_bf16(g), u0 = low_bf16(u), u1 = high_bf16(u);
+/// act(gate) * up of a pair of outputs: inputs and results are BF16; staged: the activated gate is rounded before the product too.
+template <int Kind> DEVICE u32 activate_pair(u32 gate, u32 up, const ActivationArguments& a, bool staged) {
+    float g0 = low_bf16(gate), g1 = high_bf16(gate), u0 = low_bf16(up), u1 = high_bf16(up);
+    if (Kind == silu) {
+        g0 = sigmoid_times(g0, -log2e), g1 = sigmoid_times(g1, -log2e);
+        return staged ? multiply_bf16(pack_bf16(g0, g1), up) : pack_bf16(g0 * u0, g1 * u1);
+    }
     if (Kind == swiglustep)
         return pack_bf16(at_most(sigmoid_times(g0, -log2e), a.limit) * within(u0, a.limit), at_most(sigmoid_times(g1, -log2e), a.limit) * within(u1, a.limit));
     if (Kind == gelu_tanh) {
@@ -57,7 +61,7 @@ template <int Kind> DEVICE u32 activate_pair(float g0, float g1, float u0, float
         g0 = sigmoid_times(at_most(g0, a.limit), m), g1 = sigmoid_times(at_most(g1, a.limit), m);
         u0 = within(u0, a.limit) + a.beta, u1 = within(u1, a.limit) + a.beta;
     }
-    return a.rounding == 0 ? multiply_bf16(pack_bf16(g0, g1), pack_bf16(u0, u1)) : pack_bf16(g0 * u0, g1 * u1);
+    return staged ? multiply_bf16(pack_bf16(g0, g1), pack_bf16(u0, u1)) : pack_bf16(g0 * u0, g1 * u1);
 }
 
 DEVICE u32 absolute_bf16(u32 pair) { return pair & 0x7FFF7FFFu; }

@@ -29,6 +29,7 @@ DEVICE void barrier_wait(u32 barrier, u32 parity) {
 }
 DEVICE void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 DEVICE void named_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+DEVICE void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 // Bulk copies: contiguous, 16-byte aligned at both ends, performed by the copy engine (the "async proxy").
 DEVICE void bulk_load(u32 to, const void* from, u32 bytes, u32 barrier) {
@@ -121,14 +122,14 @@ DEVICE u32 maximum_bf16(u32 a, u32 b) { // pairs; ignores NaN
 }
 DEVICE float low_bf16(u32 pair) { return __uint_as_float(pair << 16); }
 DEVICE float high_bf16(u32 pair) { return __uint_as_float(pair & 0xFFFF0000u); }
-DEVICE float power_of_two(float x) { // 2^x, 2 ulp
+DEVICE float power_of_two(float x) { // 2^x, 2 ulp; zero below 2^-126
     float y;
-    asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-DEVICE float reciprocal(float x) { // 1 ulp
+DEVICE float reciprocal(float x) { // 1 ulp, for x up to 2^126
     float y;
-    asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 DEVICE u32 pack_e4m3(float low, float high) { // saturates at +-448, NaN becomes 0x7F

@@ -56,7 +56,7 @@ template <int Kind> DEVICE void wide_activate(u32* y, const float* sums, int cou
 #pragma unroll
     for (int j = 0; j < count; j++) {
         const float* v = sums + 4 * j;
-        y[j] = activate_pair<Kind>(v[0] + bias.x, v[1] + bias.x, v[2] + bias.y, v[3] + bias.y, a);
+        y[j] = activate_pair<Kind>(pack_bf16(v[0] + bias.x, v[1] + bias.x), pack_bf16(v[2] + bias.y, v[3] + bias.y), a, a.rounding == 0);
     }
 }
 
@@ -90,7 +90,8 @@ struct WideActivate {
         constexpr int count = (N - First < wide_staged_rows ? N - First : wide_staged_rows) / 8;
         const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, rows = (work.rows + 7) / 8 * 8;
         u32 y[count];
-        if (g.activation.kind == gated_sigmoid) wide_activate<gated_sigmoid>(y, sums + First / 2, count, bias, g.activation);
+        if (g.activation.kind == silu) wide_activate<silu>(y, sums + First / 2, count, bias, g.activation);
+        else if (g.activation.kind == swigluoai) wide_activate<swigluoai>(y, sums + First / 2, count, bias, g.activation);
         else if (g.activation.kind == swiglustep) wide_activate<swiglustep>(y, sums + First / 2, count, bias, g.activation);
         else wide_activate<gelu_tanh>(y, sums + First / 2, count, bias, g.activation);
         if (g.quantize) round_to_mx<count>(y, (u32*)(own + wide_maxima));

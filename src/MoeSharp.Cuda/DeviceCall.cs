@@ -73,7 +73,6 @@ internal sealed class DeviceCall : IDisposable
     private GemmArguments Gemm(DeviceRange weights, DeviceRange scales, Buffer rows, Buffer rowScales, Buffer results, int kBlocks, int blocks) => new()
     {
         RowsMap = TensorMap.OfRows(Address(rows), (long)kBlocks * Sizes.Capacity, boxRows: 32),
-        WeightsMap = TensorMap.OfRows(weights.Address, weights.Bytes / 128, boxRows: 64),
         Weights = weights.Address,
         WeightScales = scales.Address,
         Rows = Address(rows),
@@ -208,7 +207,6 @@ internal sealed class DeviceCall : IDisposable
             TokensPerBlock = tokensPerBlock,
             PowerOfTwo = _shape.PowerOfTwoScales ? 1 : 0,
             GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
-            TilesPerGroup = 1,
         };
         int shared = 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK);
         WriteRows(arguments);

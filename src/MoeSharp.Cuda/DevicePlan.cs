@@ -8,8 +8,8 @@ internal readonly struct DevicePlan
     /// <summary>Rows of an expert start at multiples of this: one swizzle period.</summary>
     internal const int RowAlignment = 8;
 
-    /// <summary>Rows of the largest tile; twins of the constants in kernels/include/scheduler.cuh.</summary>
-    internal const int TileRows = 192, FewRows = 64, SlabRows = 64;
+    /// <summary>Rows of the largest tile; twin of the constant in kernels/include/scheduler.cuh.</summary>
+    internal const int TileRows = 256;
 
     internal DevicePlan(ExpertsShape shape, int tokens)
     {
@@ -82,7 +82,7 @@ internal readonly struct DevicePlan
     }
 
     /// <summary>Row tiles of an expert with this many rows, as the device computes them.</summary>
-    internal static int RowTiles(int rows) => rows == 0 ? 0 : rows <= FewRows ? 1 : (rows + TileRows - 1) / TileRows;
+    internal static int RowTiles(int rows) => (rows + TileRows - 1) / TileRows;
 
     /// <summary>The same for the wide kernels: what they call entries.</summary>
     internal static int WideEntries(int rows, bool tall)

@@ -14,32 +14,38 @@ internal struct ActivationArguments
     {
         Limit = shape.Activation.Limit is { } limit ? BFloat16.FromSingle(limit).ToSingle() : float.PositiveInfinity,
         Alpha = shape.Activation.Kind == ActivationKind.SwigluOai ? shape.Activation.Alpha : 1f,
-        Beta = shape.Activation.Kind == ActivationKind.SwigluOai ? shape.Activation.Beta : 0f,
-        Kind = shape.Activation.Kind switch { ActivationKind.SwigluStep => 1, ActivationKind.GeluTanh => 2, _ => 0 },
+        Beta = shape.Activation.Kind == ActivationKind.SwigluOai ? shape.Activation.Beta : -0f, // adding it changes nothing, not even a zero's sign
+        Kind = shape.Activation.Kind switch
+        {
+            ActivationKind.SwigluStep => 1,
+            ActivationKind.GeluTanh => 2,
+            ActivationKind.SwigluOai => 3,
+            _ => shape.Activation.Limit is null ? 0 : 3,
+        },
         Rounding = shape.Rounding == RoundingMode.Fp32Once ? 1 : 0,
         PowerOfTwo = shape.PowerOfTwoScales ? 1 : 0,
         Divide = shape.Activation.Kind == ActivationKind.SwigluStep ? 1 : 0,
     };
 }
 
-/// <summary>All row tiles of one expert, as the device writes them.</summary>
+/// <summary>The row tiles of one expert, as the device writes them.</summary>
 [StructLayout(LayoutKind.Sequential, Size = 32)]
 internal struct ExpertTiles
 {
-    public int Expert, First, Groups, Row, Rows;
+    public int Expert, First, Tiles, Row, Rows;
 }
 
-[StructLayout(LayoutKind.Sequential, Size = 112)]
+[StructLayout(LayoutKind.Sequential, Size = 96)]
 internal struct QuantizeArguments
 {
     public ulong Hidden, Ids, ExpertMap, Rows, Scales, RowOfSlot, Tiles, TileCount;
-    public int Tokens, TopK, HiddenSize, Experts, Capacity, TokensPerBlock, PowerOfTwo, GlobalExperts, TilesPerGroup;
+    public int Tokens, TopK, HiddenSize, Experts, Capacity, TokensPerBlock, PowerOfTwo, GlobalExperts;
 }
 
-[StructLayout(LayoutKind.Sequential, Size = 384)]
+[StructLayout(LayoutKind.Sequential, Size = 256)]
 internal struct GemmArguments
 {
-    public TensorMap RowsMap, WeightsMap;
+    public TensorMap RowsMap;
     public ulong Weights, WeightScales, Rows, Scales, Results, ResultScales, Tiles, TileCount;
     public int KBlocks, Blocks, Capacity, Reserved;
     public ActivationArguments Activation;

@@ -3,7 +3,7 @@ namespace MoeSharp;
 /// <summary>All kernels of one build, loaded into one context. Shared by the layers of a GPU.</summary>
 internal sealed class KernelSet : IDisposable
 {
-    private const int GemmThreads = 512, QuantizeThreads = 1024, Threads = 256;
+    private const int GemmThreads = 384, QuantizeThreads = 1024, Threads = 256;
     private readonly Dictionary<string, CudaModule> _modules = [];
     private readonly Lock _start = new();
     private WideKernels? _wide;
@@ -13,7 +13,7 @@ internal sealed class KernelSet : IDisposable
         Context = context;
         Build = build ?? KernelManifest.Choose(DriverLibrary.Version);
         CudaModule gateUp = Load("gateup_activate"), down = Load("down"), quantize = Load("quantize_permute"), combine = Load("combine"), prepare = Load("prepare");
-        GateUp = [.. new[] { "gateup_silu", "gateup_swiglustep", "gateup_gelu_tanh" }.Select(name => gateUp.Kernel(name, GemmThreads, staged: true))];
+        GateUp = [.. new[] { "gateup_silu", "gateup_swiglustep", "gateup_gelu_tanh", "gateup_swigluoai" }.Select(name => gateUp.Kernel(name, GemmThreads, staged: true))];
         GateUpPlain = gateUp.Kernel("gateup_plain", GemmThreads, staged: true);
         Down = down.Kernel("down", GemmThreads, staged: true);
         Quantize = quantize.Kernel("quantize_permute", QuantizeThreads);

@@ -26,10 +26,10 @@ public class ArgumentsTests
         string asserted = File.ReadAllText(Repository.PathOf("kernels/include/arguments.cuh"));
         foreach ((Type type, string field, string twin) in new[]
         {
-            (typeof(GemmArguments), nameof(GemmArguments.WeightsMap), "weights_map"), (typeof(GemmArguments), nameof(GemmArguments.Weights), "weights"),
+            (typeof(GemmArguments), nameof(GemmArguments.Weights), "weights"), (typeof(GemmArguments), nameof(GemmArguments.Results), "results"),
             (typeof(GemmArguments), nameof(GemmArguments.TileCount), "tile_count"), (typeof(GemmArguments), nameof(GemmArguments.KBlocks), "k_blocks"),
             (typeof(GemmArguments), nameof(GemmArguments.Activation), "activation"), (typeof(QuantizeArguments), nameof(QuantizeArguments.TileCount), "tile_count"),
-            (typeof(QuantizeArguments), nameof(QuantizeArguments.Tokens), "tokens"), (typeof(QuantizeArguments), nameof(QuantizeArguments.TilesPerGroup), "tiles_per_group"),
+            (typeof(QuantizeArguments), nameof(QuantizeArguments.Tokens), "tokens"),
             (typeof(CombineArguments), nameof(CombineArguments.Output), "output"), (typeof(CombineArguments), nameof(CombineArguments.OutputF32), "output_f32"),
             (typeof(PrepareArguments), nameof(PrepareArguments.NaN), "nan"), (typeof(PrepareArguments), nameof(PrepareArguments.KBlocks), "k_blocks"),
             (typeof(ActivationArguments), nameof(ActivationArguments.Divide), "divide"), (typeof(SharedGateArguments), nameof(SharedGateArguments.HiddenSize), "hidden_size"),
@@ -70,8 +70,9 @@ public class ArgumentsTests
     {
         ActivationArguments step = From(Activation.SwigluStep()), oai = From(Activation.SwigluOai()), silu = From(Activation.Silu(10.03f));
         Assert.Equal((1, 1, 7f), (step.Kind, step.Divide, step.Limit));
-        Assert.Equal((0, 0, 1.702f, 1f), (oai.Kind, oai.Divide, oai.Alpha, oai.Beta));
-        Assert.Equal((0, 10f, 1f, 0f), (silu.Kind, silu.Limit, silu.Alpha, silu.Beta)); // the limit is rounded to BF16
+        Assert.Equal((3, 0, 1.702f, 1f), (oai.Kind, oai.Divide, oai.Alpha, oai.Beta));
+        Assert.Equal((3, 10f, 1f, -0f), (silu.Kind, silu.Limit, silu.Alpha, silu.Beta)); // the limit is rounded to BF16
+        Assert.Equal(0, From(Activation.Silu()).Kind);
         Assert.Equal(float.PositiveInfinity, From(Activation.GeluTanh()).Limit);
     }
 

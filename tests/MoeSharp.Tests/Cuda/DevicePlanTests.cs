@@ -58,13 +58,8 @@ public class DevicePlanTests
     }
 
     [Fact]
-    public void ConstantsAreThoseOfTheScheduler()
-    {
-        string scheduler = File.ReadAllText(Repository.PathOf("kernels/include/scheduler.cuh"));
-        Assert.Contains($"constexpr int few_rows = {DevicePlan.FewRows};", scheduler);
-        Assert.Contains($"constexpr int slab_rows = {DevicePlan.SlabRows};", scheduler);
-        Assert.Contains($"constexpr int tile_slabs = {DevicePlan.TileRows / DevicePlan.SlabRows};", scheduler);
-    }
+    public void TheLargestTileIsThatOfTheScheduler() =>
+        Assert.Contains($"constexpr int tile_rows = {DevicePlan.TileRows};", File.ReadAllText(Repository.PathOf("kernels/include/scheduler.cuh")));
 
     private static DevicePlan Plan(int tokens, int topK, int experts)
     {

@@ -1,0 +1,134 @@
+using System.Runtime.InteropServices;
+
+namespace MoeSharp.Tests;
+
+/// <summary>Where the first kernel puts rows, what it writes there and its tiles, against the CPU's permutation and quantizer: equal in every bit.</summary>
+[Trait("Category", "Cuda")]
+public class QuantizePermuteTests
+{
+    private const int Hidden = 648; // six blocks, the last ragged, so that two of four groups of eight threads are idle in the second warp of a row
+
+    public static TheoryData<string, int, int, int, int> Cases => new()
+    {
+        { "random", 1, 8, 256, 256 },
+        { "random", 2, 3, 5, 5 },
+        { "random", 133, 7, 9, 9 },
+        { "random", 999, 8, 40, 40 },
+        { "few experts", 4099, 3, 4, 4 },
+        { "one expert", 1500, 5, 6, 6 },
+        { "nothing", 777, 4, 6, 6 },
+        { "dropped", 1001, 3, 33, 33 },
+        { "expert map", 1531, 8, 32, 256 },
+        { "the same experts for all", 1024, 8, 16, 16 },
+    };
+
+    [Theory, MemberData(nameof(Cases))]
+    public void RowsLieWhereTheCpuPutsThem(string what, int tokens, int topK, int experts, int global)
+    {
+        using CudaBackend backend = Gpu.Open();
+        foreach (bool misaligned in new[] { false, true })
+            foreach (WeightFormat format in new[] { WeightFormat.Block128, WeightFormat.Block128PowerOfTwo })
+                Compare(backend, $"{what}, T={tokens} K={topK} E={experts} of {global}, {format}, ids {(misaligned ? "not " : "")}aligned", what, tokens, topK, experts, global,
+                    format, misaligned);
+    }
+
+    private static void Compare(
+        CudaBackend backend, string where, string what, int tokens, int topK, int experts, int global, WeightFormat format, bool misaligned)
+    {
+        int[] ids = Ids(what, tokens, topK, global), local = new int[ids.Length];
+        int[] map = experts == global ? [] : [.. Enumerable.Range(0, global).Select(e => e % 8 == 3 ? e / 8 : -1)];
+        Permutation.MapIds(ids.AsSpan(), map, global, topK, local);
+        BFloat16[] x = RandomLayer.Hidden(tokens, Hidden, 5);
+        using ExpertWeights weights = RandomLayer.Zeros(format, experts, Hidden, 128);
+        ExpertsShape shape = ExpertsShape.From(new() { TopK = topK, GlobalExperts = global }, weights);
+        var plan = new DevicePlan(shape, tokens);
+        int blocks = plan.HiddenBlocks, capacity = plan.Capacity, shift = misaligned ? 1 : 0;
+
+        using var kernels = new KernelSet(backend.Context());
+        using var stream = new CudaStream(kernels.Context);
+        using CudaContext.Scope scope = kernels.Context.Enter();
+        using DeviceBuffer hidden = Upload(stream, x), idBuffer = Upload<int>(stream, [.. new int[shift], .. ids]), mapBuffer = Upload<int>(stream, [.. map, 0]);
+        using DeviceBuffer rows = Room(stream, (long)blocks * capacity * 128), scales = Room(stream, (long)blocks * capacity * 4);
+        using DeviceBuffer rowOfSlot = Room(stream, ids.Length * 4), tiles = Room(stream, plan.MostTiles * 32), tileCount = Room(stream, 4);
+        (int grid, int perBlock) = plan.QuantizeGrid(kernels.Context.Multiprocessors);
+        kernels.Quantize.Launch(new QuantizeArguments
+        {
+            Hidden = hidden.Address,
+            Ids = idBuffer.Address + 4 * (ulong)shift,
+            ExpertMap = map.Length == 0 ? 0 : mapBuffer.Address,
+            Rows = rows.Address,
+            Scales = scales.Address,
+            RowOfSlot = rowOfSlot.Address,
+            Tiles = tiles.Address,
+            TileCount = tileCount.Address,
+            Tokens = tokens,
+            TopK = topK,
+            HiddenSize = Hidden,
+            Experts = experts,
+            Capacity = capacity,
+            TokensPerBlock = perBlock,
+            PowerOfTwo = shape.PowerOfTwoScales ? 1 : 0,
+            GlobalExperts = global,
+        }, grid, stream.Raw, dynamicShared: 4 * (3 * experts + perBlock * topK));
+
+        var counts = new int[experts];
+        Permutation.Count(local, counts);
+        var next = new int[experts];
+        var expectedTiles = new List<int[]>();
+        for (int e = 0, start = 0; e < experts; start += (counts[e++] + 7) / 8 * 8)
+        {
+            next[e] = start;
+            int own = DevicePlan.RowTiles(counts[e]), first = expectedTiles.Count;
+            for (int i = 0; i < own; i++) expectedTiles.Add([e, first, own, start, counts[e]]);
+        }
+        int[] placed = Download<int>(rowOfSlot, stream, ids.Length), written = Download<int>(tiles, stream, plan.MostTiles * 8);
+        Assert.True(Download<int>(tileCount, stream, 1)[0] == expectedTiles.Count, $"{where}: number of tiles");
+        for (int t = 0; t < expectedTiles.Count; t++)
+            Assert.True(written.AsSpan(t * 8, 5).SequenceEqual(expectedTiles[t]), $"{where}: tile {t} is {string.Join(' ', written[(t * 8)..(t * 8 + 5)])}");
+
+        byte[] codes = Download<byte>(rows, stream, blocks * capacity * 128);
+        float[] written32 = Download<float>(scales, stream, blocks * capacity), expectedScales = new float[tokens * blocks];
+        var expected = new Float8E4M3[x.Length];
+        Quantizer.QuantizeHidden(x, Hidden, format, expected, expectedScales);
+        for (int slot = 0; slot < ids.Length; slot++)
+        {
+            int row = local[slot] < 0 ? -1 : next[local[slot]]++, token = slot / topK;
+            Assert.True(placed[slot] == row, $"{where}: slot {slot} lies in row {placed[slot]}, expected {row}");
+            if (row < 0) continue;
+            byte[] ours = Gpu.Row(codes, blocks, capacity, 128, row);
+            Assert.True(ours.AsSpan(0, Hidden).SequenceEqual(MemoryMarshal.AsBytes(expected.AsSpan(token * Hidden, Hidden))), $"{where}: row {row}");
+            Assert.True(ours.AsSpan(Hidden).IndexOfAnyExcept((byte)0) < 0, $"{where}: row {row} beyond its end");
+            for (int b = 0; b < blocks; b++) Assert.True(written32[b * capacity + row] == expectedScales[token * blocks + b], $"{where}: scale {b} of row {row}");
+        }
+    }
+
+    private static int[] Ids(string what, int tokens, int topK, int experts) => what switch
+    {
+        "one expert" => [.. Enumerable.Repeat(experts - 2, tokens * topK)],
+        "nothing" => [.. Enumerable.Repeat(-1, tokens * topK)],
+        "the same experts for all" => [.. Enumerable.Range(0, tokens * topK).Select(i => i % topK)],
+        "dropped" => RandomLayer.Ids(tokens, topK, experts, 3, dropped: 0.3),
+        _ => RandomLayer.Ids(tokens, topK, experts, 3),
+    };
+
+    private static DeviceBuffer Room(CudaStream stream, long bytes)
+    {
+        var buffer = new DeviceBuffer(stream.Context, bytes, "a test's output");
+        buffer.Fill(0xFF, stream);
+        return buffer;
+    }
+
+    private static DeviceBuffer Upload<T>(CudaStream stream, T[] values) where T : unmanaged
+    {
+        var buffer = new DeviceBuffer(stream.Context, (long)values.Length * Marshal.SizeOf<T>(), "a test's input");
+        buffer.Upload<T>(values, stream);
+        return buffer;
+    }
+
+    private static T[] Download<T>(DeviceBuffer buffer, CudaStream stream, int count) where T : unmanaged
+    {
+        var values = new T[count];
+        buffer.Download<T>(values, stream);
+        return values;
+    }
+}
