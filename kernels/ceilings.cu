@@ -66,8 +66,12 @@ extern "C" __global__ void __launch_bounds__(product_warpgroups * 128, 1) ceilin
     for (int turn = 0; turn < a.turns; turn++) {
         wgmma_fence();
 #pragma unroll
-        for (int s = 0; s < product_stages; s++)
-            multiply_block<128>(acc, shared + s * product_stage_bytes + own, shared + s * product_stage_bytes + product_warpgroups * 64 * 128);
+        for (int s = 0; s < product_stages; s++) { // all are added: the assembler leaves out what is overwritten
+            const u64 rows = operand_descriptor(shared + s * product_stage_bytes + own);
+            const u64 columns = operand_descriptor(shared + s * product_stage_bytes + product_warpgroups * 64 * 128);
+#pragma unroll
+            for (int k = 0; k < 4; k++) Wgmma<128>::multiply(acc, rows + 2 * k, columns + 2 * k, 1);
+        }
         wgmma_commit();
         wgmma_wait<0>();
         settle(acc);

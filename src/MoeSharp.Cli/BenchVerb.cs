@@ -80,7 +80,6 @@ internal sealed class BenchVerb : Verb
         CudaBackend gpu, string? chosen, int[] tokens, RoutingKind routing, string? plot, ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
         BenchShape?[] shapes = arguments.GetValue(_shape) is { Length: > 0 } named ? [.. named] : [null]; // null: MODEL
-        if (plot is not null && shapes.Length > 1) throw new ArgumentException("--plot draws one shape; name one.");
         using var bench = new GpuBench(gpu);
         BenchLayer? loaded = shapes[0] is null ? Open(arguments, gpu, terminal, cancel) : null;
         ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
