@@ -31,15 +31,32 @@ public class LoadProgressTests
         MoeLayerOptions options = firstRow is int first ? new() { Selection = new() { Intermediate = (first, 64) } } : new(); // a slice makes copies
         var all = new Reports();
         MoeLayer.Load(model, 1, options, all).Dispose();
-        long before = NativeBuffer.LiveBytes;
         for (int at = 0; at < all.All.Count - 1; at++)
         {
-            using var stop = new CancellationTokenSource();
-            var reports = new Reports { At = at, Stop = stop };
-            Assert.ThrowsAny<OperationCanceledException>(() => MoeLayer.Load(model, 1, options, reports, stop.Token));
-            Assert.True(reports.All.Count >= at + 1, $"cancelled at report {at} but {reports.All.Count} came");
-            Assert.Equal(before, NativeBuffer.LiveBytes);
+            // Memory is counted for the whole process, where another test's may come or go: only what every try leaves is this load's.
+            long left = long.MaxValue;
+            for (int attempt = 0; attempt < 5 && left > 0; attempt++) left = Math.Min(left, LeftByCancelling(model, options, at));
+            Assert.True(left <= 0, $"cancelled at report {at} of {all.All.Count}, the load left {left} bytes");
         }
+    }
+
+    private static long LeftByCancelling(Checkpoint model, MoeLayerOptions options, int at)
+    {
+        using var stop = new CancellationTokenSource();
+        var reports = new Reports { At = at, Stop = stop };
+        long before = NativeBuffer.LiveBytes;
+        bool cancelled = false;
+        try
+        {
+            MoeLayer.Load(model, 1, options, reports, stop.Token).Dispose();
+        }
+        catch (OperationCanceledException)
+        {
+            cancelled = true;
+        }
+        // Threads that finish together make one report of two, so that the last ones need not come in each load.
+        Assert.Equal((at, reports.All.Count > at), (at, cancelled));
+        return NativeBuffer.LiveBytes - before;
     }
 
     [Fact]
