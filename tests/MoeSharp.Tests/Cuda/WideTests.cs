@@ -162,7 +162,8 @@ public class WideTests
             double row = Gpu.Difference(own, other), norm = 0;
             if (!(row <= 4 * most)) return $"calc_diff {row:E2} of token {t}";
             foreach (BFloat16 v in other) norm += (double)v.ToSingle() * v.ToSingle();
-            double allowed = 0.03 * Math.Sqrt(norm / hidden);
+            // A last bit of the activation, which exponentials of two libraries may differ in, can be a tie between two FP8 codes, 6 % apart.
+            double allowed = (options.Activations == ActivationFormat.Fp8 ? 0.1 : 0.03) * Math.Sqrt(norm / hidden);
             for (int c = 0; c < hidden; c++)
                 if (!(Math.Abs(own[c].ToSingle() - other[c].ToSingle()) <= allowed + 0.02 * Math.Abs(other[c].ToSingle())))
                     return $"element [{t}, {c}] is {own[c]}, the reference says {other[c]}";
