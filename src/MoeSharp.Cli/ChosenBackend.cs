@@ -49,6 +49,13 @@ internal sealed class ChosenBackend : IDisposable
         return takes.IsSupported ? _gpu.Backend : null;
     }
 
+    /// <summary>For random weights of a shape.</summary>
+    public IExpertsBackend? For(BenchShape shape, WeightFormat format, ActivationFormat? activations, int tokens)
+    {
+        using ExpertWeights sizes = SyntheticWeights.OnlySizes(shape, format);
+        return For([(ExpertsShape.From(BenchLayer.Options(shape, activations), sizes), sizes)], tokens);
+    }
+
     /// <summary>All that --backend takes, in words.</summary>
     public static string Names => $"{Auto}, {string.Join(", ", ExpertsBackends.All.Select(backend => backend.Name))}, {Cuda} or {Cuda}:1";
 

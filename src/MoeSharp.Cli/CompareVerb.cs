@@ -47,14 +47,15 @@ internal sealed class CompareVerb : Verb
         string modelA = arguments.GetValue(_model)!, modelB = arguments.GetValue(_model2) ?? modelA;
         Side sideA = arguments.GetValue(_a) ?? Side.Parse("--a", "stored"), sideB = arguments.GetValue(_b) ?? Side.Parse("--b", arguments.GetValue(_model2) is null ? "stored/reference" : "stored");
         int layer = arguments.GetRequiredValue(_layer)!.Value;
+        int tokens = arguments.GetValue(_tokens) ?? DefaultTokens;
         (int? threads, string? kernel) = (arguments.GetValue(_threads), arguments.GetValue(_kernel));
         if (kernel is not null && !sideA.MayUseCpu && !sideB.MayUseCpu)
             throw new ArgumentException($"--kernel is '{kernel}', a choice of the cpu backend, but no side runs on it; leave it out, or name cpu in --a or --b.");
-        using OpenedSide a = terminal.Load("Loading a", progress => OpenedSide.Open(modelA, layer, sideA, threads, kernel, progress, cancel));
-        using OpenedSide b = terminal.Load("Loading b", progress => OpenedSide.Open(modelB, layer, sideB, threads, kernel, progress, cancel));
+        using OpenedSide a = terminal.Load("Loading a", progress => OpenedSide.Open(modelA, layer, sideA, tokens, threads, kernel, progress, cancel));
+        using OpenedSide b = terminal.Load("Loading b", progress => OpenedSide.Open(modelB, layer, sideB, tokens, threads, kernel, progress, cancel));
         RunInput input = arguments.GetValue(_input) is { } file
             ? RunFiles.ReadInput(file, a.Layer)
-            : RunInput.Random(arguments.GetValue(_tokens) ?? DefaultTokens, a.Layer.HiddenSize, arguments.GetValue(_seed) ?? 1);
+            : RunInput.Random(tokens, a.Layer.HiddenSize, arguments.GetValue(_seed) ?? 1);
         var comparison = new Comparison(a.Layer, b.Layer, input);
         terminal.Track("Comparing", 1, step => comparison.Run(cancel));
         bool checkFinite = arguments.GetValue(_checkFinite);

@@ -92,6 +92,7 @@ internal sealed record CompareReport
             ("layer", $"{A.Layer.Layer}, {Units.Plural(Input.Hidden.Length / A.Layer.HiddenSize, "token")}, {Input.Source}"),
             ("routing", Input.Ids is not null ? "from the input" : Result.DifferentIds == 0 ? "the same on both sides" : $"a's for both; b's differs in {Result.DifferentIds} of {Result.Ids.Length} slots"),
         };
+        if ((A.Chosen ?? B.Chosen) is { } chosen) facts.Add(("chosen", chosen));
         if (!IsChecked) return facts;
         facts.Add(("finite in a", NonFiniteInA?.InWords() ?? "yes, every value of every step"));
         facts.Add(("finite in b", NonFiniteInB?.InWords() ?? "yes, every value of every step"));
@@ -145,6 +146,7 @@ internal sealed record CompareReport
         json.WriteString("activations", Names.Of(shape.Activations));
         json.WriteString("backend", side.Layer.Experts.Backend.Name);
         json.WriteString("kernel", side.Layer.Experts.Description);
+        json.WriteString("chosen", side.Chosen);
         json.WriteEndObject();
     }
 }
