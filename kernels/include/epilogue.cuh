@@ -152,7 +152,7 @@ template <int Kind> struct ActivateAndQuantize {
         else finish<false>(g, p);
     }
 
-    /// Eight threads per row: first all activations and the largest magnitudes, which travel meanwhile, then all codes.
+    /// Eight threads per row: first all activations and the largest magnitudes, which travel meanwhile; then a thread per row: the scale; then all codes.
     template <bool Staged> static DEVICE void finish(const GemmArguments& g, Pipeline& p) {
         constexpr int step = finish_threads / 8;
         const int thread = threadIdx.x - first_finish_thread, part = thread % 8;
@@ -178,18 +178,23 @@ template <int Kind> struct ActivateAndQuantize {
                     remote_store(remote_address(p.staging_address() + peer_slots + row * 4, peer), largest, told_peer);
                 }
             }
-            __syncwarp();
+            named_barrier(finish_barrier, finish_threads); // all have written their maxima
             barrier_wait(told, phase);
             const u64 first = (u64)work.unit * g.capacity + work.row;
+            float* others = (float*)(p.staging() + peer_slots); // maxima, then reciprocals
+            for (int row = thread; row < rows; row += finish_threads) {
+                const float scale = group_scale(fmaxf(own[row], others[row]), g.activation.divide, g.activation.power_of_two);
+                own[row] = scale;
+                others[row] = Divisor(scale).r;
+                if (work.store && work.half == 0) g.result_scales[first + row] = scale;
+            }
+            named_barrier(finish_barrier, finish_threads);
             for (int row = thread / 8; row < (work.store ? rows : 0); row += step) {
-                const float largest = fmaxf(own[row], *(const float*)(p.staging() + peer_slots + row * 4));
-                const float scale = group_scale(largest, g.activation.divide, g.activation.power_of_two);
-                const Divisor divisor(scale);
+                const Divisor divisor(own[row], others[row]);
                 const uint4 y = *(const uint4*)(p.staging() + pairs_at(row, part));
                 const u32 low = divisor.quantize_pair(low_bf16(y.x), high_bf16(y.x)) | divisor.quantize_pair(low_bf16(y.y), high_bf16(y.y)) << 16;
                 const u32 high = divisor.quantize_pair(low_bf16(y.z), high_bf16(y.z)) | divisor.quantize_pair(low_bf16(y.w), high_bf16(y.w)) << 16;
                 *(uint2*)((u8*)g.results + (first + row) * 128 + ((work.half * 4 + part / 2) ^ (row & 7)) * 16 + part % 2 * 8) = make_uint2(low, high);
-                if (part == 0 && work.half == 0) g.result_scales[first + row] = scale;
             }
             __syncwarp();
             if (threadIdx.x % 32 == 0) barrier_arrive(p.epilogue_barrier(taken));

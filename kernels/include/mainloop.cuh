@@ -13,6 +13,7 @@ constexpr int producer_warp = math_warps;
 constexpr int finish_warps = 3;
 constexpr int first_finish_thread = math_threads + 32;
 constexpr int finish_threads = finish_warps * 32;
+constexpr int finish_barrier = 2; // named barriers: 1 of the math warps, 4 and 5 their turns
 constexpr int block_threads = math_threads + 128; // started with 168 registers each (the most for 384), which then move: 2 x 224 + 56 = 3 x 168
 constexpr int math_registers = 224;
 constexpr int other_registers = 56;
