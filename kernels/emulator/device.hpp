@@ -25,9 +25,11 @@ using emulator::u8;
 struct alignas(16) uint4 { u32 x, y, z, w; };
 struct alignas(8) uint2 { u32 x, y; };
 struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 DEVICE uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 DEVICE uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 DEVICE float2 make_float2(float x, float y) { return {x, y}; }
+DEVICE float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 template <class To, class From> To bits_as(From from) {
     static_assert(sizeof(To) == sizeof(From));
@@ -58,18 +60,26 @@ template <class T> T atomicMin(T* to, T value) {
     if (value < old) *to = value;
     return old;
 }
+template <class T> T atomicOr(T* to, T value) {
+    T old = *to;
+    *to |= value;
+    return old;
+}
 
 // Warps. Lanes of a mask meet before each exchange.
 DEVICE u32 lane_of_warp() { return threadIdx.x % 32; }
 DEVICE emulator::Warp& own_warp() { return emulator::current->block->warps[threadIdx.x / 32]; }
 DEVICE u64 (*exchange(u32 mask, u64 a, u64 b, const char* where))[2] {
     emulator::Warp& warp = own_warp();
-    const u32 lane = lane_of_warp(), turn = warp.turns[lane]++ & 1;
+    const bool all = mask == ~0u;
+    emulator::Meeting& meeting = warp.meetings[all ? 32 : __builtin_ctz(mask)];
+    const u32 lane = lane_of_warp(), turn = (all ? meeting.generation : warp.turns[lane]++) & 1;
     if (!(mask >> lane & 1)) emulator::fault("a lane exchanges values under a mask that leaves it out");
-    warp.values[turn][lane][0] = a;
-    warp.values[turn][lane][1] = b;
-    emulator::meet(warp.meetings[__builtin_ctz(mask)], __builtin_popcount(mask), where);
-    return warp.values[turn];
+    u64 (*values)[2] = all ? warp.all_values[turn] : warp.values[turn];
+    values[lane][0] = a;
+    values[lane][1] = b;
+    emulator::meet(meeting, __builtin_popcount(mask), where);
+    return values;
 }
 DEVICE void __syncwarp(u32 mask = ~0u) { exchange(mask, 0, 0, "__syncwarp"); }
 template <class T> T __shfl_sync(u32 mask, T value, int lane) { return bits_as<T>((u32)exchange(mask, bits_as<u32>(value), 0, "__shfl_sync")[lane][0]); }
@@ -90,6 +100,13 @@ DEVICE u32 __match_any_sync(u32 mask, int value) {
 DEVICE u32 __match_all_sync(u32 mask, int value, int* all) {
     *all = __match_any_sync(mask, value) == mask;
     return *all ? mask : 0;
+}
+DEVICE u32 __ballot_sync(u32 mask, bool value) {
+    auto values = exchange(mask, value, 0, "__ballot_sync");
+    u32 lanes = 0;
+    for (int i = 0; i < 32; i++)
+        if (mask >> i & 1 && values[i][0]) lanes |= 1u << i;
+    return lanes;
 }
 DEVICE bool __any_sync(u32 mask, bool value) {
     auto values = exchange(mask, value, 0, "__any_sync");
@@ -112,11 +129,11 @@ DEVICE u32 shared_address(const void* p) {
 DEVICE u8* shared_pointer(u32 address, u32 bytes) {
     const u32 rank = address / emulator::shared_bytes, offset = address % emulator::shared_bytes;
     if (rank >= emulator::cluster_blocks || offset + bytes > emulator::usable_shared_bytes) emulator::fault("an address outside of the cluster's shared memory");
-    return emulator::cluster[rank]->shared + offset;
+    return emulator::current->block->cluster[rank].shared + offset;
 }
 DEVICE u32 remote_address(u32 shared, u32 rank) { return shared % emulator::shared_bytes + rank * emulator::shared_bytes; }
 DEVICE void cluster_sync() {
-    emulator::Meeting& meeting = emulator::cluster[0]->named[15];
+    emulator::Meeting& meeting = emulator::current->block->cluster[0].named[15];
     emulator::meet(meeting, emulator::cluster_blocks * blockDim.x, "cluster_sync");
 }
 
@@ -200,6 +217,21 @@ DEVICE void remote_store(u32 to, float value, u32 barrier) {
     memcpy(shared_pointer(to, 4), &value, 4);
     complete_bytes(barrier, 4);
 }
+
+// Counters.
+DEVICE void wait_for_count_at(const u32* counter, u32 count, const char* where) {
+    while (*(const volatile u32*)counter < count) emulator::wait_while(counter, ~0u, *counter, where);
+}
+DEVICE u32 count_up(u32* counter, u32 last) {
+    const u32 before = *counter;
+    *counter = before >= last ? 0 : before + 1;
+    return before;
+}
+DEVICE u32 count_acquire_release(u32* counter, u32 last) { return count_up(counter, last); }
+DEVICE void count_release(u32* counter) { ++*counter; }
+DEVICE void wait_for_count(const u32* counter, u32 count) { wait_for_count_at(counter, count, "wait_for_count"); }
+DEVICE void count_release_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
+DEVICE void wait_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "wait_for_count_shared"); }
 
 /// Lane 8 i + c writes column c of matrix i, whose rows are spread over the lanes.
 template <int Count> void store_transposed(u32 to, const u32 (&pairs)[Count]) {

@@ -11,7 +11,6 @@ namespace emulator {
 Fiber* current;
 Dim grid_size, block_size;
 u32 cluster_blocks;
-Block* cluster[16];
 
 namespace {
 constexpr size_t stack_bytes = 96 * 1024;
@@ -88,23 +87,24 @@ std::string deadlock(const std::vector<Fiber>& fibers) {
     return text;
 }
 
-void run_cluster(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* shared, u32 first_block) {
+/// Blocks [first, first + blocks.size()) side by side.
+void run_blocks(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* shared, u32 first) {
     const u32 threads = block_size.x;
-    memset(shared, 0xFF, (size_t)cluster_blocks * shared_bytes); // nobody may count on zeros
-    for (u32 rank = 0; rank < cluster_blocks; rank++) {
-        Block& block = blocks[rank];
+    memset(shared, 0xFF, blocks.size() * shared_bytes); // nobody may count on zeros
+    for (u32 i = 0; i < blocks.size(); i++) {
+        Block& block = blocks[i];
         block = Block{};
-        block.shared = shared + (size_t)rank * shared_bytes;
-        block.index = {first_block + rank, 0, 0};
-        block.rank = rank;
-        cluster[rank] = &block;
+        block.shared = shared + (size_t)i * shared_bytes;
+        block.cluster = &blocks[i / cluster_blocks * cluster_blocks];
+        block.index = {first + i, 0, 0};
+        block.rank = i % cluster_blocks;
         for (u32 t = 0; t < threads; t++) {
-            Fiber& fiber = fibers[rank * threads + t];
+            Fiber& fiber = fibers[i * threads + t];
             fiber = Fiber{};
             fiber.thread = {t, 0, 0};
             fiber.block = &block;
             fiber.where = "";
-            prepare(fiber, stacks + (size_t)(rank * threads + t) * stack_bytes);
+            prepare(fiber, stacks + (size_t)(i * threads + t) * stack_bytes);
         }
     }
     for (u32 left = (u32)fibers.size(); left > 0;) {
@@ -125,13 +125,17 @@ void run_cluster(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* sha
 }
 
 void run_grid() {
-    const u32 fibers_needed = cluster_blocks * block_size.x;
     if (!stacks) stacks = (u8*)mmap(nullptr, most_fibers * stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    std::vector<Fiber> fibers(fibers_needed);
-    std::vector<Block> blocks(cluster_blocks);
-    const size_t bytes = (size_t)cluster_blocks * shared_bytes;
-    u8* shared = (u8*)aligned_alloc(4096, bytes);
-    for (u32 first = 0; first < grid_size.x && failure.empty(); first += cluster_blocks) run_cluster(fibers, blocks, shared, first);
+    const u32 most = most_fibers / block_size.x, clusters = (running->resident < most ? running->resident : most) / cluster_blocks;
+    const u32 resident = (clusters ? clusters : 1) * cluster_blocks;
+    std::vector<Fiber> fibers;
+    std::vector<Block> blocks;
+    u8* shared = (u8*)aligned_alloc(4096, (size_t)resident * shared_bytes);
+    for (u32 first = 0; first < grid_size.x && failure.empty(); first += resident) {
+        blocks.resize(grid_size.x - first < resident ? grid_size.x - first : resident);
+        fibers.resize(blocks.size() * block_size.x);
+        run_blocks(fibers, blocks, shared, first);
+    }
     free(shared);
 }
 } // namespace

@@ -1,5 +1,5 @@
 #pragma once
-// A GPU's threads on one CPU thread: every CUDA thread of a cluster is a fiber; one that must wait names the word that must change and steps aside.
+// A GPU's threads on one CPU thread: every CUDA thread of the resident blocks is a fiber; one that must wait names the word that must change and steps aside.
 // When nobody can go on, the kernel is deadlocked and faults with a list of what its threads wait for.
 #include <cstdint>
 #include <cstring>
@@ -28,13 +28,15 @@ struct Meeting {
 struct Operands;
 
 struct Warp {
-    Meeting meetings[32];         // by the lowest lane of the mask
-    u64 values[2][32][2];         // what lanes tell each other; two turns
-    u32 turns[32] = {};           // by lane
+    Meeting meetings[33];         // by the lowest lane of the mask; the last of all lanes
+    u64 values[2][32][2];         // what lanes of a part of the warp tell each other; two turns
+    u32 turns[32] = {};           // by lane: a part may exchange more often than another
+    u64 all_values[2][32][2];     // the same for all lanes
 };
 
 struct Block {
     u8* shared;
+    Block* cluster;              // its blocks, by rank
     Dim index;
     u32 rank;
     Warp warps[32];
@@ -58,14 +60,14 @@ struct Launch {
     const void* arguments;
     Dim grid, block;
     u32 cluster;
+    u32 resident; // blocks at a time, in whole clusters
 };
 
 extern Fiber* current;
 extern Dim grid_size, block_size;
 extern u32 cluster_blocks;
-extern Block* cluster[16];
 
-/// Runs a whole grid, cluster after cluster. Returns an empty string, or what went wrong.
+/// Runs a whole grid: so many blocks side by side, the others when all of those have ended. Returns an empty string, or what went wrong.
 std::string run(const Launch& launch);
 
 /// Ends the kernel that is running: what a GPU reports as a fault.
