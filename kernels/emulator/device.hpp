@@ -1,6 +1,6 @@
 #pragma once
 // What kernel sources see instead of CUDA's own names and of kernels/include/ptx.cuh when they are compiled for the CPU: the same functions with the
-// same meaning. Copies of the copy engine happen at once; memory of a block starts filled with 0xFF.
+// same meaning. Copies into shared memory happen as late as they may, others at once; memory of a block starts filled with 0xFF.
 #include "fibers.hpp"
 #include <cmath>
 #include <cstddef>
@@ -168,8 +168,8 @@ DEVICE void barrier_arrive_expect(u32 barrier, u32 bytes) {
     barrier_at(barrier).bytes += (int)bytes;
     barrier_at(barrier).arrive();
 }
-DEVICE void complete_bytes(u32 barrier, u32 bytes) {
-    Barrier& b = barrier_at(barrier);
+DEVICE void complete_bytes(void* barrier, u32 bytes) {
+    Barrier& b = *(Barrier*)barrier;
     b.bytes -= (int)bytes;
     b.complete();
 }
@@ -184,11 +184,13 @@ struct alignas(64) TensorMap { u64 words[16]; }; // emulated: address, rows, row
 DEVICE void require_aligned(u64 to, const void* from, u64 bytes) {
     if (to % 16 || (u64)from % 16 || bytes % 16) emulator::fault("a bulk copy that is not aligned to 16 bytes");
 }
+DEVICE void begin_copy(u32 to, const u8* from, u32 bytes, u32 zeros, u32 barrier) {
+    emulator::begin({&emulator::current->block->cluster[to / emulator::shared_bytes], shared_pointer(to, bytes + zeros), from, bytes, zeros, &barrier_at(barrier), complete_bytes});
+}
 DEVICE void bulk_load(u32 to, const void* from, u32 bytes, u32 barrier, u64 = 0) {
     require_aligned(to, from, bytes);
     emulator::require_global(from, bytes, "bulk_load");
-    memcpy(shared_pointer(to, bytes), from, bytes);
-    complete_bytes(barrier, bytes);
+    begin_copy(to, (const u8*)from, bytes, 0, barrier);
 }
 DEVICE void tensor_load_multicast(u32 to, const TensorMap* map, u32 row, u32 barrier, u16 mask) {
     const u8* from = (const u8*)map->words[0] + (u64)row * 128;
@@ -196,10 +198,7 @@ DEVICE void tensor_load_multicast(u32 to, const TensorMap* map, u32 row, u32 bar
     emulator::require_global(from, inside * 128, "tensor_load_multicast");
     for (u32 rank = 0; rank < emulator::cluster_blocks; rank++) {
         if (!(mask >> rank & 1)) continue;
-        u8* target = shared_pointer(remote_address(to, rank), (u32)box * 128);
-        memcpy(target, from, inside * 128);
-        memset(target + inside * 128, 0, (box - inside) * 128);
-        complete_bytes(remote_address(barrier, rank), (u32)box * 128);
+        begin_copy(remote_address(to, rank), from, (u32)inside * 128, (u32)(box - inside) * 128, remote_address(barrier, rank));
     }
 }
 DEVICE void prefetch_tensor_map(const TensorMap*) {}
@@ -215,7 +214,7 @@ DEVICE void fence_async_shared() {}
 DEVICE void fence_async() {}
 DEVICE void remote_store(u32 to, float value, u32 barrier) {
     memcpy(shared_pointer(to, 4), &value, 4);
-    complete_bytes(barrier, 4);
+    complete_bytes(&barrier_at(barrier), 4);
 }
 
 // Counters.

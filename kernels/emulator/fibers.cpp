@@ -19,6 +19,8 @@ u8* stacks;
 const Launch* running;
 std::string failure;
 void* scheduler;
+std::vector<Copy> copies; // under way
+u32 lot;
 
 void body() {
     running->entry(running->arguments);
@@ -87,6 +89,22 @@ std::string deadlock(const std::vector<Fiber>& fibers) {
     return text;
 }
 
+/// Any of the copies under way, for what is right must not depend on their order; the same ones in every run.
+void land_one() {
+    lot = lot * 1664525 + 1013904223;
+    const size_t index = (lot >> 8) % copies.size();
+    const Copy copy = copies[index];
+    copies[index] = copies.back();
+    copies.pop_back();
+    if (copy.block->running == 0) {
+        failure = "block " + std::to_string(copy.block->index.x) + " has ended before a copy into its shared memory has";
+        return;
+    }
+    memcpy(copy.to, copy.from, copy.bytes);
+    memset(copy.to + copy.bytes, 0, copy.zeros);
+    copy.landed(copy.barrier, copy.bytes + copy.zeros);
+}
+
 /// Blocks [first, first + blocks.size()) side by side.
 void run_blocks(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* shared, u32 first) {
     const u32 threads = block_size.x;
@@ -95,6 +113,7 @@ void run_blocks(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* shar
         Block& block = blocks[i];
         block = Block{};
         block.shared = shared + (size_t)i * shared_bytes;
+        block.running = threads;
         block.cluster = &blocks[i / cluster_blocks * cluster_blocks];
         block.index = {first + i, 0, 0};
         block.rank = i % cluster_blocks;
@@ -115,13 +134,14 @@ void run_blocks(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* shar
             current = &fiber;
             resume(fiber);
             if (!failure.empty()) return;
-            if (fiber.done) left--;
+            if (fiber.done) fiber.block->running--, left--;
         }
-        if (!moved) {
-            failure = deadlock(fibers);
-            return;
-        }
+        if (moved) continue;
+        if (copies.empty()) failure = deadlock(fibers);
+        else land_one();
+        if (!failure.empty()) return;
     }
+    if (!copies.empty()) land_one(); // into a block that has ended
 }
 
 void run_grid() {
@@ -150,6 +170,8 @@ void wait_while(const volatile u32* word, u32 mask, u32 value, const char* where
     self.word = nullptr;
 }
 
+void begin(const Copy& copy) { copies.push_back(copy); }
+
 void fault(const std::string& what) {
     failure = "block " + std::to_string(current->block->index.x) + " thread " + std::to_string(current->thread.x) + ": " + what;
     while (true) leave();
@@ -159,6 +181,8 @@ std::string run(const Launch& launch) {
     if (launch.cluster * launch.block.x > most_fibers) return "too many threads in a cluster";
     running = &launch;
     failure.clear();
+    copies.clear();
+    lot = 0;
     grid_size = launch.grid;
     block_size = launch.block;
     cluster_blocks = launch.cluster;

@@ -36,6 +36,7 @@ struct Warp {
 
 struct Block {
     u8* shared;
+    u32 running;                 // threads that have not ended
     Block* cluster;              // its blocks, by rank
     Dim index;
     u32 rank;
@@ -55,6 +56,16 @@ struct Fiber {
     bool done;
 };
 
+/// A copy into a block's shared memory, and whom to tell of it.
+struct Copy {
+    Block* block;
+    u8* to;
+    const u8* from;
+    u32 bytes, zeros; // behind the bytes
+    void* barrier;
+    void (*landed)(void* barrier, u32 bytes);
+};
+
 struct Launch {
     void (*entry)(const void* arguments);
     const void* arguments;
@@ -72,6 +83,9 @@ std::string run(const Launch& launch);
 
 /// Ends the kernel that is running: what a GPU reports as a fault.
 [[noreturn]] void fault(const std::string& what);
+
+/// Begins a copy. It reads and writes as late as it may: when no thread can go on without it, one of those under way.
+void begin(const Copy& copy);
 
 /// Steps aside while (*word & mask) == value.
 void wait_while(const volatile u32* word, u32 mask, u32 value, const char* where);

@@ -60,6 +60,9 @@ DEVICE void multiply_few(float (&final)[4], int k, const FewOperands& o, FewPlac
     for (int i = 0; i < Count; i++) {
         slot[i] = uniform(place.slot);
         ends[i] = !o.halves || (k + i) % 2 || k + i + 1 == o.k_blocks;
+        // A unit comes before its copies have begun. While the slot's last contents, another warpgroup's, are still on their way, `full` has the parity that is
+        // waited for; so those must have been read first. (Those before them have been when a unit comes, so here the parity is certain.)
+        barrier_wait(b.empty(place.slot), place.phase ^ 1);
         barrier_wait(b.full(place.slot), place.phase);
         if (ends[i]) place.advance(f.ring_slots);
     }

@@ -13,6 +13,7 @@ public class FewTokensTests
     [InlineData(8, 6, 3, 128, 384)] // more intermediate than hidden rows
     [InlineData(8, 3, 3, 400, 200)]
     [InlineData(5, 12, 10, 256, 128)]
+    [InlineData(2, 2, 1, 3584, 128)] // units longer than the ring
     public void OneLaunchGivesTheBitsOfFour(int tokens, int experts, int topK, int hidden, int intermediate)
     {
         using var at = new Layer(new() { TopK = topK }, experts, hidden, intermediate, tokens);
@@ -245,6 +246,14 @@ public class EmulatedFewTokensTests
         _tests.OneLaunchGivesTheBitsOfFour(1, 4, 2, 256, 128);
         _tests.OneLaunchGivesTheBitsOfFour(3, 4, 2, 192, 96);
         _tests.OneLaunchGivesTheBitsOfFour(8, 6, 3, 128, 384);
+    }
+
+    /// <summary>A warpgroup gets its unit while copies of another's, into the same slots, are still under way.</summary>
+    [Fact]
+    public void UnitsLongerThanTheRingGiveTheBitsOfFour()
+    {
+        Emulator.Set("multiprocessors", 2);
+        _tests.OneLaunchGivesTheBitsOfFour(2, 2, 1, 3584, 128);
     }
 
     [Fact]
