@@ -1,49 +1,12 @@
-// Step 7: for every output element one FP32 chain over the token's slots in order, then the shared expert as one more slot, rounded once.
-#include "include/arguments.cuh"
-
-/// sum += eight values of a swizzled row, times a weight.
-DEVICE void multiply_add(float (&sum)[8], uint4 values, float weight) {
-    const u32 words[4] = {values.x, values.y, values.z, values.w};
-#pragma unroll
-    for (int j = 0; j < 8; j++) sum[j] = fmaf(from_bf16(j % 2 ? words[j / 2] >> 16 : words[j / 2] & 0xFFFF), weight, sum[j]);
-}
+// Step 7 as a launch of its own: a thread computes eight neighbouring elements of a token.
+#include "include/combine.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) combine(const __grid_constant__ CombineArguments c) {
     const int chunks = (c.hidden_size + 7) / 8;
     wait_for_earlier_kernels();
     launch_dependents();
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)c.tokens * chunks; i += (u64)gridDim.x * blockDim.x) {
-        const int token = (int)(i / chunks), chunk = (int)(i % chunks), block = chunk / 16;
-        float sum[8] = {};
-        for (int first = 0; first < c.top_k; first += 4) { // four loads in flight
-            uint4 v[4];
-            float weight[4];
-            int row[4];
-#pragma unroll
-            for (int s = 0; s < 4; s++) {
-                const int slot = token * c.top_k + first + s;
-                row[s] = first + s < c.top_k ? c.row_of_slot[slot] : -1;
-                weight[s] = row[s] < 0 ? 0.0f : c.weights ? c.weights[slot] : 1.0f;
-                if (row[s] >= 0) v[s] = *(const uint4*)(c.results + ((u64)block * c.capacity + row[s]) * 128 + ((chunk % 16) ^ (row[s] & 7)) * 8);
-            }
-#pragma unroll
-            for (int s = 0; s < 4; s++) {
-                if (row[s] >= 0) multiply_add(sum, v[s], weight[s]);
-            }
-        }
-        if (c.shared_results) {
-            const uint4 v = *(const uint4*)(c.shared_results + ((u64)block * c.shared_capacity + token) * 128 + ((chunk % 16) ^ (token & 7)) * 8);
-            multiply_add(sum, v, c.shared_weights ? c.shared_weights[token] : 1.0f);
-        }
-        const u64 at = (u64)token * c.hidden_size + chunk * 8;
-        const int left = c.hidden_size - chunk * 8;
-        if (c.output_f32) {
-            for (int j = 0; j < 8 && j < left; j++) ((float*)c.output)[at + j] = sum[j];
-        } else if (c.hidden_size % 8 == 0) {
-            *(uint4*)((u16*)c.output + at) =
-                make_uint4(pack_bf16(sum[0], sum[1]), pack_bf16(sum[2], sum[3]), pack_bf16(sum[4], sum[5]), pack_bf16(sum[6], sum[7]));
-        } else {
-            for (int j = 0; j < 8 && j < left; j++) ((u16*)c.output)[at + j] = (u16)pack_bf16(sum[j], 0.0f);
-        }
+        const int token = (int)(i / chunks);
+        combine_chunk(c, token, (int)(i % chunks), c.row_of_slot + token * c.top_k);
     }
 }

@@ -1,12 +1,10 @@
 // Steps 2 and 3: every block counts all ids, finds where its own tokens' rows go (stable: by token, then slot) and writes their quantized rows
 // there. Block 0 also writes the row tiles of all experts. Nothing is exchanged between blocks.
-#include "include/numerics.cuh"
+#include "include/local_expert.cuh"
+#include "include/quantize.cuh"
 #include "include/scheduler.cuh"
 
-DEVICE int local_expert(const QuantizeArguments& q, int id) {
-    if (id < 0 || id >= q.global_experts) return -1;
-    return q.expert_map ? q.expert_map[id] : id;
-}
+DEVICE int local_expert(const QuantizeArguments& q, int id) { return local_expert(q.expert_map, q.global_experts, id); }
 
 /// Counts the slots of each expert: those before `first` in counts[0 .. E), the others in counts[E .. 2E); keeps the experts of slots
 /// [first, last). All threads of the block call it.
@@ -92,48 +90,18 @@ DEVICE void rank_slots(const QuantizeArguments& q, int first, int last, int* cur
     }
 }
 
-struct Chunk {
-    u32 words[8]; // 16 BF16 values; zeros beyond the end of the row
-};
+DEVICE Chunk load_chunk(const QuantizeArguments& q, int token, int chunk) { return load_chunk(q.hidden + (u64)token * q.hidden_size, q.hidden_size, chunk); }
 
-DEVICE Chunk load_chunk(const QuantizeArguments& q, int token, int chunk) {
-    Chunk c;
-    const u16* from = q.hidden + (u64)token * q.hidden_size + chunk * 16;
-    const int left = q.hidden_size - chunk * 16;
-    if (left >= 16 && q.hidden_size % 8 == 0) {
-        const uint4 a = *(const uint4*)from, b = *(const uint4*)(from + 8);
-        c.words[0] = a.x, c.words[1] = a.y, c.words[2] = a.z, c.words[3] = a.w;
-        c.words[4] = b.x, c.words[5] = b.y, c.words[6] = b.z, c.words[7] = b.w;
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) c.words[i] = (2 * i < left ? from[2 * i] : 0u) | (2 * i + 1 < left ? (u32)from[2 * i + 1] << 16 : 0u);
-    }
-    return c;
-}
-
-/// 16 values per thread, eight neighbouring threads one group of 128.
-DEVICE void quantize_chunk(const QuantizeArguments& q, const Chunk& c, int chunk, const int* rows) {
-    float x[16];
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[2 * i] = low_bf16(c.words[i]), x[2 * i + 1] = high_bf16(c.words[i]);
-    float m = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 16; i++) m = fmaxf(m, fabsf(x[i]));
-#pragma unroll
-    for (int step = 1; step < 8; step *= 2) m = fmaxf(m, __shfl_xor_sync(0xFFu << (threadIdx.x & 24), m, step));
-    const float scale = group_scale(m, 1, q.power_of_two);
-    const Divisor divisor(scale);
-    u32 codes[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        codes[i] = divisor.quantize_pair(x[4 * i], x[4 * i + 1]) | divisor.quantize_pair(x[4 * i + 2], x[4 * i + 3]) << 16;
+/// Quantizes 16 values of a token and writes them to the places of its slots.
+DEVICE void write_chunk(const QuantizeArguments& q, const Chunk& c, int chunk, const int* rows) {
+    const Codes quantized = quantize_chunk(c, 1, q.power_of_two);
     const int block = chunk / 8;
     for (int s = 0; s < q.top_k; s++) {
         const int row = rows[s];
         if (row < 0) continue;
         const u64 at = (u64)block * q.capacity + row;
-        *(uint4*)(q.rows + at * 128 + ((chunk % 8) ^ (row & 7)) * 16) = make_uint4(codes[0], codes[1], codes[2], codes[3]);
-        if (chunk % 8 == 0) q.scales[at] = scale;
+        *(uint4*)(q.rows + at * 128 + ((chunk % 8) ^ (row & 7)) * 16) = quantized.codes;
+        if (chunk % 8 == 0) q.scales[at] = quantized.scale;
     }
 }
 
@@ -168,6 +136,6 @@ extern "C" __global__ void __launch_bounds__(1024, 1) quantize_permute(const __g
         const Chunk own = next;
         const int chunk = unit / tokens * 32 + lane, after_this = unit + warps, next_chunk = after_this / tokens * 32 + lane;
         if (after_this < units && next_chunk < chunks) next = load_chunk(q, first_token + after_this % tokens, next_chunk);
-        if (chunk < chunks) quantize_chunk(q, own, chunk, row_of_slot + unit % tokens * q.top_k); // whole groups of eight threads
+        if (chunk < chunks) write_chunk(q, own, chunk, row_of_slot + unit % tokens * q.top_k); // whole groups of eight threads
     }
 }

@@ -1,6 +1,6 @@
 #pragma once
 // What kernel sources see instead of CUDA's own names and of kernels/include/ptx.cuh when they are compiled for the CPU: the same functions with the
-// same meaning. Copies of the copy engine happen at once; memory of a block starts filled with 0xFF.
+// same meaning. Copies into shared memory happen as late as they may, others at once; memory of a block starts filled with 0xFF.
 #include "fibers.hpp"
 #include <cmath>
 #include <cstddef>
@@ -25,9 +25,11 @@ using emulator::u8;
 struct alignas(16) uint4 { u32 x, y, z, w; };
 struct alignas(8) uint2 { u32 x, y; };
 struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 DEVICE uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 DEVICE uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 DEVICE float2 make_float2(float x, float y) { return {x, y}; }
+DEVICE float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 template <class To, class From> To bits_as(From from) {
     static_assert(sizeof(To) == sizeof(From));
@@ -58,18 +60,26 @@ template <class T> T atomicMin(T* to, T value) {
     if (value < old) *to = value;
     return old;
 }
+template <class T> T atomicOr(T* to, T value) {
+    T old = *to;
+    *to |= value;
+    return old;
+}
 
 // Warps. Lanes of a mask meet before each exchange.
 DEVICE u32 lane_of_warp() { return threadIdx.x % 32; }
 DEVICE emulator::Warp& own_warp() { return emulator::current->block->warps[threadIdx.x / 32]; }
 DEVICE u64 (*exchange(u32 mask, u64 a, u64 b, const char* where))[2] {
     emulator::Warp& warp = own_warp();
-    const u32 lane = lane_of_warp(), turn = warp.turns[lane]++ & 1;
+    const bool all = mask == ~0u;
+    emulator::Meeting& meeting = warp.meetings[all ? 32 : __builtin_ctz(mask)];
+    const u32 lane = lane_of_warp(), turn = (all ? meeting.generation : warp.turns[lane]++) & 1;
     if (!(mask >> lane & 1)) emulator::fault("a lane exchanges values under a mask that leaves it out");
-    warp.values[turn][lane][0] = a;
-    warp.values[turn][lane][1] = b;
-    emulator::meet(warp.meetings[__builtin_ctz(mask)], __builtin_popcount(mask), where);
-    return warp.values[turn];
+    u64 (*values)[2] = all ? warp.all_values[turn] : warp.values[turn];
+    values[lane][0] = a;
+    values[lane][1] = b;
+    emulator::meet(meeting, __builtin_popcount(mask), where);
+    return values;
 }
 DEVICE void __syncwarp(u32 mask = ~0u) { exchange(mask, 0, 0, "__syncwarp"); }
 template <class T> T __shfl_sync(u32 mask, T value, int lane) { return bits_as<T>((u32)exchange(mask, bits_as<u32>(value), 0, "__shfl_sync")[lane][0]); }
@@ -90,6 +100,13 @@ DEVICE u32 __match_any_sync(u32 mask, int value) {
 DEVICE u32 __match_all_sync(u32 mask, int value, int* all) {
     *all = __match_any_sync(mask, value) == mask;
     return *all ? mask : 0;
+}
+DEVICE u32 __ballot_sync(u32 mask, bool value) {
+    auto values = exchange(mask, value, 0, "__ballot_sync");
+    u32 lanes = 0;
+    for (int i = 0; i < 32; i++)
+        if (mask >> i & 1 && values[i][0]) lanes |= 1u << i;
+    return lanes;
 }
 DEVICE bool __any_sync(u32 mask, bool value) {
     auto values = exchange(mask, value, 0, "__any_sync");
@@ -113,11 +130,11 @@ DEVICE u32 shared_address(const void* p) {
 DEVICE u8* shared_pointer(u32 address, u32 bytes) {
     const u32 rank = address / emulator::shared_bytes, offset = address % emulator::shared_bytes;
     if (rank >= emulator::cluster_blocks || offset + bytes > emulator::usable_shared_bytes) emulator::fault("an address outside of the cluster's shared memory");
-    return emulator::cluster[rank]->shared + offset;
+    return emulator::current->block->cluster[rank].shared + offset;
 }
 DEVICE u32 remote_address(u32 shared, u32 rank) { return shared % emulator::shared_bytes + rank * emulator::shared_bytes; }
 DEVICE void cluster_sync() {
-    emulator::Meeting& meeting = emulator::cluster[0]->named[15];
+    emulator::Meeting& meeting = emulator::current->block->cluster[0].named[15];
     emulator::meet(meeting, emulator::cluster_blocks * blockDim.x, "cluster_sync");
 }
 
@@ -152,8 +169,8 @@ DEVICE void barrier_arrive_expect(u32 barrier, u32 bytes) {
     barrier_at(barrier).bytes += (int)bytes;
     barrier_at(barrier).arrive();
 }
-DEVICE void complete_bytes(u32 barrier, u32 bytes) {
-    Barrier& b = barrier_at(barrier);
+DEVICE void complete_bytes(void* barrier, u32 bytes) {
+    Barrier& b = *(Barrier*)barrier;
     b.bytes -= (int)bytes;
     b.complete();
 }
@@ -168,11 +185,13 @@ struct alignas(64) TensorMap { u64 words[16]; }; // emulated: address, rows, row
 DEVICE void require_aligned(u64 to, const void* from, u64 bytes) {
     if (to % 16 || (u64)from % 16 || bytes % 16) emulator::fault("a bulk copy that is not aligned to 16 bytes");
 }
+DEVICE void begin_copy(u32 to, const u8* from, u32 bytes, u32 zeros, u32 barrier) {
+    emulator::begin({&emulator::current->block->cluster[to / emulator::shared_bytes], shared_pointer(to, bytes + zeros), from, bytes, zeros, &barrier_at(barrier), complete_bytes});
+}
 DEVICE void bulk_load(u32 to, const void* from, u32 bytes, u32 barrier, u64 = 0) {
     require_aligned(to, from, bytes);
     emulator::require_global(from, bytes, "bulk_load");
-    memcpy(shared_pointer(to, bytes), from, bytes);
-    complete_bytes(barrier, bytes);
+    begin_copy(to, (const u8*)from, bytes, 0, barrier);
 }
 DEVICE void tensor_load_multicast(u32 to, const TensorMap* map, u32 row, u32 barrier, u16 mask) {
     const u8* from = (const u8*)map->words[0] + (u64)row * 128;
@@ -180,10 +199,7 @@ DEVICE void tensor_load_multicast(u32 to, const TensorMap* map, u32 row, u32 bar
     emulator::require_global(from, inside * 128, "tensor_load_multicast");
     for (u32 rank = 0; rank < emulator::cluster_blocks; rank++) {
         if (!(mask >> rank & 1)) continue;
-        u8* target = shared_pointer(remote_address(to, rank), (u32)box * 128);
-        memcpy(target, from, inside * 128);
-        memset(target + inside * 128, 0, (box - inside) * 128);
-        complete_bytes(remote_address(barrier, rank), (u32)box * 128);
+        begin_copy(remote_address(to, rank), from, (u32)inside * 128, (u32)(box - inside) * 128, remote_address(barrier, rank));
     }
 }
 DEVICE void prefetch_tensor_map(const TensorMap*) {}
@@ -199,8 +215,23 @@ DEVICE void fence_async_shared() {}
 DEVICE void fence_async() {}
 DEVICE void remote_store(u32 to, float value, u32 barrier) {
     memcpy(shared_pointer(to, 4), &value, 4);
-    complete_bytes(barrier, 4);
+    complete_bytes(&barrier_at(barrier), 4);
 }
+
+// Counters.
+DEVICE void wait_for_count_at(const u32* counter, u32 count, const char* where) {
+    while (*(const volatile u32*)counter < count) emulator::wait_while(counter, ~0u, *counter, where);
+}
+DEVICE u32 count_up(u32* counter, u32 last) {
+    const u32 before = *counter;
+    *counter = before >= last ? 0 : before + 1;
+    return before;
+}
+DEVICE u32 count_acquire_release(u32* counter, u32 last) { return count_up(counter, last); }
+DEVICE void count_release(u32* counter) { ++*counter; }
+DEVICE void wait_for_count(const u32* counter, u32 count) { wait_for_count_at(counter, count, "wait_for_count"); }
+DEVICE void count_release_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
+DEVICE void wait_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "wait_for_count_shared"); }
 
 /// Lane 8 i + c writes column c of matrix i, whose rows are spread over the lanes.
 template <int Count> void store_transposed(u32 to, const u32 (&pairs)[Count]) {

@@ -27,6 +27,7 @@ struct Machine {
     long driver_version = 12040, gpus = 1, capability = 90, memory_bytes = 8l << 30, multiprocessors = 4, init_result = 0;
     long fault = 0; // the launch that fails, counted down; 0 none
     long deferred = 1; // 0: work runs when it is queued
+    long resident = 4; // blocks of a launch that run side by side
     long idle = 0; // 1: kernels do nothing, for timing the host
 } machine;
 
@@ -141,7 +142,7 @@ void execute(const Kernel& kernel, Dim grid, Dim block, u32 cluster, const std::
     memcpy(aligned, arguments.data(), arguments.size());
     last_fault = machine.fault > 0 && --machine.fault == 0 ? "a fault that was asked for"
         : names_another_device(arguments, device)          ? "an argument points to memory of another device"
-                                                           : run({kernel.entry, aligned, grid, block, cluster});
+                                                           : run({kernel.entry, aligned, grid, block, cluster, (u32)machine.resident});
     if (last_fault.empty()) return;
     last_fault = std::string(kernel.name) + ": " + last_fault;
     devices[device].lost = true;
@@ -164,7 +165,7 @@ struct Attribute { int id, pad; u32 value[16]; };
 bool change_machine(const std::string& name, long value) {
     const std::map<std::string, long*> members = {{"driver_version", &machine.driver_version}, {"gpus", &machine.gpus}, {"capability", &machine.capability},
         {"memory_bytes", &machine.memory_bytes}, {"multiprocessors", &machine.multiprocessors}, {"init_result", &machine.init_result}, {"fault", &machine.fault},
-        {"deferred", &machine.deferred}, {"idle", &machine.idle}};
+        {"deferred", &machine.deferred}, {"resident", &machine.resident}, {"idle", &machine.idle}};
     auto found = members.find(name);
     return found != members.end() && (*found->second = value, true);
 }

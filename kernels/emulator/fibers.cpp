@@ -11,7 +11,6 @@ namespace emulator {
 Fiber* current;
 Dim grid_size, block_size;
 u32 cluster_blocks;
-Block* cluster[16];
 
 namespace {
 constexpr size_t stack_bytes = 96 * 1024;
@@ -20,6 +19,8 @@ u8* stacks;
 const Launch* running;
 std::string failure;
 void* scheduler;
+std::vector<Copy> copies; // under way
+u32 lot;
 
 void body() {
     running->entry(running->arguments);
@@ -88,23 +89,41 @@ std::string deadlock(const std::vector<Fiber>& fibers) {
     return text;
 }
 
-void run_cluster(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* shared, u32 first_block) {
+/// Any of the copies under way, for what is right must not depend on their order; the same ones in every run.
+void land_one() {
+    lot = lot * 1664525 + 1013904223;
+    const size_t index = (lot >> 8) % copies.size();
+    const Copy copy = copies[index];
+    copies[index] = copies.back();
+    copies.pop_back();
+    if (copy.block->running == 0) {
+        failure = "block " + std::to_string(copy.block->index.x) + " has ended before a copy into its shared memory has";
+        return;
+    }
+    memcpy(copy.to, copy.from, copy.bytes);
+    memset(copy.to + copy.bytes, 0, copy.zeros);
+    copy.landed(copy.barrier, copy.bytes + copy.zeros);
+}
+
+/// Blocks [first, first + blocks.size()) side by side.
+void run_blocks(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* shared, u32 first) {
     const u32 threads = block_size.x;
-    memset(shared, 0xFF, (size_t)cluster_blocks * shared_bytes); // nobody may count on zeros
-    for (u32 rank = 0; rank < cluster_blocks; rank++) {
-        Block& block = blocks[rank];
+    memset(shared, 0xFF, blocks.size() * shared_bytes); // nobody may count on zeros
+    for (u32 i = 0; i < blocks.size(); i++) {
+        Block& block = blocks[i];
         block = Block{};
-        block.shared = shared + (size_t)rank * shared_bytes;
-        block.index = {first_block + rank, 0, 0};
-        block.rank = rank;
-        cluster[rank] = &block;
+        block.shared = shared + (size_t)i * shared_bytes;
+        block.running = threads;
+        block.cluster = &blocks[i / cluster_blocks * cluster_blocks];
+        block.index = {first + i, 0, 0};
+        block.rank = i % cluster_blocks;
         for (u32 t = 0; t < threads; t++) {
-            Fiber& fiber = fibers[rank * threads + t];
+            Fiber& fiber = fibers[i * threads + t];
             fiber = Fiber{};
             fiber.thread = {t, 0, 0};
             fiber.block = &block;
             fiber.where = "";
-            prepare(fiber, stacks + (size_t)(rank * threads + t) * stack_bytes);
+            prepare(fiber, stacks + (size_t)(i * threads + t) * stack_bytes);
         }
     }
     for (u32 left = (u32)fibers.size(); left > 0;) {
@@ -115,23 +134,28 @@ void run_cluster(std::vector<Fiber>& fibers, std::vector<Block>& blocks, u8* sha
             current = &fiber;
             resume(fiber);
             if (!failure.empty()) return;
-            if (fiber.done) left--;
+            if (fiber.done) fiber.block->running--, left--;
         }
-        if (!moved) {
-            failure = deadlock(fibers);
-            return;
-        }
+        if (moved) continue;
+        if (copies.empty()) failure = deadlock(fibers);
+        else land_one();
+        if (!failure.empty()) return;
     }
+    if (!copies.empty()) land_one(); // into a block that has ended
 }
 
 void run_grid() {
-    const u32 fibers_needed = cluster_blocks * block_size.x;
     if (!stacks) stacks = (u8*)mmap(nullptr, most_fibers * stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    std::vector<Fiber> fibers(fibers_needed);
-    std::vector<Block> blocks(cluster_blocks);
-    const size_t bytes = (size_t)cluster_blocks * shared_bytes;
-    u8* shared = (u8*)aligned_alloc(4096, bytes);
-    for (u32 first = 0; first < grid_size.x && failure.empty(); first += cluster_blocks) run_cluster(fibers, blocks, shared, first);
+    const u32 most = most_fibers / block_size.x, clusters = (running->resident < most ? running->resident : most) / cluster_blocks;
+    const u32 resident = (clusters ? clusters : 1) * cluster_blocks;
+    std::vector<Fiber> fibers;
+    std::vector<Block> blocks;
+    u8* shared = (u8*)aligned_alloc(4096, (size_t)resident * shared_bytes);
+    for (u32 first = 0; first < grid_size.x && failure.empty(); first += resident) {
+        blocks.resize(grid_size.x - first < resident ? grid_size.x - first : resident);
+        fibers.resize(blocks.size() * block_size.x);
+        run_blocks(fibers, blocks, shared, first);
+    }
     free(shared);
 }
 } // namespace
@@ -146,6 +170,8 @@ void wait_while(const volatile u32* word, u32 mask, u32 value, const char* where
     self.word = nullptr;
 }
 
+void begin(const Copy& copy) { copies.push_back(copy); }
+
 void fault(const std::string& what) {
     failure = "block " + std::to_string(current->block->index.x) + " thread " + std::to_string(current->thread.x) + ": " + what;
     while (true) leave();
@@ -155,6 +181,8 @@ std::string run(const Launch& launch) {
     if (launch.cluster * launch.block.x > most_fibers) return "too many threads in a cluster";
     running = &launch;
     failure.clear();
+    copies.clear();
+    lot = 0;
     grid_size = launch.grid;
     block_size = launch.block;
     cluster_blocks = launch.cluster;

@@ -1,5 +1,5 @@
 #pragma once
-// A GPU's threads on one CPU thread: every CUDA thread of a cluster is a fiber; one that must wait names the word that must change and steps aside.
+// A GPU's threads on one CPU thread: every CUDA thread of the resident blocks is a fiber; one that must wait names the word that must change and steps aside.
 // When nobody can go on, the kernel is deadlocked and faults with a list of what its threads wait for.
 #include <cstdint>
 #include <cstring>
@@ -28,13 +28,16 @@ struct Meeting {
 struct Operands;
 
 struct Warp {
-    Meeting meetings[32];         // by the lowest lane of the mask
-    u64 values[2][32][2];         // what lanes tell each other; two turns
-    u32 turns[32] = {};           // by lane
+    Meeting meetings[33];         // by the lowest lane of the mask; the last of all lanes
+    u64 values[2][32][2];         // what lanes of a part of the warp tell each other; two turns
+    u32 turns[32] = {};           // by lane: a part may exchange more often than another
+    u64 all_values[2][32][2];     // the same for all lanes
 };
 
 struct Block {
     u8* shared;
+    u32 running;                 // threads that have not ended
+    Block* cluster;              // its blocks, by rank
     Dim index;
     u32 rank;
     Warp warps[32];
@@ -53,23 +56,36 @@ struct Fiber {
     bool done;
 };
 
+/// A copy into a block's shared memory, and whom to tell of it.
+struct Copy {
+    Block* block;
+    u8* to;
+    const u8* from;
+    u32 bytes, zeros; // behind the bytes
+    void* barrier;
+    void (*landed)(void* barrier, u32 bytes);
+};
+
 struct Launch {
     void (*entry)(const void* arguments);
     const void* arguments;
     Dim grid, block;
     u32 cluster;
+    u32 resident; // blocks at a time, in whole clusters
 };
 
 extern Fiber* current;
 extern Dim grid_size, block_size;
 extern u32 cluster_blocks;
-extern Block* cluster[16];
 
-/// Runs a whole grid, cluster after cluster. Returns an empty string, or what went wrong.
+/// Runs a whole grid: so many blocks side by side, the others when all of those have ended. Returns an empty string, or what went wrong.
 std::string run(const Launch& launch);
 
 /// Ends the kernel that is running: what a GPU reports as a fault.
 [[noreturn]] void fault(const std::string& what);
+
+/// Begins a copy. It reads and writes as late as it may: when no thread can go on without it, one of those under way.
+void begin(const Copy& copy);
 
 /// Steps aside while (*word & mask) == value.
 void wait_while(const volatile u32* word, u32 mask, u32 value, const char* where);

@@ -95,6 +95,32 @@ DEVICE void remote_store(u32 to, float value, u32 barrier) { // the barrier, of 
 DEVICE void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 DEVICE void wait_for_earlier_kernels() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
+// Counters in device memory that all blocks share, and in shared memory for the warps of one. Releasing: what this thread wrote, and what others wrote before a barrier
+// that it passed, is visible to whoever then reads the count. Acquiring, for the threads behind the next barrier too. A count that reaches `last` goes back to zero with the
+// next one. (atom.inc, not add: additions of a constant are gathered over the warp, which waits for the result at once.)
+DEVICE u32 count_up(u32* counter, u32 last) { // the count so far; orders nothing
+    u32 before;
+    asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(last) : "memory");
+    return before;
+}
+DEVICE u32 count_acquire_release(u32* counter, u32 last) {
+    u32 before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(last) : "memory");
+    return before;
+}
+DEVICE void count_release(u32* counter) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory"); }
+DEVICE void wait_for_count(const u32* counter, u32 count) {
+    u32 now;
+    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+    while (now < count);
+}
+DEVICE void count_release_shared(u32 counter) { asm volatile("red.release.cta.shared::cta.add.u32 [%0], 1;" ::"r"(counter) : "memory"); }
+DEVICE void wait_for_count_shared(u32 counter, u32 count) {
+    u32 now;
+    do asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(now) : "r"(counter) : "memory");
+    while (now < count);
+}
+
 // Matrices of 8 x 8 16-bit values, as products leave them (two neighbours of row lane / 4 per lane), to shared memory as columns: lane 8 i + c gives the
 // address of column c of matrix i, 16 bytes.
 DEVICE void store_transposed(u32 to, const u32 (&pairs)[1]) {

@@ -16,6 +16,7 @@ public sealed class CudaQueue : IDisposable
     private readonly long _givenBytes;
     private readonly ConditionalWeakTable<object, QueuedLayer> _layers = [];
     private readonly List<DeviceBuffer> _captured = [];
+    private readonly LaunchCounters? _counters;
     private DeviceBuffer? _own;
     private int _inUse;
     private bool _disposed;
@@ -33,6 +34,7 @@ public sealed class CudaQueue : IDisposable
         _stream = stream;
         using CudaContext.Scope scope = _context.Enter();
         CudaStream.RequireContext(stream, _context);
+        if (!CudaStream.IsCapturing(stream)) _counters = new LaunchCounters(_context); // during a capture nothing is allocated; few tokens then take four launches
     }
 
     /// <summary>Same, with a workspace of the caller's; calls that need more run in chunks of tokens, with the same bits.</summary>
@@ -108,7 +110,7 @@ public sealed class CudaQueue : IDisposable
             using CudaContext.Scope scope = _context.Enter();
             layer.Check(call, _context);
             (int chunk, long bytes) = layer.Fit(call.Tokens, Available);
-            layer.Enqueue(call, chunk, Room(bytes, chunk, CudaStream.IsCapturing(_stream)), _stream);
+            layer.Enqueue(call, chunk, Room(bytes, chunk, CudaStream.IsCapturing(_stream)), _counters?.Address ?? 0, _stream);
         }
         finally
         {
@@ -166,6 +168,7 @@ public sealed class CudaQueue : IDisposable
     {
         _disposed = true;
         _own?.Dispose();
+        _counters?.Dispose();
         foreach (DeviceBuffer buffer in _captured) buffer.Dispose();
     }
 }

@@ -1,7 +1,7 @@
 namespace MoeSharp;
 
 /// <summary>Argument structs of calls with one number of tokens at a time, with workspace and stream of its own where a caller has none; the steps are queued in
-/// four launches.</summary>
+/// four launches, or one of few tokens.</summary>
 internal sealed class DeviceCall : IDisposable
 {
     private readonly KernelSet _kernels;
@@ -10,7 +10,9 @@ internal sealed class DeviceCall : IDisposable
     private readonly WorkspacePlan _plan = new();
     private CudaStream? _stream;
     private DeviceBuffer? _workspace, _inputs;
+    private LaunchCounters? _counters;
     private GemmArguments _gateUp, _down;
+    private FewArguments _few;
     private WideSteps? _wide;
     private ulong _base;
     private int _tokens;
@@ -25,8 +27,11 @@ internal sealed class DeviceCall : IDisposable
     /// <summary>Its own.</summary>
     internal CudaStream Stream => _stream ??= new CudaStream(_kernels.Context);
 
-    /// <summary>Called after each launch of <see cref="Enqueue"/> with the first of the steps that it computes.</summary>
+    /// <summary>Called after each launch with the first of the steps that it computes.</summary>
     internal Action<Step>? Launched { get; set; }
+
+    /// <summary>For tests: four launches where one would do.</summary>
+    internal bool TakesFourLaunches { get; set; }
 
     internal WorkspacePlan Plan => _plan;
 
@@ -50,6 +55,7 @@ internal sealed class DeviceCall : IDisposable
             _workspace = new DeviceBuffer(_kernels.Context, bytes, $"the workspace of {tokens} tokens");
         }
         Place(tokens, _workspace.Address);
+        if (Sizes.TakesOneLaunch) _counters ??= new LaunchCounters(_kernels.Context);
     }
 
     /// <summary>Plans for this many tokens in memory of somebody else, as many bytes as the plan says.</summary>
@@ -68,7 +74,25 @@ internal sealed class DeviceCall : IDisposable
         _gateUp.ResultScales = Address(Buffer.IntermediateScales);
         _gateUp.Activation = ActivationArguments.From(_shape);
         _down = Gemm(_weights.Down, _weights.DownScales, Buffer.Intermediate, Buffer.IntermediateScales, Buffer.Results, Sizes.IntermediateBlocks, Sizes.HiddenBlocks);
+        if (Sizes.TakesOneLaunch) _few = Few();
     }
+
+    private FewArguments Few() => new()
+    {
+        GateUp = _gateUp.Weights,
+        GateUpScales = _gateUp.WeightScales,
+        Down = _down.Weights,
+        DownScales = _down.WeightScales,
+        Activated = Address(Buffer.Intermediate),
+        Results = Address(Buffer.Results),
+        Experts = _shape.Experts,
+        HiddenBlocks = Sizes.HiddenBlocks,
+        IntermediateBlocks = Sizes.IntermediateBlocks,
+        PowerOfTwo = _shape.PowerOfTwoScales ? 1 : 0,
+        RingSlots = Sizes.Few.RingSlots,
+        Halves = FewPlan.Halves(Sizes.IntermediateBlocks, _kernels.Context.Multiprocessors),
+        Activation = _gateUp.Activation,
+    };
 
     private GemmArguments Gemm(DeviceRange weights, DeviceRange scales, Buffer rows, Buffer rowScales, Buffer results, int kBlocks, int blocks) => new()
     {
@@ -85,24 +109,61 @@ internal sealed class DeviceCall : IDisposable
         Capacity = Sizes.Capacity,
     };
 
-    /// <summary>Queues the whole layer on a stream: nothing is copied and nothing waited for. All addresses are on the device.</summary>
+    /// <summary>Queues the whole layer on a stream, after <see cref="Prepare"/>.</summary>
     /// <param name="hidden">[T, H] BF16.</param>
     /// <param name="ids">[T, K] 32-bit.</param>
     /// <param name="expertMap">[global experts], or 0.</param>
     /// <param name="weights">[T, K] FP32.</param>
     /// <param name="output">[T, H] BF16, or FP32 if <paramref name="outputF32"/>.</param>
-    internal void Enqueue(ulong hidden, ulong ids, ulong expertMap, ulong weights, ulong output, bool outputF32, nint stream)
-    {
-        EnqueueExperts(new HiddenRows(hidden), ids, expertMap, weights, stream);
-        EnqueueCombine(weights, output, outputF32, default, stream);
-    }
+    internal void Enqueue(ulong hidden, ulong ids, ulong expertMap, ulong weights, ulong output, bool outputF32, nint stream) =>
+        Enqueue(new HiddenRows(hidden), new(ids, expertMap, weights), new(output, outputF32, default), _counters?.Address ?? 0, stream);
 
-    /// <summary>Queues all steps but the last one.</summary>
-    internal void EnqueueExperts(HiddenRows hidden, ulong ids, ulong expertMap, ulong weights, nint stream)
+    /// <summary>Queues the whole layer on a stream: nothing is copied and nothing waited for. All addresses are on the device.</summary>
+    /// <param name="counters">Of <see cref="LaunchCounters"/> that only this stream uses, or 0.</param>
+    internal void Enqueue(HiddenRows hidden, Routes routes, Combined output, ulong counters, nint stream)
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
         _kernels.RequireHealth(stream);
-        Quantize(_shape.RouterWeightOnInput ? Weigh(hidden, weights, stream) : hidden, ids, expertMap, stream);
+        CombineArguments combine = Combine(routes, output);
+        if (OneLaunchServes(hidden, counters))
+        {
+            EnqueueFew(hidden, routes, combine, counters, stream);
+            return;
+        }
+        EnqueueSteps(hidden, routes, stream);
+        long chunks = (long)Sizes.Tokens * ((_shape.Hidden + 7) / 8);
+        _kernels.Combine.Launch(combine, checked((int)((chunks + 255) / 256)), stream);
+        After(Step.Combine, stream);
+    }
+
+    /// <summary>Queues all steps but the last one, for <see cref="Shared"/>.</summary>
+    internal void EnqueueExperts(HiddenRows hidden, Routes routes, ulong counters, nint stream)
+    {
+        using CudaContext.Scope scope = _kernels.Context.Enter();
+        _kernels.RequireHealth(stream);
+        if (OneLaunchServes(hidden, counters)) EnqueueFew(hidden, routes, Combine(routes, default), counters, stream);
+        else EnqueueSteps(hidden, routes, stream);
+    }
+
+    /// <summary>Checked mode takes four launches, so that a fault has a step.</summary>
+    private bool OneLaunchServes(HiddenRows hidden, ulong counters) =>
+        Sizes.TakesOneLaunch && counters != 0 && hidden.Bf16 != 0 && !TakesFourLaunches && !_kernels.ChecksSteps;
+
+    private void EnqueueFew(HiddenRows hidden, Routes routes, in CombineArguments combine, ulong counters, nint stream)
+    {
+        _few.Hidden = hidden.Bf16;
+        _few.Ids = routes.Ids;
+        _few.ExpertMap = routes.ExpertMap;
+        _few.GlobalExperts = GlobalExperts(routes.ExpertMap);
+        _few.Counters = counters;
+        _few.Combine = combine;
+        _kernels.Few[_few.Activation.Kind].Launch(_few, _kernels.Context.Multiprocessors, stream);
+        After(Step.Quantize, stream);
+    }
+
+    private void EnqueueSteps(HiddenRows hidden, Routes routes, nint stream)
+    {
+        Quantize(_shape.RouterWeightOnInput ? Weigh(hidden, routes.Weights, stream) : hidden, routes.Ids, routes.ExpertMap, stream);
         After(Step.Quantize, stream);
         GateUp(stream);
         After(Step.GateUp, stream);
@@ -110,28 +171,23 @@ internal sealed class DeviceCall : IDisposable
         After(Step.Down, stream);
     }
 
-    /// <summary>Queues the last one, which may add a shared expert.</summary>
-    internal void EnqueueCombine(ulong weights, ulong output, bool outputF32, SharedRows shared, nint stream)
+    private CombineArguments Combine(Routes routes, Combined output) => new()
     {
-        using CudaContext.Scope scope = _kernels.Context.Enter();
-        long chunks = (long)Sizes.Tokens * ((_shape.Hidden + 7) / 8);
-        _kernels.Combine.Launch(new CombineArguments
-        {
-            Results = Address(Buffer.Results),
-            RowOfSlot = Address(Buffer.RowOfSlot),
-            Weights = _shape.RouterWeightOnInput ? 0 : weights,
-            Output = output,
-            SharedResults = shared.Results,
-            SharedWeights = shared.Weights,
-            Tokens = Sizes.Tokens,
-            TopK = _shape.TopK,
-            HiddenSize = _shape.Hidden,
-            Capacity = Sizes.Capacity,
-            OutputF32 = outputF32 ? 1 : 0,
-            SharedCapacity = shared.Capacity,
-        }, checked((int)((chunks + 255) / 256)), stream);
-        After(Step.Combine, stream);
-    }
+        Results = Address(Buffer.Results),
+        RowOfSlot = Address(Buffer.RowOfSlot),
+        Weights = _shape.RouterWeightOnInput ? 0 : routes.Weights,
+        Output = output.Output,
+        SharedResults = output.Shared.Results,
+        SharedWeights = output.Shared.Weights,
+        Tokens = Sizes.Tokens,
+        TopK = _shape.TopK,
+        HiddenSize = _shape.Hidden,
+        Capacity = Sizes.Capacity,
+        OutputF32 = output.IsF32 ? 1 : 0,
+        SharedCapacity = output.Shared.Capacity,
+    };
+
+    private int GlobalExperts(ulong expertMap) => expertMap == 0 ? _shape.Experts : _shape.GlobalExperts;
 
     /// <summary>What this call left for another one's last step, when every token passed its only expert.</summary>
     /// <param name="weights">[T] FP32, or 0 for ones.</param>
@@ -206,7 +262,7 @@ internal sealed class DeviceCall : IDisposable
             Capacity = Sizes.Capacity,
             TokensPerBlock = tokensPerBlock,
             PowerOfTwo = _shape.PowerOfTwoScales ? 1 : 0,
-            GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
+            GlobalExperts = GlobalExperts(expertMap),
         };
         int shared = 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK);
         WriteRows(arguments);
@@ -265,8 +321,7 @@ internal sealed class DeviceCall : IDisposable
         _inputs.Upload(call.Weights.Slice(first * k, tokens * k), Stream, at.Weights);
         ulong start = _inputs.Address;
         HiddenRows hidden = call.Hidden.IsEmpty ? new(0, start, start + (ulong)at.Scales) : new(start);
-        EnqueueExperts(hidden, start + (ulong)at.Ids, 0, start + (ulong)at.Weights, Stream.Raw);
-        EnqueueCombine(start + (ulong)at.Weights, start + (ulong)at.Output, call.Output.IsEmpty, default, Stream.Raw);
+        Enqueue(hidden, new(start + (ulong)at.Ids, 0, start + (ulong)at.Weights), new(start + (ulong)at.Output, call.Output.IsEmpty, default), _counters?.Address ?? 0, Stream.Raw);
         if (call.Output.IsEmpty) _inputs.Download(call.OutputF32.Slice(first * h, tokens * h), Stream, at.Output);
         else _inputs.Download(call.Output.Slice(first * h, tokens * h), Stream, at.Output);
     }
@@ -287,6 +342,7 @@ internal sealed class DeviceCall : IDisposable
     {
         _workspace?.Dispose();
         _inputs?.Dispose();
+        _counters?.Dispose();
         _stream?.Dispose();
     }
 }
@@ -296,3 +352,9 @@ internal readonly record struct SharedRows(ulong Results, ulong Weights, int Cap
 
 /// <summary>Hidden states on the device: [T, H] BF16, or E4M3 codes [T, H] with scales [T, ⌈H/128⌉].</summary>
 internal readonly record struct HiddenRows(ulong Bf16, ulong Codes = 0, ulong Scales = 0);
+
+/// <summary>Where tokens go, on the device: ids [T, K], a map of global experts or 0, weights [T, K] FP32.</summary>
+internal readonly record struct Routes(ulong Ids, ulong ExpertMap, ulong Weights);
+
+/// <summary>Output on the device, [T, H] BF16 or FP32, and a shared expert to add.</summary>
+internal readonly record struct Combined(ulong Output, bool IsF32, SharedRows Shared);

@@ -24,16 +24,33 @@ internal readonly struct DevicePlan
         WeighedTokens = shape.RouterWeightOnInput ? tokens : 0;
         HiddenSize = shape.Hidden;
         long active = Math.Min(Slots, shape.Experts);
-        Capacity = checked((int)((Slots + active * (RowAlignment - 1) + RowAlignment - 1) / RowAlignment * RowAlignment));
+        Capacity = RowsFor(Slots, shape.Experts);
         IsWide = WideKernels.Serve(shape.Format, shape.Activations);
         MostTiles = checked((int)(IsWide ? 2 * (active + Slots / WideTileRows + 1) : active + Slots / TileRows + 1));
+        Few = new FewPlan(shape);
+        int few = Math.Min(tokens, Few.MostTokens);
+        IntermediateRows = Math.Max(Capacity, 2 * RowsFor(few * shape.TopK, shape.Experts));
     }
+
+    /// <summary>Rows that suffice for so many slots under any routing.</summary>
+    private static int RowsFor(int slots, int experts) =>
+        checked((int)((slots + Math.Min(slots, experts) * (long)(RowAlignment - 1) + RowAlignment - 1) / RowAlignment * RowAlignment));
 
     /// <summary>Rows of a tile of the wide kernels, twins of the constants in kernels/include/wide_scheduler.cuh.</summary>
     internal const int WideTileRows = 128, WideFewRows = 64;
 
     /// <summary>The wide kernels run it: rows are BF16.</summary>
     internal bool IsWide { get; }
+
+    /// <summary>Whether one launch serves the layer.</summary>
+    internal FewPlan Few { get; }
+
+    /// <summary>One launch may compute this call.</summary>
+    internal bool TakesOneLaunch => Tokens <= Few.MostTokens;
+
+    /// <summary>Rows of 128 bytes per block of the intermediate. The one launch of few tokens keeps it as BF16; a call with more tokens never needs less, so that more room never means fewer
+    /// tokens at a time.</summary>
+    private int IntermediateRows { get; }
 
     internal int Tokens { get; }
 
@@ -76,7 +93,7 @@ internal readonly struct DevicePlan
         plan.Add("results", ElementType.BF16, (long)HiddenBlocks * Capacity, 128, Step.Down, Step.Combine);
         plan.Add("rows", value, (long)RowBlocks * Capacity, 128, Step.Quantize, Step.GateUp);
         plan.Add("row_scales", ElementType.F32, RowBlocks, scales, Step.Quantize, Step.GateUp);
-        plan.Add("intermediate", value, (long)IntermediateBlocks * Capacity, 128, Step.GateUp, Step.Down);
+        plan.Add("intermediate", value, (long)IntermediateBlocks * IntermediateRows, 128, Step.GateUp, Step.Down);
         plan.Add("intermediate_scales", ElementType.F32, IntermediateBlocks, scales, Step.GateUp, Step.Down);
         plan.Add("row_of_slot", ElementType.I32, Slots, 1, Step.Quantize, Step.Combine);
         plan.Add("tiles", ElementType.I32, MostTiles, 8, Step.Quantize, Step.Down);

@@ -60,34 +60,34 @@ internal sealed class QueuedLayer
     }
 
     /// <summary>Queues the call, so many tokens at a time, in a workspace that has room for as many.</summary>
-    internal void Enqueue(in CudaCall call, int chunk, ulong workspace, nint stream)
+    internal void Enqueue(in CudaCall call, int chunk, ulong workspace, ulong counters, nint stream)
     {
         _experts.RequireOpen();
         _shared?.RequireOpen();
         for (int first = 0; first < call.Tokens; first += chunk)
-            Enqueue(WithMap(call).Slice(first, Math.Min(chunk, call.Tokens - first), Shape), workspace, stream);
+            Enqueue(WithMap(call).Slice(first, Math.Min(chunk, call.Tokens - first), Shape), workspace, counters, stream);
         GC.KeepAlive(_experts);
         GC.KeepAlive(_shared);
     }
 
-    private void Enqueue(in CudaCall call, ulong workspace, nint stream)
+    private void Enqueue(in CudaCall call, ulong workspace, ulong counters, nint stream)
     {
-        SharedRows shared = _sharedCall is null ? default : EnqueueShared(call, workspace + (ulong)RoutedBytes(call.Tokens), stream);
+        SharedRows shared = _sharedCall is null ? default : EnqueueShared(call, workspace + (ulong)RoutedBytes(call.Tokens), counters, stream);
         _call.Place(call.Tokens, workspace);
         var hidden = new HiddenRows((ulong)call.Hidden, (ulong)call.QuantizedHidden, (ulong)call.HiddenScales);
-        _call.EnqueueExperts(hidden, (ulong)call.TopkIds, (ulong)call.ExpertMap, (ulong)call.TopkWeights, stream);
-        _call.EnqueueCombine((ulong)call.TopkWeights, (ulong)(call.Output | call.OutputF32), call.Output == 0, shared, stream);
+        var routes = new Routes((ulong)call.TopkIds, (ulong)call.ExpertMap, (ulong)call.TopkWeights);
+        _call.Enqueue(hidden, routes, new((ulong)(call.Output | call.OutputF32), call.Output == 0, shared), counters, stream);
     }
 
     /// <summary>One expert that every token passes; its workspace begins with ids (zeros) and weights [T].</summary>
-    private SharedRows EnqueueShared(in CudaCall call, ulong workspace, nint stream)
+    private SharedRows EnqueueShared(in CudaCall call, ulong workspace, ulong counters, nint stream)
     {
         long perToken = Padded(4L * call.Tokens);
         ulong ids = workspace, weights = _gate == 0 ? 0 : ids + (ulong)perToken;
         Native.Check(Native.cuMemsetD8Async(ids, 0, (nuint)perToken, stream));
         _sharedCall!.Place(call.Tokens, workspace + 2 * (ulong)perToken);
         if (weights != 0) _shared!.Kernels.EnqueueSharedGate((ulong)call.Hidden, _gate, weights, call.Tokens, Shape.Hidden, stream);
-        _sharedCall.EnqueueExperts(new((ulong)call.Hidden), ids, 0, 0, stream);
+        _sharedCall.EnqueueExperts(new((ulong)call.Hidden), new(ids, 0, 0), counters, stream);
         return _sharedCall.Shared(weights);
     }
 

@@ -24,5 +24,6 @@ internal static class GpuCallTimes
         };
     }
 
-    private static double? Milliseconds(GpuCase timed, Step first) => timed.Steps.Where(launch => launch.Step == first).Sum(launch => launch.Microseconds) / 1e3;
+    /// <summary>Null where one launch computes all steps.</summary>
+    private static double? Milliseconds(GpuCase timed, Step first) => timed.Steps.Count == 1 ? null : timed.Steps.Where(launch => launch.Step == first).Sum(launch => launch.Microseconds) / 1e3;
 }

@@ -3,7 +3,8 @@ namespace MoeSharp;
 /// <summary>All kernels of one build, loaded into one context. Shared by the layers of a GPU.</summary>
 internal sealed class KernelSet : IDisposable
 {
-    private const int GemmThreads = 384, QuantizeThreads = 1024, Threads = 256;
+    private const int GemmThreads = 384, FewThreads = 416, QuantizeThreads = 1024, Threads = 256;
+    private static readonly string[] s_activations = ["silu", "swiglustep", "gelu_tanh", "swigluoai"];
     private readonly Dictionary<string, CudaModule> _modules = [];
     private readonly Lock _start = new();
     private WideKernels? _wide;
@@ -13,7 +14,9 @@ internal sealed class KernelSet : IDisposable
         Context = context;
         Build = build ?? KernelManifest.Choose(DriverLibrary.Version);
         CudaModule gateUp = Load("gateup_activate"), down = Load("down"), quantize = Load("quantize_permute"), combine = Load("combine"), prepare = Load("prepare");
-        GateUp = [.. new[] { "gateup_silu", "gateup_swiglustep", "gateup_gelu_tanh", "gateup_swigluoai" }.Select(name => gateUp.Kernel(name, GemmThreads, staged: true))];
+        GateUp = [.. s_activations.Select(name => gateUp.Kernel("gateup_" + name, GemmThreads, staged: true))];
+        CudaModule few = Load("experts_few");
+        Few = [.. s_activations.Select(name => few.Kernel("experts_few_" + name, FewThreads, staged: true))];
         GateUpPlain = gateUp.Kernel("gateup_plain", GemmThreads, staged: true);
         Down = down.Kernel("down", GemmThreads, staged: true);
         Quantize = quantize.Kernel("quantize_permute", QuantizeThreads);
@@ -34,6 +37,9 @@ internal sealed class KernelSet : IDisposable
 
     /// <summary>By <see cref="ActivationArguments.Kind"/>.</summary>
     internal CudaKernel[] GateUp { get; }
+
+    /// <summary>All steps of few tokens, by <see cref="ActivationArguments.Kind"/>.</summary>
+    internal CudaKernel[] Few { get; }
 
     /// <summary>GateUp with BF16 results before the activation, for tests.</summary>
     internal CudaKernel GateUpPlain { get; }

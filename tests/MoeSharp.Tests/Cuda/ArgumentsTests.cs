@@ -66,6 +66,22 @@ public class ArgumentsTests
     }
 
     [Fact]
+    public void StructAndSizesOfFewTokensAreThoseOfTheKernel()
+    {
+        string asserted = File.ReadAllText(Repository.PathOf("kernels/include/few_arguments.cuh"));
+        Assert.Contains($"sizeof(FewArguments) == {Unsafe.SizeOf<FewArguments>()}", asserted);
+        foreach ((string field, string twin) in new[]
+        {
+            (nameof(FewArguments.Experts), "experts"), (nameof(FewArguments.RingSlots), "ring_slots"), (nameof(FewArguments.Halves), "halves"),
+            (nameof(FewArguments.Activation), "activation"), (nameof(FewArguments.Combine), "combine"),
+        })
+            Assert.Contains($"offset_of(FewArguments, {twin}) == {Marshal.OffsetOf<FewArguments>(field)}", asserted);
+        Assert.Contains($"constexpr int few_tokens = {FewPlan.Tokens};", asserted);
+        Assert.Contains($"constexpr int few_slots = {FewPlan.Slots};", asserted);
+        Assert.Contains($"constexpr int few_columns = {FewPlan.Columns};", asserted);
+    }
+
+    [Fact]
     public void ActivationsBecomeArguments()
     {
         ActivationArguments step = From(Activation.SwigluStep()), oai = From(Activation.SwigluOai()), silu = From(Activation.Silu(10.03f));

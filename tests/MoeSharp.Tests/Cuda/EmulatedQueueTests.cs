@@ -101,7 +101,7 @@ public class EmulatedQueueTests
     public void AFaultSurfacesWhereTheProgramWaitsAndAtTheNextCall()
     {
         using var at = new Case(tokens: 3);
-        Emulator.Set("fault", 2);
+        Emulator.Set("fault", 1);
         at.Queue.Forward(at.Layer, at.Caller.Call);
         CudaException waited = Assert.Throws<CudaException>(at.Caller.Stream.Synchronize);
         CudaException next = Assert.Throws<CudaException>(() => at.Queue.Forward(at.Layer, at.Caller.Call));

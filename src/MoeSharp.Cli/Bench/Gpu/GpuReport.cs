@@ -48,10 +48,14 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? cho
 
     private static Table Steps(GpuCase[] rows)
     {
-        Table table = Table(["tokens", "launches", .. rows[0].Steps.Select(step => Name(step.Step)), "host", "driver"]);
+        string[] names = [.. rows.SelectMany(Named).Select(step => step.Name).Distinct()];
+        Table table = Table(["tokens", "launches", .. names, "host", "driver"]);
         foreach (GpuCase row in rows)
-            table.AddRow([Units.Count(row.Tokens), Units.Count(row.Launches), .. row.Steps.Select(step => Microseconds(step.Microseconds)),
+        {
+            var times = Named(row).ToDictionary(step => step.Name, step => step.Microseconds);
+            table.AddRow([Units.Count(row.Tokens), Units.Count(row.Launches), .. names.Select(name => Microseconds(times.GetValueOrDefault(name, double.NaN))),
                 Microseconds(row.Host), Microseconds(row.Driver)]);
+        }
         return table;
     }
 
@@ -104,7 +108,7 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? cho
         json.WriteNumber("host_us", row.Host);
         json.WriteNumber("driver_us", row.Driver);
         json.WriteStartObject("steps_us");
-        foreach ((Step step, double time) in row.Steps) json.WriteNumber(Name(step), time);
+        foreach ((string name, double time) in Named(row)) json.WriteNumber(name, time);
         json.WriteEndObject();
         if (row.Peers is { } peers)
         {
@@ -118,6 +122,10 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? cho
         }
         json.WriteEndObject();
     }
+
+    /// <summary>Launches by what they compute; one alone computes everything.</summary>
+    private static IEnumerable<(string Name, double Microseconds)> Named(GpuCase row) =>
+        row.Steps.Select(step => (row.Steps.Count == 1 ? "experts_few" : Name(step.Step), step.Microseconds));
 
     /// <summary>A launch by what it computes.</summary>
     private static string Name(Step step) => step switch

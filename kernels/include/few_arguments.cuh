@@ -1,0 +1,34 @@
+#pragma once
+#include "arguments.cuh"
+// The layer of few tokens in one launch: what host and kernel share. The C# twins are in src/MoeSharp.Cuda/Kernels/FewArguments.cs.
+
+constexpr int few_tokens = 8;      // one N = 8 tile holds them all
+constexpr int few_slots = 128;     // tokens * top_k is less, and so the number of experts with tokens
+constexpr int few_columns = 512;   // units of 64 output columns at most
+constexpr int few_counters = 32 + few_slots + few_columns; // u32: all zero before and after a launch
+
+struct alignas(16) FewArguments {
+    const u16* hidden;      // [T, H] BF16, H a multiple of 16
+    const int* ids;         // [T, K]
+    const int* expert_map;  // [global experts] or null
+    const u8* gateup;       // weights and scales as GateUp and Down have them
+    const float* gateup_scales;
+    const u8* down;
+    const float* down_scales;
+    u16* activated;         // [experts with tokens][8 tokens][intermediate blocks * 128] BF16
+    u16* results;           // [H/128][capacity][128] BF16: row 8 a + t for the a-th expert with tokens and token t
+    u32* counters;          // [few_counters]
+    int experts;
+    int global_experts;
+    int hidden_blocks;
+    int intermediate_blocks;
+    int power_of_two;       // scales of the first quantization
+    int ring_slots;
+    int reserved[2];
+    u32 halves[few_slots / 32]; // bit n: with n experts GateUp units have 32 weight rows, not 64, so that blocks end closer together
+    ActivationArguments activation;
+    CombineArguments combine; // tokens, top_k, hidden_size, capacity hold for all steps; row_of_slot is not used; without output this step is left out
+};
+
+static_assert(sizeof(FewArguments) == 240 && offset_of(FewArguments, experts) == 80 && offset_of(FewArguments, ring_slots) == 100, "");
+static_assert(offset_of(FewArguments, halves) == 112 && offset_of(FewArguments, activation) == 128 && offset_of(FewArguments, combine) == 160, "");

@@ -1,0 +1,98 @@
+#pragma once
+#include "few_arguments.cuh"
+// A block of the one launch: its warps, its shared memory and its ring.
+
+constexpr int few_math_warpgroups = 3;
+constexpr int few_math_threads = few_math_warpgroups * 128;
+constexpr int few_threads = few_math_threads + 32; // and the producer's warp
+constexpr int few_slot_bytes = 64 * 128;           // 64 weight rows of one K block, or 32 of two
+constexpr int few_half_bytes = few_slot_bytes / 2;
+constexpr int few_row_block_bytes = few_tokens * 128;
+constexpr int few_shared_bytes = 227 * 1024;
+
+enum FewKind { few_no_more = 0, few_gateup = 1, few_down = 2, few_zeros = 3 };
+
+/// What the producer tells a warpgroup: which weight rows, and where in the ring they come.
+struct alignas(16) FewUnit {
+    int kind;
+    int active;  // number of the expert among those with tokens
+    int index;   // of the unit among the expert's
+    int halves;  // 1: 32 weight rows, two K blocks to a slot; 0: 64 weight rows
+    int slot;    // of its first K block
+    u32 phase;
+    u32 gateups; // GateUp units that this block took before
+    u32 gateups_of_expert;
+};
+
+/// Who goes where, from the ids alone; every block finds the same.
+struct FewRouting {
+    int experts;                   // with tokens
+    u32 gateups_done;              // units of GateUp whose products are there, of this block
+    int expert[few_slots];         // by number
+    u32 tokens[few_slots];         // by number, a bit each
+    int row_of_slot[few_slots];    // 8 * number + token, or -1
+    int is_last[few_math_warpgroups];
+};
+
+/// Shared memory, from the start: ring | rows | weight scales of the ring's slots | scales of rows | barriers | units | routing.
+/// Rows are those of the hidden states, [H/128][8][128] codes; once all GateUp units of the block have multiplied, each warpgroup has
+/// [I/128][8][128] of the same bytes for the intermediate. The host's twin is FewPlan.
+struct FewBlock {
+    u8* memory;
+    u32 shared;
+    int rows, headers, hidden_scales, scales, barriers, unit_barriers, units, routing;
+
+    DEVICE FewBlock(const FewArguments& f, u8* m) : memory(m), shared(shared_address(m)) {
+        const int most = f.hidden_blocks > few_math_warpgroups * f.intermediate_blocks ? f.hidden_blocks : few_math_warpgroups * f.intermediate_blocks;
+        rows = f.ring_slots * few_slot_bytes;
+        headers = rows + (most > 4 ? most : 4) * few_row_block_bytes; // products of 32 weight rows read 4096 bytes beyond the last slot
+        hidden_scales = headers + f.ring_slots * 32;
+        scales = hidden_scales + f.hidden_blocks * few_tokens * 4;
+        barriers = scales + few_math_warpgroups * f.intermediate_blocks * few_tokens * 4;
+        unit_barriers = barriers + f.ring_slots * 16;
+        units = unit_barriers + few_math_warpgroups * 16;
+        routing = units + few_math_warpgroups * (int)sizeof(FewUnit);
+    }
+    DEVICE u32 full(int slot) const { return shared + barriers + slot * 16; }
+    DEVICE u32 empty(int slot) const { return full(slot) + 8; }
+    DEVICE u32 unit_full(int warpgroup) const { return shared + unit_barriers + warpgroup * 16; }
+    DEVICE u32 unit_empty(int warpgroup) const { return unit_full(warpgroup) + 8; }
+    DEVICE FewUnit* unit(int warpgroup) const { return (FewUnit*)(memory + units) + warpgroup; }
+    DEVICE FewRouting* routes() const { return (FewRouting*)(memory + routing); }
+
+    DEVICE void init(const FewArguments& f) const {
+        const int i = (int)threadIdx.x - few_math_threads; // lanes of the producer's warp
+        if (i >= 0) {
+#pragma unroll 1
+            for (int s = i; s < f.ring_slots; s += 32) {
+                barrier_init(full(s), 1);
+                barrier_init(empty(s), 4);
+            }
+            if (i < few_math_warpgroups) {
+                barrier_init(unit_full(i), 1);
+                barrier_init(unit_empty(i), 4);
+            }
+            if (i == 0) routes()->gateups_done = 0;
+            fence_barrier_init();
+        }
+        __syncthreads();
+    }
+};
+
+/// A place in the ring.
+struct FewPlace {
+    int slot = 0;
+    u32 phase = 0;
+    DEVICE void advance(int slots) {
+        if (++slot == slots) {
+            slot = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+// Counters: units taken, then those of experts by number, then those of 64 output columns. Each goes back to zero with the last count of the launch.
+constexpr u32 few_endless = 0x7FFFFFFF; // units taken go back to zero by a store: their number is not known when the first is taken
+DEVICE u32* few_taken(const FewArguments& f) { return f.counters; }
+DEVICE u32* few_activated(const FewArguments& f, int active) { return f.counters + 32 + active; }
+DEVICE u32* few_added(const FewArguments& f, int column_unit) { return f.counters + 32 + few_slots + column_unit; }

@@ -1,0 +1,97 @@
+#pragma once
+#include "few_block.cuh"
+#include "local_expert.cuh"
+// The producer's warp: finds out from the ids which experts have tokens, then one thread takes units and keeps the ring full.
+//
+// Units are numbered: GateUp expert by expert, then Down. A block takes the next number when it begins to load the one before, from a counter that all
+// blocks share. Only Down waits for other blocks, for GateUp units; their numbers are lower, so they were taken by blocks that run, and those wait for nobody
+// before they have done them. So the launch ends whatever else runs on the GPU and however few of its blocks run at once.
+
+/// The whole warp. Experts are numbered in the order in which slots name them first.
+DEVICE void find_experts(const FewArguments& f, const FewBlock& b) {
+    const int lane = threadIdx.x % 32, slots = f.combine.tokens * f.combine.top_k;
+    FewRouting* r = b.routes();
+    int count = 0;
+#pragma unroll
+    for (int i = 0; i < few_slots / 32; i++) r->tokens[i * 32 + lane] = 0;
+#pragma unroll 1
+    for (int slot = lane; slot - lane < slots; slot += 32) {
+        const int expert = slot < slots ? local_expert(f.expert_map, f.global_experts, f.ids[slot]) : -1;
+        int number = -1;
+#pragma unroll 1
+        for (int n = 0; n < count; n++) number = r->expert[n] == expert ? n : number;
+        const u32 same = __match_any_sync(~0u, expert);
+        const int first = __ffs(same) - 1;
+        const bool is_new = expert >= 0 && number < 0;
+        const u32 firsts = __ballot_sync(~0u, is_new && lane == first);
+        if (is_new) {
+            number = count + __popc(firsts & ((1u << first) - 1));
+            r->expert[number] = expert;
+        }
+        count += __popc(firsts);
+        if (slot < slots) {
+            const int token = slot / f.combine.top_k;
+            r->row_of_slot[slot] = number < 0 ? -1 : number * few_tokens + token;
+            if (number >= 0) atomicOr(&r->tokens[number], 1u << token);
+        }
+        __syncwarp();
+    }
+    if (lane == 0) r->experts = count;
+    __syncwarp();
+}
+
+/// One thread.
+DEVICE void produce(const FewArguments& f, const FewBlock& b, u32 number) {
+    const u64 stream = policy_evict_first();
+    const FewRouting* r = b.routes();
+    const int experts = r->experts, halves = f.halves[experts / 32] >> experts % 32 & 1;
+    const u32 per_gateup = (u32)(4 * f.intermediate_blocks) << halves, per_down = 2 * f.hidden_blocks;
+    const u32 total = experts ? experts * (per_gateup + per_down) : per_down; // nobody has tokens: zeros are written all the same
+    FewPlace place;
+    u32 gateups = 0, passed = 0; // GateUp units that this block took; units of the steps and experts before this one
+    int active = 0, kind = experts ? few_gateup : few_zeros;
+    for (int turn = 0, warpgroup = 0, left = few_math_warpgroups; left > 0;) {
+        const bool more = number < total;
+        FewUnit unit = {};
+        if (!more) {
+            // every block takes one number too many; the very last taker knows that nobody takes another
+            if (left-- == few_math_warpgroups && number == total + gridDim.x - 1) *few_taken(f) = 0;
+        } else {
+            for (u32 count; experts && number - passed >= (count = kind == few_gateup ? per_gateup : per_down); passed += count)
+                if (++active == experts) active = 0, kind = few_down;
+            unit.kind = kind;
+            unit.active = active;
+            unit.index = number - passed;
+            unit.halves = kind == few_gateup && halves;
+        }
+        unit.slot = place.slot;
+        unit.phase = place.phase;
+        unit.gateups = gateups;
+        unit.gateups_of_expert = per_gateup;
+        barrier_wait(b.unit_empty(warpgroup), ~turn & 1);
+        *b.unit(warpgroup) = unit;
+        barrier_arrive(b.unit_full(warpgroup));
+        if (++warpgroup == few_math_warpgroups) warpgroup = 0, turn++;
+        if (!more) continue;
+        number = count_up(few_taken(f), few_endless); // needed only after this unit's loads
+        if (kind == few_zeros) continue;
+        const bool is_gateup = kind == few_gateup;
+        const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
+        const int shift = 1 + unit.halves, bytes = few_slot_bytes >> unit.halves, block = unit.index >> shift;
+        const u64 expert = r->expert[unit.active];
+        const u8* weights = (is_gateup ? f.gateup : f.down) + (expert * blocks + block) * k_blocks * 16384 + (unit.index & ((1 << shift) - 1)) * bytes;
+        const float* scales = (is_gateup ? f.gateup_scales : f.down_scales) + (expert * ((blocks + 1) / 2) + block / 2) * k_blocks * 4;
+        gateups += is_gateup;
+        for (int k = 0; k < k_blocks;) {
+            const u32 full = b.full(place.slot), to = b.shared + place.slot * few_slot_bytes;
+            const int both = unit.halves && k + 1 < k_blocks;
+            barrier_wait(b.empty(place.slot), place.phase ^ 1);
+            barrier_arrive_expect(full, (bytes + 16) << both);
+            bulk_load(to, weights + (u64)k * 16384, bytes, full, stream);
+            if (both) bulk_load(to + few_half_bytes, weights + (u64)(k + 1) * 16384, bytes, full, stream);
+            bulk_load(b.shared + b.headers + place.slot * 32, scales + k * 4, 16 << both, full);
+            k += 1 + both;
+            place.advance(f.ring_slots);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+namespace MoeSharp;
+
+/// <summary>Whether one launch can compute the layer of few tokens, and how: twin of kernels/include/few_arguments.cuh and few_block.cuh.</summary>
+internal readonly struct FewPlan
+{
+    /// <summary>Constants of the kernel.</summary>
+    internal const int Tokens = 8, Slots = 128, Columns = 512, Counters = 32 + Slots + Columns;
+
+    private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 64 * 128, RowBlockBytes = Tokens * 128;
+    private const int FewestRingSlots = 8; // 64 KB on their way keep the memory of a multiprocessor's share busy
+    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups, UnitBytes = 32, BarrierBytes = 16, HeaderBytes = 32, ChunkValues = 16;
+
+    internal FewPlan(ExpertsShape shape)
+    {
+        int hidden = Formats.Blocks(shape.Hidden, 128), intermediate = Formats.Blocks(shape.Intermediate, 128);
+        long rows = Math.Max(Math.Max(hidden, Warpgroups * intermediate), 4) * (long)RowBlockBytes;
+        long scales = 4L * Tokens * (hidden + Warpgroups * intermediate);
+        long left = SharedBytes - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
+        RingSlots = (int)Math.Max(left / (SlotBytes + HeaderBytes + BarrierBytes), 0);
+        bool serves = !WideKernels.Serve(shape.Format, shape.Activations) && 2 * hidden <= Columns && shape.Hidden % ChunkValues == 0
+            && !shape.HasStraddlingScales && !shape.RouterWeightOnInput && RingSlots >= FewestRingSlots;
+        MostTokens = serves ? Math.Min(Tokens, (Slots - 1) / shape.TopK) : 0;
+    }
+
+    /// <summary>Calls of up to so many tokens; 0 where the kernel does not serve the layer.</summary>
+    internal int MostTokens { get; }
+
+    /// <summary>Of 8 KB.</summary>
+    internal int RingSlots { get; }
+
+    /// <summary>GateUp in units of 32 weight rows where blocks then wait less for the last one: by an eighth at least, since smaller units cost more instructions.</summary>
+    internal static FewHalves Halves(int intermediateBlocks, int grid)
+    {
+        FewHalves halves = default;
+        for (int experts = 1; experts < Slots; experts++)
+        {
+            int units = 4 * intermediateBlocks * experts;
+            if (8 * Formats.Blocks(2 * units, grid) <= 7 * 2 * Formats.Blocks(units, grid)) halves[experts / 32] |= 1u << experts;
+        }
+        return halves;
+    }
+}

@@ -1,0 +1,280 @@
+using System.Runtime.InteropServices;
+using MoeSharp.Cli;
+
+namespace MoeSharp.Tests;
+
+/// <summary>Few tokens in one launch against the same layer in four: the same bits, on poisoned workspaces, again and again with the same counters.</summary>
+[Trait("Category", "Cuda")]
+public class FewTokensTests
+{
+    [Theory]
+    [InlineData(1, 4, 2, 256, 128)]
+    [InlineData(3, 4, 2, 192, 96)] // padded
+    [InlineData(8, 6, 3, 128, 384)] // more intermediate than hidden rows
+    [InlineData(8, 3, 3, 400, 200)]
+    [InlineData(5, 12, 10, 256, 128)]
+    [InlineData(2, 2, 1, 3584, 128)] // units longer than the ring
+    public void OneLaunchGivesTheBitsOfFour(int tokens, int experts, int topK, int hidden, int intermediate)
+    {
+        using var at = new Layer(new() { TopK = topK }, experts, hidden, intermediate, tokens);
+        foreach ((string name, int[] ids) in Routings(tokens, topK, experts)) at.Compare(ids, name);
+    }
+
+    [Theory]
+    [InlineData(WeightFormat.Block128, RoundingMode.Bf16Staged)]
+    [InlineData(WeightFormat.Block128PowerOfTwo, RoundingMode.Fp32Once)]
+    public void EveryActivationAndRoundingGivesTheBitsOfFour(WeightFormat format, RoundingMode rounding)
+    {
+        foreach (Activation activation in new[] { Activation.Silu(), Activation.Silu(7f), Activation.SwigluStep(), Activation.GeluTanh(), Activation.SwigluOai() })
+        {
+            using var at = new Layer(new() { TopK = 2, Activation = activation, Rounding = rounding }, 4, 256, 256, 4, format);
+            at.Compare(RandomLayer.Ids(4, 2, 4, 3), $"{activation.Kind}, {format}, {rounding}");
+        }
+    }
+
+    [Fact]
+    public void AnExpertMapPicksTheLocalExperts()
+    {
+        int[] map = [.. Enumerable.Range(0, 12).Select(g => g % 3 == 1 ? g / 3 : -1)];
+        using var at = new Layer(new() { TopK = 2, GlobalExperts = 12 }, 4, 256, 128, 7, map: map);
+        at.Compare(RandomLayer.Ids(7, 2, 12, 3), "mapped");
+        at.Compare([.. Enumerable.Repeat(0, 14)], "all elsewhere");
+        at.Compare([.. Enumerable.Range(0, 14).Select(i => i - 1)], "ids that no map has");
+    }
+
+    [Fact]
+    public void OutputsOfFp32AndWithoutWeightsGiveTheBitsOfFour()
+    {
+        using var at = new Layer(new() { TopK = 2 }, 4, 256, 128, 5);
+        int[] ids = RandomLayer.Ids(5, 2, 4, 3, dropped: 0.3);
+        at.Compare(ids, "FP32", isF32: true);
+        at.Compare(ids, "ones", weighted: false);
+    }
+
+    [Fact]
+    public void AGraphOfOneLaunchReplaysUnderOtherRoutings()
+    {
+        using var at = new Layer(new() { TopK = 2 }, 4, 256, 128, 6);
+        using CudaGraph one = at.Capture(fourLaunches: false), four = at.Capture(fourLaunches: true);
+        Assert.Equal((1, 4), (one.Nodes, four.Nodes));
+        for (int round = 0; round < 2; round++)
+        {
+            foreach ((string name, int[] ids) in Routings(6, 2, 4))
+            {
+                at.Route(ids);
+                Assert.Equal(at.Output(() => four.Launch(at.Stream)), at.Output(() => one.Launch(at.Stream)));
+            }
+        }
+    }
+
+    /// <summary>What cannot be done in one launch, is done in four.</summary>
+    [Theory]
+    [InlineData(9, 2, 256, false)]
+    [InlineData(2, 65, 256, false)]
+    [InlineData(2, 2, 264, false)]
+    [InlineData(2, 2, 256, true)]
+    public void OtherCallsTakeFourLaunches(int tokens, int topK, int hidden, bool checkSteps)
+    {
+        using var at = new Layer(new() { TopK = topK }, topK, hidden, 128, tokens, checkSteps: checkSteps);
+        using CudaGraph graph = at.Capture(fourLaunches: false);
+        Assert.Equal(4, graph.Nodes);
+    }
+
+    /// <summary>Two layers on two streams, many calls under way at once: neither takes the other's multiprocessors for good, and counters stay apart.</summary>
+    [Fact]
+    public void QueuesOfTwoStreamsDoNotWaitForEachOther()
+    {
+        using CudaBackend backend = Gpu.Open();
+        using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 4, 256, 128, 1);
+        using var layer = new FusedExperts(new() { TopK = 2 }, weights, backend);
+        using Caller first = new(backend, layer, 8), second = new(backend, layer, 3);
+        using CudaQueue firstQueue = new(backend, first.Stream.Raw), secondQueue = new(backend, second.Stream.Raw);
+        int[] ids = RandomLayer.Ids(8, 2, 4, 3), others = RandomLayer.Ids(3, 2, 4, 5);
+        BFloat16[] expected = first.WithSpans(ids), expectedOthers = second.WithSpans(others);
+        first.Route(ids);
+        second.Route(others);
+        for (int i = 0; i < (Gpu.IsEmulated ? 4 : 2000); i++)
+        {
+            firstQueue.Forward(layer, first.Call);
+            secondQueue.Forward(layer, second.Call);
+        }
+        CudaQueueTests.Same(expected, first.Output<BFloat16>(), "first stream");
+        CudaQueueTests.Same(expectedOthers, second.Output<BFloat16>(), "second stream");
+    }
+
+    /// <summary>Sizes of real layers, every number of tokens, many routings.</summary>
+    [Theory]
+    [InlineData(16, 8, 2048, 768)]
+    [InlineData(12, 8, 7168, 2048)]
+    [InlineData(16, 10, 3072, 1536)]
+    public void LargeLayersGiveTheBitsOfFour(int experts, int topK, int hidden, int intermediate)
+    {
+        Assert.SkipWhen(Gpu.IsEmulated, "Too long for the emulator.");
+        using CudaBackend backend = Gpu.Open();
+        using var tables = new RandomTables(new BenchKernels(backend.Kernels()));
+        using GpuLayer layer = GpuLayer.Random(new BenchShape("test", experts, topK, hidden, intermediate), WeightFormat.Block128, ActivationFormat.Fp8, backend, tables);
+        using var buffers = new GpuBuffers(backend.Context(), layer, 8, tables);
+        for (int tokens = 1; tokens <= 8; tokens++)
+        {
+            layer.Call.Prepare(tokens);
+            IEnumerable<(string, int[])> random = Enumerable.Range(0, 40).Select(seed => ($"seed {seed}", RandomLayer.Ids(tokens, topK, experts, seed, dropped: seed % 3 * 0.4)));
+            foreach ((string name, int[] ids) in random.Concat(Routings(tokens, topK, experts)))
+            {
+                buffers.Route(ids, RandomLayer.TopkWeights(tokens, topK, 4), layer.Call.Stream);
+                CudaQueueTests.Same(Run(fourLaunches: true, tokens), Run(fourLaunches: false, tokens), $"T={tokens}, {name}");
+            }
+        }
+
+        BFloat16[] Run(bool fourLaunches, int tokens)
+        {
+            layer.Call.TakesFourLaunches = fourLaunches;
+            layer.Call.Workspace.Fill(0xFF, layer.Call.Stream);
+            buffers.Enqueue(layer.Call);
+            return buffers.Output(tokens * hidden, layer.Call.Stream);
+        }
+    }
+
+    private static IEnumerable<(string Name, int[] Ids)> Routings(int tokens, int topK, int experts) =>
+    [
+        ("random", RandomLayer.Ids(tokens, topK, experts, 3)),
+        ("all to one", [.. Enumerable.Repeat(experts - 1, tokens * topK)]), // a token's slots too
+        ("none", [.. Enumerable.Repeat(-1, tokens * topK)]),
+        ("gaps", RandomLayer.Ids(tokens, topK, experts, 5, dropped: 0.5)),
+        ("one slot", [.. Enumerable.Range(0, tokens * topK).Select(i => i == tokens * topK - 1 ? 1 : -1)]),
+    ];
+
+    /// <summary>One layer as calls of one and of four launches with the same inputs.</summary>
+    private sealed class Layer : IDisposable
+    {
+        private readonly List<IDisposable> _own = [];
+        private readonly DeviceCall _one, _four;
+        private readonly DeviceBuffer _hidden, _ids, _weights, _map, _output;
+        private readonly int _mapLength;
+
+        public Layer(
+            ExpertsOptions options, int experts, int hidden, int intermediate, int tokens, WeightFormat format = WeightFormat.Block128, int[]? map = null, bool checkSteps = false)
+            : this(options, RandomLayer.Weights(format, experts, hidden, intermediate, 1), tokens, map, checkSteps)
+        {
+        }
+
+        public Layer(ExpertsOptions options, ExpertWeights weights, int tokens, int[]? map = null, bool checkSteps = false)
+        {
+            CudaBackend backend = Own(Gpu.Open(checkSteps));
+            ExpertsShape shape = ExpertsShape.From(options, weights);
+            DeviceWeights device = Own(new DeviceWeights(backend.Kernels(), weights, allowNaN: false));
+            _one = Own(new DeviceCall(backend.Kernels(), device, shape));
+            _four = Own(new DeviceCall(backend.Kernels(), device, shape) { TakesFourLaunches = true });
+            foreach (DeviceCall call in new[] { _one, _four }) call.Prepare(tokens);
+            _hidden = Upload(RandomLayer.Hidden(tokens, shape.Hidden, 2));
+            _weights = Upload(RandomLayer.TopkWeights(tokens, shape.TopK, 4));
+            _ids = Upload(new int[tokens * shape.TopK]);
+            _map = Upload(map ?? [0]);
+            _mapLength = map?.Length ?? 0;
+            _output = Own(new DeviceBuffer(backend.Context(), 4L * tokens * shape.Hidden, "output"));
+        }
+
+        public CudaStream Stream => _one.Stream;
+
+        public void Route(int[] ids) => _ids.Upload<int>(ids, Stream);
+
+        /// <summary>Twice, since the first leaves counters behind.</summary>
+        public void Compare(int[] ids, string what, bool isF32 = false, bool weighted = true)
+        {
+            Route(ids);
+            byte[] expected = Output(() => Enqueue(_four, isF32, weighted));
+            for (int round = 0; round < 2; round++)
+            {
+                byte[] ours = Output(() => Enqueue(_one, isF32, weighted));
+                int at = expected.AsSpan().CommonPrefixLength(ours);
+                Assert.True(at == ours.Length, $"{what}, round {round}: byte {at} of {ours.Length} differs");
+            }
+        }
+
+        public CudaGraph Capture(bool fourLaunches) => Own(Stream.Capture(() => Enqueue(fourLaunches ? _four : _one, false, true)));
+
+        /// <summary>What was written over NaN, beginning with NaN everywhere in both workspaces.</summary>
+        public byte[] Output(Action enqueue)
+        {
+            _one.Workspace.Fill(0xFF, Stream);
+            _four.Workspace.Fill(0xFF, Stream);
+            _output.Fill(0xFF, Stream);
+            enqueue();
+            var bytes = new byte[_output.Bytes];
+            _output.Download<byte>(bytes, Stream);
+            return bytes;
+        }
+
+        private void Enqueue(DeviceCall call, bool isF32, bool weighted) =>
+            call.Enqueue(_hidden.Address, _ids.Address, _mapLength == 0 ? 0 : _map.Address, weighted ? _weights.Address : 0, _output.Address, isF32, Stream.Raw);
+
+        private DeviceBuffer Upload<T>(T[] values) where T : unmanaged
+        {
+            DeviceBuffer buffer = Own(new DeviceBuffer(Stream.Context, (long)values.Length * Marshal.SizeOf<T>(), "a test's input"));
+            buffer.Upload<T>(values, Stream);
+            return buffer;
+        }
+
+        private T Own<T>(T what) where T : IDisposable
+        {
+            _own.Add(what);
+            return what;
+        }
+
+        public void Dispose()
+        {
+            for (int i = _own.Count - 1; i >= 0; i--) _own[i].Dispose();
+        }
+    }
+}
+
+/// <summary>The same on a machine without a GPU. Its blocks run some at a time, or one after the other, which is when a block that waits for one that has not begun would never end.</summary>
+[Collection(nameof(Emulator))]
+public class EmulatedFewTokensTests
+{
+    private readonly FewTokensTests _tests = new();
+
+    public EmulatedFewTokensTests() => Emulator.Start();
+
+    [Theory]
+    [InlineData(1, 4)]
+    [InlineData(2, 3)]
+    [InlineData(4, 9)] // a grid that does not fit at once
+    public void OneLaunchGivesTheBitsOfFour(int resident, int multiprocessors)
+    {
+        Emulator.Set("resident", resident);
+        Emulator.Set("multiprocessors", multiprocessors);
+        _tests.OneLaunchGivesTheBitsOfFour(1, 4, 2, 256, 128);
+        _tests.OneLaunchGivesTheBitsOfFour(3, 4, 2, 192, 96);
+        _tests.OneLaunchGivesTheBitsOfFour(8, 6, 3, 128, 384);
+    }
+
+    /// <summary>A warpgroup gets its unit while copies of another's, into the same slots, are still under way.</summary>
+    [Fact]
+    public void UnitsLongerThanTheRingGiveTheBitsOfFour()
+    {
+        Emulator.Set("multiprocessors", 2);
+        _tests.OneLaunchGivesTheBitsOfFour(2, 2, 1, 3584, 128);
+    }
+
+    [Fact]
+    public void EveryActivationGivesTheBitsOfFour() => _tests.EveryActivationAndRoundingGivesTheBitsOfFour(WeightFormat.Block128PowerOfTwo, RoundingMode.Fp32Once);
+
+    [Fact]
+    public void AnExpertMapPicksTheLocalExperts() => _tests.AnExpertMapPicksTheLocalExperts();
+
+    [Fact]
+    public void OutputsOfFp32AndWithoutWeightsGiveTheBitsOfFour() => _tests.OutputsOfFp32AndWithoutWeightsGiveTheBitsOfFour();
+
+    [Fact]
+    public void AGraphOfOneLaunchReplaysUnderOtherRoutings() => _tests.AGraphOfOneLaunchReplaysUnderOtherRoutings();
+
+    [Fact]
+    public void QueuesOfTwoStreamsDoNotWaitForEachOther() => _tests.QueuesOfTwoStreamsDoNotWaitForEachOther();
+
+    [Theory]
+    [InlineData(9, 2, 256, false)]
+    [InlineData(2, 65, 256, false)]
+    [InlineData(2, 2, 264, false)]
+    [InlineData(2, 2, 256, true)]
+    public void OtherCallsTakeFourLaunches(int tokens, int topK, int hidden, bool checkSteps) => _tests.OtherCallsTakeFourLaunches(tokens, topK, hidden, checkSteps);
+}
