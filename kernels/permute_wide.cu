@@ -44,7 +44,7 @@ DEVICE void place_experts(const WidePermuteArguments& q, const int* before, cons
     int rows = 0, entries = 0;
     for (int base = 0; base < q.experts; base += 32) {
         const int e = base + threadIdx.x % 32;
-        const int count = e < q.experts ? before[e] + after[e] : 0, padded = (count + 7) / 8 * 8, own = wide_entries(count, q.tall);
+        const int count = e < q.experts ? before[e] + after[e] : 0, padded = (count + 7) / 8 * 8, own = wide_entries(count, q.tile_rows);
         const int row_end = rows + inclusive_scan(padded), entry_end = entries + inclusive_scan(own);
         if (e < q.experts) cursor[e] = row_end - padded + before[e];
         if (blockIdx.x == 0)

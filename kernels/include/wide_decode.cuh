@@ -3,19 +3,29 @@
 // E4M3 codes as BF16 numbers, two per register. The bits of a code, moved to where BF16 has them, are its value times 2^-120 (subnormals included), so
 // one exact multiplication by 2^120 times a power-of-two scale decodes it. NaN codes come out as 480: whoever may meet them looks for them.
 
-/// The four codes of a word: of bytes 1 and 3, and of bytes 0 and 2. Times 2^-120.
+/// Codes in bytes 1 and 3 of a word. Times 2^-120.
 DEVICE u32 odd_codes(u32 word) { return (word >> 4 & 0x07F007F0u) | (word & 0x80008000u); }
-DEVICE u32 even_codes(u32 word) { return odd_codes(word << 8); }
+
+/// Four codes woven into a word: two lie where BF16 has them; of the other two the exponents and, swapped, the signs come into place by a rotation by 4
+/// and the mantissas by a shift by 4. Five instructions take all four out.
+constexpr u32 woven_first = 0x87F087F0u, woven_exponents = 0x87808780u, woven_mantissas = 0x00700070u;
+DEVICE u32 weave(u32 first0, u32 first1, u32 second0, u32 second1) {
+    const u32 first = (first0 & 0x80) << 8 | (first0 & 0x7F) << 4 | (first1 & 0x80) << 24 | (first1 & 0x7F) << 20;
+    const u32 signs = second0 >> 7 << 19 | second1 >> 7 << 3, exponents = (second0 >> 3 & 15) << 11 | (second1 >> 3 & 15) << 27;
+    return first | signs | exponents | (second0 & 7) | (second1 & 7) << 16;
+}
+/// Pairs of codes out of a woven word. Times 2^-120.
+DEVICE u32 first_codes(u32 word) { return word & woven_first; }
+DEVICE u32 second_codes(u32 word) { return ((word >> 4 | word << 28) & woven_exponents) | (word << 4 & woven_mantissas); }
 
 constexpr u32 both = 0x00010001u;
 constexpr u32 decode_factor = (247u << 7) * both; // 2^120
 
-/// A scale 2^(byte - 127) is applied by two factors, of which the second is needed for bytes above this only.
+/// A scale 2^(byte - 127) is applied by one factor, or by two for bytes above this.
 constexpr u32 most_in_one = 134;
+DEVICE u32 only_factor(u32 byte) { return byte * (0x80 * both) + (120u << 7) * both; }
 DEVICE u32 first_factor(u32 byte) { return (byte < most_in_one ? byte + 120 : most_in_one + 120) << 7; }
 DEVICE u32 second_factor(u32 byte) { return byte <= most_in_one ? 0x3F80u : byte == 255 ? 0x7FC0u : (byte - 7) << 7; }
-/// Whether one of four scale bytes needs the second factor.
-DEVICE bool needs_second(u32 bytes) { return ((bytes & 0x7F7F7F7Fu) + 0x79797979u & bytes & 0x80808080u) != 0; }
 
 /// The scale byte of values whose largest magnitude is this BF16 number: that of the smallest power of two >= it / 448. Infinity gives 255.
 DEVICE u32 mx_scale(u32 absmax) {

@@ -23,11 +23,14 @@ internal readonly struct DevicePlan
         long active = Math.Min(Slots, shape.Experts);
         Capacity = checked((int)((Slots + active * (RowAlignment - 1) + RowAlignment - 1) / RowAlignment * RowAlignment));
         IsWide = WideKernels.Serve(shape.Format, shape.Activations);
-        MostTiles = checked((int)(IsWide ? 2 * (active + Slots / WideTileRows + 1) : active + Slots / TileRows + 1));
+        MostTiles = checked((int)(IsWide ? 2 * active + Slots / WideTileRows(shape.Format) : active + Slots / TileRows + 1));
     }
 
-    /// <summary>Rows of a tile of the wide kernels, twins of the constants in kernels/include/wide_scheduler.cuh.</summary>
-    internal const int WideTileRows = 128, WideFewRows = 64;
+    /// <summary>Rows that the wide kernels take as few, twin of the constant in kernels/include/wide_scheduler.cuh.</summary>
+    internal const int WideFewRows = 16;
+
+    /// <summary>Rows of their largest tile, twins of those in kernels/include/wide_formats.cuh: fewer where promotion takes registers.</summary>
+    internal static int WideTileRows(WeightFormat format) => format switch { WeightFormat.MxFp8 => 144, _ => 128 };
 
     /// <summary>The wide kernels run it: rows are BF16.</summary>
     internal bool IsWide { get; }
@@ -85,14 +88,7 @@ internal readonly struct DevicePlan
     internal static int RowTiles(int rows) => (rows + TileRows - 1) / TileRows;
 
     /// <summary>The same for the wide kernels: what they call entries.</summary>
-    internal static int WideEntries(int rows, bool tall)
-    {
-        int tiles = Formats.Blocks(rows, WideTileRows);
-        return tall && rows > WideFewRows ? tiles : 2 * tiles;
-    }
-
-    /// <summary>Whether the wide kernels give many rows two blocks of weights at a time: not where sums are promoted, which takes twice the registers.</summary>
-    internal static bool HasTallUnits(WeightFormat format) => format is WeightFormat.MxFp8 or WeightFormat.Bf16;
+    internal static int WideEntries(int rows, int tileRows) => rows > WideFewRows ? Formats.Blocks(rows, tileRows) : rows > 0 ? 2 : 0;
 
     /// <summary>Blocks of the quantizing kernel: each takes a run of tokens.</summary>
     internal (int Blocks, int TokensPerBlock) QuantizeGrid(int multiprocessors)
