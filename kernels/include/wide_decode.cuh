@@ -33,8 +33,9 @@ DEVICE u32 mx_scale(u32 absmax) {
     return exponent >= 255 ? 255u : byte < 0 ? 0u : (u32)byte;
 }
 
-/// A pair of BF16 numbers to E4M3 under scales of their own, and back.
-DEVICE u32 mx_round(u32 pair, u32 scale0, u32 scale1) {
+/// A pair of BF16 numbers to E4M3 and back, under the scales of two largest magnitudes.
+DEVICE u32 mx_round_any(u32 pair, u32 maxima) {
+    const u32 scale0 = mx_scale(maxima & 0x7FFF), scale1 = mx_scale(maxima >> 16 & 0x7FFF);
     const float inverse0 = __uint_as_float(254 - scale0 << 23), inverse1 = __uint_as_float(254 - scale1 << 23);
     const u32 codes = pack_e4m3(low_bf16(pair) * inverse0, high_bf16(pair) * inverse1);
     u32 value = multiply_bf16(odd_codes(__byte_perm(codes, 0, 0x1404)), first_factor(scale0) | first_factor(scale1) << 16);
@@ -42,4 +43,24 @@ DEVICE u32 mx_round(u32 pair, u32 scale0, u32 scale1) {
     if ((codes & 0x7F) == 0x7F) value = (value & 0xFFFF0000u) | 0x7FFFu;
     if ((codes & 0x7F00) == 0x7F00) value = (value & 0xFFFFu) | 0x7FFF0000u;
     return value;
+}
+
+/// The same of many pairs, both halves of a register at once: 2^8 times a scale is the largest magnitude plus what lets 1.75 through and no more, less its
+/// mantissa. NaN, infinity and scales that take two factors come rarely enough to be done over.
+template <int Count> DEVICE void mx_round(u32 (&pairs)[Count], const u32 (&maxima)[Count]) {
+    u32 rounded[Count], rare = 0;
+#pragma unroll
+    for (int i = 0; i < Count; i++) {
+        const u32 power = maximum_bf16((maxima[i] + 0x1F * both) & 0x7F80 * both, 0x0400 * both);
+        rare |= (power + (0x8000 - (most_in_one + 9 << 7)) * both) | ((pairs[i] & 0x7FFF * both) + 0x7F * both); // their signs
+        const u32 small = multiply_bf16(pairs[i], 0x8300 * both - power);
+        const u32 codes = pack_e4m3(low_bf16(small), high_bf16(small));
+        rounded[i] = multiply_bf16(odd_codes(__byte_perm(codes, 0, 0x1404)), power + 0x3800 * both);
+    }
+    if (rare & 0x8000 * both) {
+#pragma unroll
+        for (int i = 0; i < Count; i++) rounded[i] = mx_round_any(pairs[i], maxima[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < Count; i++) pairs[i] = rounded[i];
 }

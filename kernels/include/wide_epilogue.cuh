@@ -5,7 +5,7 @@
 // unrolled, since a unit passes here once and code that is run once is waited for. Results are transposed through shared memory and leave 16 bytes at a time.
 
 constexpr int wide_staged_rows = 32;
-constexpr int wide_maxima = wide_staged_rows * 128;                 // [4 warps][16 pairs of rows], behind the staged rows
+constexpr int wide_maxima = wide_staged_rows * 128;                 // [16 pairs of rows][4 warps], behind the staged rows
 constexpr int wide_staging_bytes = wide_maxima + 4 * 16 * 4;        // of one warpgroup
 
 /// Biases of the weight rows r and r + 8 that this thread holds.
@@ -39,7 +39,7 @@ struct WideStoreRows {
     static constexpr bool gate_and_up = false;
     static constexpr int pitch = 128; // bytes of a staged row: 64 outputs
 
-    template <int N> static DEVICE void tile(const float (&sums)[N / 2], const WideGemmArguments& g, const WideWork& work, int block, int tile, u8* staging) {
+    template <int N, class Format> static DEVICE void tile(const float (&sums)[N / 2], const WideGemmArguments& g, const WideWork& work, int block, int tile, u8* staging) {
         constexpr int count = wide_chunk(N), chunks = (N / 8 + count - 1) / count;
         const u32 all = wide_thread(), thread = all % 128;
         const int warp = thread / 32, lane = thread % 32, rows = (work.rows + 7) / 8 * 8;
@@ -68,12 +68,7 @@ struct WideStoreRows {
     }
 };
 
-/// GateUp: rounds gate and up to BF16 and activates; for MXFP8 activations then rounds each group of 32 outputs, which is what a tile makes, to MXFP8.
-template <int Kind, int Count> DEVICE void wide_activate(u32 (&y)[Count], const u32 (&gate)[Count], const u32 (&up)[Count], const ActivationArguments& a) {
-#pragma unroll
-    for (int j = 0; j < Count; j++) y[j] = activate_pair<Kind>(gate[j], up[j], a, a.rounding == 0);
-}
-
+/// GateUp: rounds gate and up to BF16 and activates, a chunk's values step by step; for MXFP8 activations then rounds each group of 32 outputs, which is what a tile makes, to MXFP8.
 struct WideActivate {
     static constexpr bool gate_and_up = true;
     static constexpr int pitch = 64; // 32 outputs
@@ -87,18 +82,19 @@ struct WideActivate {
             u32 m = absolute_bf16(y[j]);
 #pragma unroll
             for (int step = 4; step < 32; step *= 2) m = maximum_bf16(m, __shfl_xor_sync(~0u, m, step));
-            if (lane < 4) maxima[warp * 16 + 4 * j + lane] = m;
+            if (lane < 4) maxima[(4 * j + lane) * 4 + warp] = m;
         }
         wide_meet(warpgroup);
+        u32 largest[Count];
 #pragma unroll
         for (int j = 0; j < Count; j++) {
-            const u32* of = maxima + 4 * j + lane % 4;
-            const u32 m = maximum_bf16(maximum_bf16(of[0], of[16]), maximum_bf16(of[32], of[48]));
-            y[j] = mx_round(y[j], mx_scale(m & 0x7FFF), mx_scale(m >> 16 & 0x7FFF));
+            const uint4 of = *(const uint4*)(maxima + (4 * j + lane % 4) * 4);
+            largest[j] = maximum_bf16(maximum_bf16(of.x, of.y), maximum_bf16(of.z, of.w));
         }
+        mx_round(y, largest);
     }
 
-    template <int N> static DEVICE void tile(const float (&sums)[N / 2], const WideGemmArguments& g, const WideWork& work, int block, int tile, u8* staging) {
+    template <int N, class Format> static DEVICE void tile(const float (&sums)[N / 2], const WideGemmArguments& g, const WideWork& work, int block, int tile, u8* staging) {
         constexpr int count = wide_chunk(N), chunks = (N / 8 + count - 1) / count;
         const u32 all = wide_thread(), thread = all % 128;
         const int warp = thread / 32, lane = thread % 32, rows = (work.rows + 7) / 8 * 8;
@@ -107,13 +103,14 @@ struct WideActivate {
         u8* to = (u8*)g.results + ((u64)block * g.capacity + work.row) * 128;
 #pragma unroll 1
         for (int c = 0; c < chunks; c++, to += count * 8 * 128) {
-            u32 gate[count], up[count], y[count];
-            wide_take<N>(gate, up, sums, c, bias);
-            if (g.activation.kind == silu) wide_activate<silu>(y, gate, up, g.activation);
-            else if (g.activation.kind == swigluoai) wide_activate<swigluoai>(y, gate, up, g.activation);
-            else if (g.activation.kind == swiglustep) wide_activate<swiglustep>(y, gate, up, g.activation);
-            else wide_activate<gelu_tanh>(y, gate, up, g.activation);
-            if (g.quantize) round_to_mx(y, (u32*)(own + wide_maxima), all / 128, warp, lane);
+            u32 y[count], up[count]; // y: gate, then results
+            wide_take<N>(y, up, sums, c, bias);
+            const bool rounds = g.activation.rounding == 0;
+            if (g.activation.kind == silu) activate_pairs<silu>(y, up, g.activation, rounds);
+            else if (g.activation.kind == swigluoai) activate_pairs<swigluoai>(y, up, g.activation, rounds);
+            else if (g.activation.kind == swiglustep) activate_pairs<swiglustep>(y, up, g.activation, rounds);
+            else activate_pairs<gelu_tanh>(y, up, g.activation, rounds);
+            if (Format::mx && g.quantize) round_to_mx(y, (u32*)(own + wide_maxima), all / 128, warp, lane);
             else wide_meet(all / 128); // the rows staged before have left
 #pragma unroll
             for (int j = 0; j < count; j++) {

@@ -27,7 +27,7 @@ DEVICE void decode_half(u32* a, const u8* half, u32 thread, u32 factor0, u32 fac
 }
 
 struct MxFp8 {
-    static constexpr bool promotes = false;
+    static constexpr bool promotes = false, mx = true; // mx: rows may be MXFP8 too
     static constexpr int tile_rows = 144;
     static constexpr int piece_bytes = 2 * tile_codes + 256; // then scales: [tile][warp][row % 8] words of four, two per half: rows r and r + 8
     static constexpr int pair_bytes = 2 * piece_bytes;       // two pieces in a row, 128 values
@@ -65,7 +65,7 @@ struct LargeMxFp8 : MxFp8 {
 };
 
 struct Block128 {
-    static constexpr bool promotes = true;
+    static constexpr bool promotes = true, mx = false;
     static constexpr int tile_rows = 128;
     static constexpr int piece_bytes = 2 * tile_codes;
     static constexpr int pair_bytes = 2 * piece_bytes;
@@ -79,7 +79,7 @@ struct Block128 {
 };
 
 struct Bf16 {
-    static constexpr bool promotes = false;
+    static constexpr bool promotes = false, mx = false;
     static constexpr int tile_rows = 128;
     static constexpr int piece_bytes = 4 * tile_codes; // [tile][step of 16 values][128 threads][16 bytes]: rows r, r + 8 at c, then at c + 8
     static constexpr int pair_bytes = 2 * piece_bytes;

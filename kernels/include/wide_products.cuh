@@ -50,14 +50,14 @@ template <bool Tall, class Format> DEVICE u64 wide_rows(const WideRing<Format>& 
     return operand_descriptor(ring.rows(s) + (Tall ? 0 : half / 2 * WideLayout<Format>::deep_rows)) + half % 2 * 4;
 }
 
-/// Halves in a group of products: one where registers are needed for sums.
-DEVICE constexpr int wide_halves(int n) { return n > 96 ? 1 : 2; }
+/// Halves in a group of products whose sums are promoted: one where registers are needed for those.
+DEVICE constexpr int promoted_halves(int n) { return n > 96 ? 1 : 2; }
 
 /// 64 weight rows of `count` stages times N rows, or 128 of them (Tall), whose second tile has the sums `high`. Products are waited for at the end of a
 /// stage: the assembler does not follow those that are pending there through a kernel of many widths, and would serialize all of them.
 template <int N, bool Tall, class Format, int High>
 DEVICE void wide_sums(float (&low)[N / 2], float (&high)[High], int count, WideRing<Format>& ring) {
-    constexpr int halves = wide_halves(N);
+    constexpr int halves = 2;
     const u32 thread = wide_thread();
     const int own = uniform(thread / 128);
     u32 a[2][8 * halves];
@@ -196,22 +196,22 @@ template <int N, class Format, class Epilogue> DEVICE void wide_deep_unit(const 
     const int own = wide_thread() / 128;
     wide_meet(own); // somebody wrote it
     const WideWork work = ring.unit(own);
-    Epilogue::template tile<N>(sums, g, work, work.block, own, ring.staging());
+    Epilogue::template tile<N, Format>(sums, g, work, work.block, own, ring.staging());
 }
 
 template <int N, class Format, class Epilogue> DEVICE void wide_tall_unit(const WideGemmArguments& g, WideRing<Format>& ring) {
     float low[N / 2], high[N / 2];
     if constexpr (Format::promotes) {
         const int own = Epilogue::gate_and_up ? 0 : wide_thread() / 128;
-        wide_tall_promoted<N, wide_halves(N)>(low, high, g.k_blocks, own, Epilogue::gate_and_up ? 1 : own, ring);
+        wide_tall_promoted<N, promoted_halves(N)>(low, high, g.k_blocks, own, Epilogue::gate_and_up ? 1 : own, ring);
     } else {
         wide_sums<N, true>(low, high, 2 * g.k_blocks, ring);
     }
     const int own = wide_thread() / 128;
     wide_meet(own); // somebody wrote it
     const WideWork work = ring.unit(own);
-    Epilogue::template tile<N>(low, g, work, work.block + own, 0, ring.staging());
-    Epilogue::template tile<N>(high, g, work, work.block + own, 1, ring.staging());
+    Epilogue::template tile<N, Format>(low, g, work, work.block + own, 0, ring.staging());
+    Epilogue::template tile<N, Format>(high, g, work, work.block + own, 1, ring.staging());
 }
 
 template <class Format, class Epilogue, int N, int... Wider>
