@@ -24,7 +24,8 @@ DEVICE float with_sign(float x, float sign) { return __uint_as_float(__float_as_
 /// x / s for many x and one positive s, correctly rounded: a rounded reciprocal and one correction. s = Inf makes finite x zero and Inf NaN.
 struct Divisor {
     float s, r;
-    DEVICE explicit Divisor(float scale) : s(scale > 3e38f ? 1.0f : scale), r(scale > 3e38f ? 0.0f : __frcp_rn(scale)) {}
+    DEVICE explicit Divisor(float scale) : Divisor(scale, scale > 3e38f ? 0.0f : __frcp_rn(scale)) {}
+    DEVICE Divisor(float scale, float reciprocal) : s(scale > 3e38f ? 1.0f : scale), r(reciprocal) {} // the first constructor's
     DEVICE float divide(float x) const {
         const float q = x * r;
         return with_sign(fmaf(fmaf(-q, s, x), r, q), x);
