@@ -8,6 +8,7 @@
     extern "C" __device__ const int name##_shared = WideLayout<format>::staging + 2 * wide_staging_bytes;
 
 WIDE_ENTRY(gateup_wide_mxfp8, MxFp8)
+WIDE_ENTRY(gateup_wide_mxfp8_large, LargeMxFp8)
 WIDE_ENTRY(gateup_wide_block128, Block128)
 WIDE_ENTRY(gateup_wide_bf16, Bf16)
 #undef WIDE_ENTRY

@@ -5,27 +5,48 @@
 #include "include/wide_scheduler.cuh"
 
 namespace wide {
-DEVICE int local_expert(const WidePermuteArguments& q, int slot) {
-    int id = q.ids[slot];
+DEVICE int local_expert(const WidePermuteArguments& q, int id) {
     if (id < 0 || id >= q.global_experts) return -1;
     return q.expert_map ? q.expert_map[id] : id;
 }
 
-/// counts[e] += slots in [first, last) that go to e. All threads of the block call it.
-DEVICE void count_slots(const WidePermuteArguments& q, int first, int last, int* counts) {
-    constexpr int batch = 8; // loads in flight
-    for (int base = first + threadIdx.x; base < last + (int)threadIdx.x % 32; base += batch * blockDim.x) { // whole warps
-        int expert[batch];
+/// Counts the slots of each expert: those before `first` in counts[0 .. E), the others in counts[E .. 2E); keeps the experts of slots
+/// [first, last). All threads of the block call it.
+DEVICE void count_slots(const WidePermuteArguments& q, int first, int last, int* counts, int* expert_of_slot) {
+    constexpr int batch = 4; // loads of four ids in flight
+    const int total = q.tokens * q.top_k, lane = threadIdx.x % 32, step = 4 * blockDim.x;
+    const bool aligned = (u64)q.ids % 16 == 0;
+    for (int base = threadIdx.x / 32 * 128; base < total; base += batch * step) { // whole warps
+        int expert[batch][4];
 #pragma unroll
         for (int i = 0; i < batch; i++) {
-            const int slot = base + i * blockDim.x;
-            expert[i] = slot < last ? local_expert(q, slot) : -1;
+            const int slot = base + i * step + lane * 4;
+            if (aligned && slot + 3 < total) {
+                const uint4 ids = *(const uint4*)(q.ids + slot);
+                expert[i][0] = (int)ids.x, expert[i][1] = (int)ids.y, expert[i][2] = (int)ids.z, expert[i][3] = (int)ids.w;
+            } else {
+#pragma unroll
+                for (int j = 0; j < 4; j++) expert[i][j] = slot + j < total ? q.ids[slot + j] : -1;
+            }
         }
 #pragma unroll
+        for (int i = 0; i < batch; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) expert[i][j] = local_expert(q, expert[i][j]);
+#pragma unroll
         for (int i = 0; i < batch; i++) {
-            int same;
-            __match_all_sync(~0u, expert[i], &same); // a crowd at one expert must not serialize 32 additions
-            if (expert[i] >= 0 && (!same || threadIdx.x % 32 == 0)) atomicAdd(&counts[expert[i]], same ? 32 : 1);
+            if (base + i * step >= total) break;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int slot = base + i * step + lane * 4 + j, e = expert[i][j];
+                if (slot >= first && slot < last) expert_of_slot[slot - first] = e;
+                const int counter = e < 0 ? -1 : slot < first ? e : e + q.experts;
+                int same;
+                __match_all_sync(~0u, counter, &same); // a crowd at one expert must not serialize 32 additions
+                if (counter < 0) continue;
+                if (!same) atomicAdd(&counts[counter], 1);
+                else if (lane == 0) atomicAdd(&counts[counter], 32);
+            }
         }
     }
 }
@@ -44,7 +65,7 @@ DEVICE void place_experts(const WidePermuteArguments& q, const int* before, cons
     int rows = 0, entries = 0;
     for (int base = 0; base < q.experts; base += 32) {
         const int e = base + threadIdx.x % 32;
-        const int count = e < q.experts ? before[e] + after[e] : 0, padded = (count + 7) / 8 * 8, own = wide_entries(count, q.tall);
+        const int count = e < q.experts ? before[e] + after[e] : 0, padded = (count + 7) / 8 * 8, own = wide_entries(count, q.tile_rows);
         const int row_end = rows + inclusive_scan(padded), entry_end = entries + inclusive_scan(own);
         if (e < q.experts) cursor[e] = row_end - padded + before[e];
         if (blockIdx.x == 0)
@@ -55,13 +76,11 @@ DEVICE void place_experts(const WidePermuteArguments& q, const int* before, cons
     if (blockIdx.x == 0 && threadIdx.x == 0) *q.tile_count = entries;
 }
 
-/// One warp: rows of this block's slots, in order.
+/// One warp: turns the experts of this block's slots into their rows, in order.
 DEVICE void rank_slots(const WidePermuteArguments& q, int first, int last, int* cursor, int* row_of_slot) {
     const int lane = threadIdx.x % 32;
-    int next = first + lane < last ? local_expert(q, first + lane) : -1;
     for (int base = first; base < last; base += 32) {
-        const int slot = base + lane, expert = next;
-        next = slot + 32 < last ? local_expert(q, slot + 32) : -1;
+        const int slot = base + lane, expert = slot < last ? row_of_slot[slot - first] : -1;
         const u32 same = __match_any_sync(~0u, expert);
         const int rank = __popc(same & ((1u << lane) - 1));
         const int row = expert < 0 ? -1 : cursor[expert] + rank;
@@ -75,32 +94,54 @@ DEVICE void rank_slots(const WidePermuteArguments& q, int first, int last, int* 
     }
 }
 
-/// 8 values per thread, four neighbouring threads one MXFP8 group of 32.
-DEVICE void copy_chunk(const WidePermuteArguments& q, int token, int chunk, const int* rows) {
-    u32 pairs[4] = {};
-    const u16* from = q.hidden + (u64)token * q.hidden_size + chunk * 8;
-    const int left = q.hidden_size - chunk * 8;
-    if (left >= 8 && q.hidden_size % 8 == 0) {
-        const uint4 v = *(const uint4*)from;
-        pairs[0] = v.x, pairs[1] = v.y, pairs[2] = v.z, pairs[3] = v.w;
-    } else {
+constexpr int parts = 2; // 16 bytes each, 512 apart: a warp takes 512 columns of one token
+struct Columns {
+    u32 pairs[parts][4]; // zeros beyond the end of the row
+};
+
+DEVICE Columns load_columns(const WidePermuteArguments& q, int token, int chunk) {
+    Columns c = {};
 #pragma unroll
-        for (int i = 0; i < 8; i++) pairs[i / 2] |= i < left ? (u32)from[i] << i % 2 * 16 : 0;
+    for (int p = 0; p < parts; p++) {
+        const int part = chunk + 32 * p, left = q.hidden_size - part * 8;
+        const u16* from = q.hidden + (u64)token * q.hidden_size + part * 8;
+        if (left >= 8 && q.hidden_size % 8 == 0) {
+            const uint4 v = *(const uint4*)from;
+            c.pairs[p][0] = v.x, c.pairs[p][1] = v.y, c.pairs[p][2] = v.z, c.pairs[p][3] = v.w;
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; i++) c.pairs[p][i / 2] |= i < left ? (u32)from[i] << i % 2 * 16 : 0;
+        }
     }
+    return c;
+}
+
+/// Four neighbouring threads have one MXFP8 group of 32.
+DEVICE void round_to_mx(u32 (&pairs)[4]) {
+    u32 m = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) m = maximum_bf16(m, absolute_bf16(pairs[i]));
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) m = maximum_bf16(m, __shfl_xor_sync(~0u, m, step));
+    m = maximum_bf16(m, m >> 16 | m << 16);
+    const u32 maxima[4] = {m, m, m, m};
+    mx_round(pairs, maxima);
+}
+
+/// All lanes of a warp call it.
+DEVICE void store_columns(const WidePermuteArguments& q, Columns& c, int chunk, int chunks, const int* rows) {
     if (q.quantize) {
-        u32 m = 0;
 #pragma unroll
-        for (int i = 0; i < 4; i++) m = maximum_bf16(m, absolute_bf16(pairs[i]));
-#pragma unroll
-        for (int step = 1; step < 4; step *= 2) m = maximum_bf16(m, __shfl_xor_sync(0xFu << (threadIdx.x & 28), m, step));
-        const u32 low = m & 0x7FFF, high = m >> 16 & 0x7FFF, scale = mx_scale(low > high ? low : high);
-#pragma unroll
-        for (int i = 0; i < 4; i++) pairs[i] = mx_round(pairs[i], scale, scale);
+        for (int p = 0; p < parts; p++) round_to_mx(c.pairs[p]);
     }
+    const u64 block = (u64)q.capacity * 64;
     for (int s = 0; s < q.top_k; s++) {
         const int row = rows[s];
-        if (row >= 0)
-            *(uint4*)(q.rows + ((u64)(chunk / 8) * q.capacity + row) * 64 + ((chunk % 8) ^ (row & 7)) * 8) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        if (row < 0) continue;
+        u16* to = q.rows + chunk / 8 * block + (u64)row * 64 + ((chunk % 8) ^ (row & 7)) * 8;
+#pragma unroll
+        for (int p = 0; p < parts; p++)
+            if (chunk + 32 * p < chunks) *(uint4*)(to + 4 * p * block) = make_uint4(c.pairs[p][0], c.pairs[p][1], c.pairs[p][2], c.pairs[p][3]);
     }
 }
 } // namespace wide
@@ -113,10 +154,17 @@ extern "C" __global__ void __launch_bounds__(1024, 1) permute_wide(const __grid_
     const int first_token = blockIdx.x * q.tokens_per_block;
     const int end_token = first_token + q.tokens_per_block < q.tokens ? first_token + q.tokens_per_block : q.tokens;
     const int first = first_token * q.top_k, last = end_token * q.top_k;
+
+    // All blocks walk through the columns together: rows that are neighbours in the result, mostly other blocks' work, are then written at about the same time.
+    const int tokens = end_token - first_token, chunks = (q.hidden_size + 127) / 128 * 16, lane = threadIdx.x % 32;
+    const int units = (chunks + 32 * wide::parts - 1) / (32 * wide::parts) * tokens, warps = blockDim.x / 32;
+    int unit = threadIdx.x / 32;
+    wide::Columns next = {};
+    if (unit < units) next = wide::load_columns(q, first_token + unit % tokens, unit / tokens * 32 * wide::parts + lane);
+
     for (int e = threadIdx.x; e < 2 * q.experts; e += blockDim.x) before[e] = 0;
     __syncthreads();
-    wide::count_slots(q, 0, first, before);
-    wide::count_slots(q, first, q.tokens * q.top_k, after);
+    wide::count_slots(q, first, last, before, row_of_slot);
     __syncthreads();
     if (threadIdx.x < 32) {
         wide::place_experts(q, before, after, cursor);
@@ -124,7 +172,10 @@ extern "C" __global__ void __launch_bounds__(1024, 1) permute_wide(const __grid_
         wide::rank_slots(q, first, last, cursor, row_of_slot);
     }
     __syncthreads();
-    const int chunks = (q.hidden_size + 127) / 128 * 16;
-    for (int i = threadIdx.x; i < (end_token - first_token) * chunks; i += blockDim.x) // whole groups of four threads: chunks is a multiple of 16
-        wide::copy_chunk(q, first_token + i / chunks, i % chunks, row_of_slot + i / chunks * q.top_k);
+    for (; unit < units; unit += warps) {
+        wide::Columns own = next;
+        const int after_this = unit + warps;
+        if (after_this < units) next = wide::load_columns(q, first_token + after_this % tokens, after_this / tokens * 32 * wide::parts + lane);
+        wide::store_columns(q, own, unit / tokens * 32 * wide::parts + lane, chunks, row_of_slot + unit % tokens * q.top_k);
+    }
 }

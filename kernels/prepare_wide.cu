@@ -1,5 +1,5 @@
 // At load: rows of one expert's weights from row-major staging into the pieces that the wide GEMMs stream (wide_formats.cuh), zeros where a block exceeds
-// the matrix. Counts NaN codes on the way.
+// the matrix. Counts NaN codes and looks for large scales on the way.
 #include "include/wide_formats.cuh"
 
 namespace wide {
@@ -24,8 +24,8 @@ DEVICE u32 code(const WidePrepareArguments& p, const Source& s, int column) {
     const u64 at = (u64)s.row * p.columns + column;
     const u32 value = s.values[at];
     if ((value & 0x7F) == 0x7F) {
-        atomicAdd(p.nan, (u64)1);
-        atomicMin(p.nan + 1, at + s.reported);
+        atomicAdd(p.found, (u64)1);
+        atomicMin(p.found + 1, at + s.reported);
     }
     return value;
 }
@@ -52,7 +52,7 @@ DEVICE uint4 part(const WidePrepareArguments& p, int block, int depth, int tile,
     for (int i = 0; i < 4; i++) {
         const int c = depth * 64 + group * 32 + i / 2 * 16 + lane % 4 * 2;
         const Source& s = i % 2 ? high : low;
-        words[i] = code(p, s, c + 8) | code(p, s, c) << 8 | code(p, s, c + 9) << 16 | code(p, s, c + 1) << 24;
+        words[i] = weave(code(p, s, c), code(p, s, c + 1), code(p, s, c + 8), code(p, s, c + 9));
     }
     return make_uint4(words[0], words[1], words[2], words[3]);
 }
@@ -65,7 +65,9 @@ DEVICE u32 scale_bytes(const WidePrepareArguments& p, int block, int depth, int 
     for (int i = 0; i < 4; i++) {
         const Source s = source_of(p, block, r + i % 2 * 8);
         const int column = depth * 2 + i / 2;
-        bytes |= (s.row < 0 || column >= columns ? 127u : (u32)s.scales[(u64)s.row * columns + column]) << i * 8;
+        const u32 byte = s.row < 0 || column >= columns ? 127u : s.scales[(u64)s.row * columns + column];
+        if (byte > most_in_one) p.found[2] = 1;
+        bytes |= byte << i * 8;
     }
     return bytes;
 }
@@ -87,12 +89,14 @@ extern "C" __global__ void __launch_bounds__(256) prepare_wide(const __grid_cons
 
 /// For tests: what the decode makes of every code under every scale, [256 scales][256 codes] BF16, by the instructions that the GEMMs use.
 extern "C" __global__ void __launch_bounds__(256) decode_wide(const __grid_constant__ WidePrepareArguments p) {
-    const u32 scale = blockIdx.x, code = threadIdx.x, factor = first_factor(scale) * both;
-    u32 odd = multiply_bf16(odd_codes(code << 8 | code << 24), factor), even = multiply_bf16(even_codes(code | code << 16), factor);
-    if (needs_second(scale << 16)) {
-        odd = multiply_bf16(odd, second_factor(scale) * both);
-        even = multiply_bf16(even, second_factor(scale) * both);
+    const u32 scale = blockIdx.x, code = threadIdx.x, word = weave(code, code, code, code), factor = first_factor(scale) * both;
+    u32 first = multiply_bf16(first_codes(word), factor), second = multiply_bf16(second_codes(word), factor);
+    if (scale > most_in_one) {
+        first = multiply_bf16(first, second_factor(scale) * both);
+        second = multiply_bf16(second, second_factor(scale) * both);
     }
-    const bool same = odd == even && odd >> 16 == (odd & 0xFFFF);
-    ((u16*)p.to)[scale * 256 + code] = same ? (u16)odd : (u16)0x1234;
+    const u32 alone = weave(code, 0, 0, 0) | weave(0, 0, 0, code ^ 0x80); // others' bits stay away
+    const bool apart = first_codes(alone) == (first_codes(word) & 0xFFFF) && second_codes(alone) == (second_codes(word) & 0xFFFF0000u ^ 0x80000000u);
+    const bool same = first == second && first >> 16 == (first & 0xFFFF) && apart && (scale > most_in_one || factor == only_factor(scale));
+    ((u16*)p.to)[scale * 256 + code] = same ? (u16)first : (u16)0x1234;
 }

@@ -12,7 +12,7 @@
 //   results GateUp: rows of Down. Down: [H / 128][capacity][128] BF16, chunk c of row r at c ^ (r & 7)
 
 /// Work on one expert is cut into `count` entries of equal length, starting at `first`; entry i describes the expert that owns it. An entry is a row
-/// tile times all pairs of weight blocks; where a unit is one block only, a row tile has two entries: first and second blocks of pairs.
+/// tile times all pairs of weight blocks; of few rows, whose units are one block only, there are two entries: first and second blocks of pairs.
 struct alignas(16) WideTiles {
     int expert;
     int first;
@@ -38,7 +38,7 @@ struct alignas(16) WidePermuteArguments {
     int tokens_per_block;
     int global_experts;
     int quantize;           // to MXFP8 and back
-    int tall;               // tiles of many rows take two blocks of weights
+    int tile_rows;          // of a tile at most
     int reserved;
 };
 
@@ -64,7 +64,7 @@ struct alignas(16) WidePrepareArguments {
     const u8* first_scales;  // MXFP8: [rows, columns / 32] E8M0
     const u8* second_scales;
     u8* to;
-    u64* nan;                // [0] how many NaN codes, [1] lowest offset of one (second's after first's)
+    u64* found;              // [0] how many NaN codes, [1] lowest offset of one (second's after first's), [2] whether a scale is above 2^7
     int rows;
     int columns;
     int blocks;
@@ -75,6 +75,6 @@ struct alignas(16) WidePrepareArguments {
 
 static_assert(sizeof(WideTiles) == 32 && sizeof(WidePermuteArguments) == 96 && sizeof(WideGemmArguments) == 112, "");
 static_assert(sizeof(WidePrepareArguments) == 80, "");
-static_assert(offset_of(WidePermuteArguments, tokens) == 56 && offset_of(WidePermuteArguments, tall) == 88, "");
+static_assert(offset_of(WidePermuteArguments, tokens) == 56 && offset_of(WidePermuteArguments, tile_rows) == 88, "");
 static_assert(offset_of(WideGemmArguments, k_blocks) == 56 && offset_of(WideGemmArguments, activation) == 80, "");
 static_assert(offset_of(WidePrepareArguments, rows) == 48 && offset_of(WidePrepareArguments, format) == 64, "");

@@ -12,7 +12,7 @@ internal readonly struct DevicePlan
     internal const int TileRows = 256;
 
     /// <summary>A tile of at most so many rows has its weights on the M side; twin of the constant in kernels/include/scheduler.cuh.</summary>
-    internal const int NarrowRows = 128;
+    internal const int NarrowRows = 96;
 
     internal DevicePlan(ExpertsShape shape, int tokens)
     {
@@ -26,7 +26,7 @@ internal readonly struct DevicePlan
         long active = Math.Min(Slots, shape.Experts);
         Capacity = RowsFor(Slots, shape.Experts);
         IsWide = WideKernels.Serve(shape.Format, shape.Activations);
-        MostTiles = checked((int)(IsWide ? 2 * (active + Slots / WideTileRows + 1) : active + Slots / TileRows + 1));
+        MostTiles = checked((int)(IsWide ? 2 * active + Slots / WideTileRows(shape.Format) : active + Slots / TileRows + 1));
         Few = new FewPlan(shape);
         int few = Math.Min(tokens, Few.MostTokens);
         IntermediateRows = Math.Max(Capacity, 2 * RowsFor(few * shape.TopK, shape.Experts));
@@ -36,8 +36,11 @@ internal readonly struct DevicePlan
     private static int RowsFor(int slots, int experts) =>
         checked((int)((slots + Math.Min(slots, experts) * (long)(RowAlignment - 1) + RowAlignment - 1) / RowAlignment * RowAlignment));
 
-    /// <summary>Rows of a tile of the wide kernels, twins of the constants in kernels/include/wide_scheduler.cuh.</summary>
-    internal const int WideTileRows = 128, WideFewRows = 64;
+    /// <summary>Rows that the wide kernels take as few, twin of the constant in kernels/include/wide_scheduler.cuh.</summary>
+    internal const int WideFewRows = 16;
+
+    /// <summary>Rows of their largest tile, twins of those in kernels/include/wide_formats.cuh: fewer where promotion takes registers.</summary>
+    internal static int WideTileRows(WeightFormat format) => format switch { WeightFormat.MxFp8 => 144, _ => 128 };
 
     /// <summary>The wide kernels run it: rows are BF16.</summary>
     internal bool IsWide { get; }
@@ -112,14 +115,7 @@ internal readonly struct DevicePlan
     }
 
     /// <summary>The same for the wide kernels: what they call entries.</summary>
-    internal static int WideEntries(int rows, bool tall)
-    {
-        int tiles = Formats.Blocks(rows, WideTileRows);
-        return tall && rows > WideFewRows ? tiles : 2 * tiles;
-    }
-
-    /// <summary>Whether the wide kernels give many rows two blocks of weights at a time: not where sums are promoted, which takes twice the registers.</summary>
-    internal static bool HasTallUnits(WeightFormat format) => format is WeightFormat.MxFp8 or WeightFormat.Bf16;
+    internal static int WideEntries(int rows, int tileRows) => rows > WideFewRows ? Formats.Blocks(rows, tileRows) : rows > 0 ? 2 : 0;
 
     /// <summary>Blocks of the quantizing kernel: each takes a run of tokens.</summary>
     internal (int Blocks, int TokensPerBlock) QuantizeGrid(int multiprocessors)

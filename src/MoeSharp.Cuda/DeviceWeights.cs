@@ -17,7 +17,7 @@ internal sealed class DeviceWeights : IDisposable
             IsWide = WideKernels.Serve(weights.Format, activations);
             if (_sizes.GateUpScales > 0) UploadScales(kernels.Context, weights);
             using var upload = new WeightUpload(kernels, weights, this, context);
-            bool hasNaN = upload.Run() > 0;
+            (bool hasNaN, HasLargeScales) = upload.Run();
             if (hasNaN && !allowNaN) NaNCodes.Check(weights);
             if (IsWide && (hasNaN || weights.Biases is not null)) UploadBiases(kernels.Context, weights, hasNaN);
         }
@@ -59,6 +59,9 @@ internal sealed class DeviceWeights : IDisposable
 
     /// <summary>Laid out for the wide kernels (kernels/include/wide_arguments.cuh).</summary>
     internal bool IsWide { get; }
+
+    /// <summary>Whether some MXFP8 scale takes two factors (kernels/include/wide_decode.cuh).</summary>
+    internal bool HasLargeScales { get; }
 
     /// <summary>Bytes of 128 rows of 128 values.</summary>
     internal int BlockBytes => _sizes.Block;

@@ -3,7 +3,7 @@ namespace MoeSharp;
 /// <summary>How a layer's weights are cut into pieces for loading, and what that takes while it lasts.</summary>
 internal readonly struct UploadPlan
 {
-    internal const int CountBytes = 16;
+    internal const int CountBytes = 24;
     private const int MostLanes = 8;
 
     internal UploadPlan(ExpertWeights weights)

@@ -30,20 +30,20 @@ internal sealed class WeightUpload : IDisposable
         _lanes = new UploadLane?[_plan.Lanes];
     }
 
-    /// <summary>Loads everything and waits for it; returns how many codes are NaN.</summary>
-    internal ulong Run()
+    /// <summary>Loads everything and waits for it; returns whether a code is NaN, and whether an MXFP8 scale is above 2^7.</summary>
+    internal (bool HasNaN, bool HasLargeScales) Run()
     {
-        _found = new DeviceBuffer(_kernels.Context, UploadPlan.CountBytes, "the count of NaN codes");
+        _found = new DeviceBuffer(_kernels.Context, UploadPlan.CountBytes, "what is found in weights");
         for (int i = 0; i < _lanes.Length; i++) _lanes[i] = new UploadLane(_kernels.Context, _plan.SlotBytes);
         CudaStream stream = _lanes[0]!.Stream;
-        _found.Upload<ulong>([0, ulong.MaxValue], stream);
+        _found.Upload<ulong>([0, ulong.MaxValue, 0], stream);
         stream.Synchronize();
         Task.WaitAll([.. _lanes.Select(lane => Task.Factory.StartNew(() => Work(lane!), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default))]);
         if (_failure is OperationCanceledException) _context.Cancellation.ThrowIfCancellationRequested();
         if (_failure is not null) ExceptionDispatchInfo.Throw(_failure);
-        Span<ulong> counts = stackalloc ulong[2];
-        _found.Download(counts, stream);
-        return counts[0];
+        Span<ulong> found = stackalloc ulong[3];
+        _found.Download(found, stream);
+        return (found[0] > 0, found[2] > 0);
     }
 
     /// <summary>Takes pieces until none is left or one of the lanes failed; what it says then is the reason.</summary>
@@ -97,7 +97,7 @@ internal sealed class WeightUpload : IDisposable
                 FirstScales = from + (ulong)cut.ScaleOffset,
                 SecondScales = second + (ulong)cut.ScaleOffset,
                 To = to,
-                NaN = _found!.Address,
+                Found = _found!.Address,
                 Rows = rows,
                 Columns = first.Columns,
                 Blocks = blocks,

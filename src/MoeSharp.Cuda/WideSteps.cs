@@ -16,9 +16,9 @@ internal sealed class WideSteps
         _kernels = kernels;
         _shape = shape;
         _sizes = sizes;
-        int format = WideKernels.IndexOf(shape.Format);
-        _gateUpKernel = kernels.Wide.GateUp[format];
-        _downKernel = kernels.Wide.Down[format];
+        int kernel = weights.HasLargeScales ? WideKernels.LargeScales : WideKernels.IndexOf(shape.Format);
+        _gateUpKernel = kernels.Wide.GateUp[kernel];
+        _downKernel = kernels.Wide.Down[kernel];
         int quantize = shape.Activations == ActivationFormat.Fp8 ? 1 : 0;
         _permute = new()
         {
@@ -33,7 +33,7 @@ internal sealed class WideSteps
             Capacity = sizes.Capacity,
             TokensPerBlock = sizes.QuantizeGrid(kernels.Context.Multiprocessors).TokensPerBlock,
             Quantize = quantize,
-            Tall = DevicePlan.HasTallUnits(shape.Format) ? 1 : 0,
+            TileRows = DevicePlan.WideTileRows(shape.Format),
         };
         _gateUp = Gemm(weights.GateUp, weights.GateUpScales, weights.GateUpBiases, address(Buffer.Rows), address(Buffer.Intermediate));
         _gateUp.KBlocks = sizes.RowBlocks;

@@ -62,8 +62,8 @@ internal sealed class BenchKernels
         Randomize(to, new() { Table = table.Address, ValueBytes = valueBytes, Period = 1 }, seed, stream);
 
     /// <summary>Same with bytes, of which those at the end of each period are drawn from another table.</summary>
-    internal void Randomize(DeviceRange to, DeviceBuffer table, DeviceBuffer tailTable, int periodBytes, int bodyBytes, long seed, CudaStream stream) =>
-        Randomize(to, new() { Table = table.Address, ValueBytes = 1, TailTable = tailTable.Address, Period = periodBytes / Chunk, Body = bodyBytes / Chunk }, seed, stream);
+    internal void Randomize(DeviceRange to, DeviceBuffer table, DeviceBuffer tailTable, int valueBytes, int periodBytes, int bodyBytes, long seed, CudaStream stream) =>
+        Randomize(to, new() { Table = table.Address, ValueBytes = valueBytes, TailTable = tailTable.Address, Period = periodBytes / Chunk, Body = bodyBytes / Chunk }, seed, stream);
 
     private void Randomize(DeviceRange to, RandomArguments arguments, long seed, CudaStream stream)
     {

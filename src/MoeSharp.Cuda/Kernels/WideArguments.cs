@@ -15,7 +15,7 @@ internal struct WideTiles
 internal struct WidePermuteArguments
 {
     public ulong Hidden, Ids, ExpertMap, Rows, RowOfSlot, Tiles, TileCount;
-    public int Tokens, TopK, HiddenSize, Experts, Capacity, TokensPerBlock, GlobalExperts, Quantize, Tall;
+    public int Tokens, TopK, HiddenSize, Experts, Capacity, TokensPerBlock, GlobalExperts, Quantize, TileRows;
 }
 
 [StructLayout(LayoutKind.Sequential, Size = 112)]
@@ -30,6 +30,6 @@ internal struct WideGemmArguments
 [StructLayout(LayoutKind.Sequential, Size = 80)]
 internal struct WidePrepareArguments
 {
-    public ulong First, Second, FirstScales, SecondScales, To, NaN;
+    public ulong First, Second, FirstScales, SecondScales, To, Found;
     public int Rows, Columns, Blocks, KBlocks, Format;
 }

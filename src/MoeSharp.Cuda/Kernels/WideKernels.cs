@@ -15,7 +15,10 @@ internal sealed class WideKernels
         Decode = prepare.Kernel("decode_wide", PrepareThreads);
     }
 
-    private static string[] Names { get; } = ["mxfp8", "block128", "bf16"];
+    private static string[] Names { get; } = ["mxfp8", "block128", "bf16", "mxfp8_large"];
+
+    /// <summary>Position of the kernels for MXFP8 layers with a scale above 2^7, which takes two factors.</summary>
+    internal const int LargeScales = 3;
 
     /// <summary>Position of a format's kernels; also what the kernel that lays weights out calls it.</summary>
     internal static int IndexOf(WeightFormat format) => format switch { WeightFormat.MxFp8 => 0, WeightFormat.Bf16 => 2, _ => 1 };

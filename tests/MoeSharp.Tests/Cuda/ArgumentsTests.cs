@@ -54,7 +54,7 @@ public class ArgumentsTests
             Assert.True(asserted.Contains($"sizeof({name}) == {size}", StringComparison.Ordinal), $"{name} has {size} bytes here; the kernels assert another size.");
         foreach ((Type type, string field, string twin) in new[]
         {
-            (typeof(WidePermuteArguments), nameof(WidePermuteArguments.Tokens), "tokens"), (typeof(WidePermuteArguments), nameof(WidePermuteArguments.Tall), "tall"),
+            (typeof(WidePermuteArguments), nameof(WidePermuteArguments.Tokens), "tokens"), (typeof(WidePermuteArguments), nameof(WidePermuteArguments.TileRows), "tile_rows"),
             (typeof(WideGemmArguments), nameof(WideGemmArguments.KBlocks), "k_blocks"), (typeof(WideGemmArguments), nameof(WideGemmArguments.Activation), "activation"),
             (typeof(WidePrepareArguments), nameof(WidePrepareArguments.Rows), "rows"), (typeof(WidePrepareArguments), nameof(WidePrepareArguments.Format), "format"),
         })

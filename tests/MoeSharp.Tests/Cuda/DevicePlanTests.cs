@@ -27,7 +27,7 @@ public class DevicePlanTests
             var counts = new int[experts];
             int crowd = random.Next(1, experts + 1);
             for (int slot = 0; slot < plan.Slots; slot++) counts[random.Next(crowd)]++;
-            int entries = counts.Sum(rows => DevicePlan.WideEntries(rows, DevicePlan.HasTallUnits(format)));
+            int entries = counts.Sum(rows => DevicePlan.WideEntries(rows, DevicePlan.WideTileRows(format)));
             Assert.True(plan.IsWide && entries <= plan.MostTiles, $"T={tokens} K={topK} E={experts} seed {seed}: {entries} entries exceed {plan.MostTiles}");
         });
 
@@ -46,7 +46,9 @@ public class DevicePlanTests
     {
         string scheduler = File.ReadAllText(Repository.PathOf("kernels/include/wide_scheduler.cuh"));
         Assert.Contains($"constexpr int wide_few_rows = {DevicePlan.WideFewRows};", scheduler);
-        Assert.Contains($"constexpr int wide_tile_rows = {DevicePlan.WideTileRows};", scheduler);
+        string formats = File.ReadAllText(Repository.PathOf("kernels/include/wide_formats.cuh"));
+        foreach (WeightFormat format in new[] { WeightFormat.MxFp8, WeightFormat.Block128, WeightFormat.Bf16 })
+            Assert.Matches($@"struct {format} {{[^}}]*tile_rows = {DevicePlan.WideTileRows(format)};", formats);
     }
 
     [Fact]

@@ -88,7 +88,7 @@ public class GpuBenchTests
         using DeviceBuffer table = tables.Upload([.. Enumerable.Range(0, BenchKernels.TableLength).Select(i => (uint)i % 128)]);
         using DeviceBuffer tail = tables.Upload([.. Enumerable.Repeat(200u, BenchKernels.TableLength)]);
         using var bytes = new DeviceBuffer(kernels.Context, 3 * 96, "bytes");
-        kernels.Randomize(new(bytes.Address, bytes.Bytes), table, tail, periodBytes: 96, bodyBytes: 64, seed: 5, stream);
+        kernels.Randomize(new(bytes.Address, bytes.Bytes), table, tail, valueBytes: 1, periodBytes: 96, bodyBytes: 64, seed: 5, stream);
         var found = new byte[bytes.Bytes];
         bytes.Download<byte>(found, stream);
         for (int i = 0; i < found.Length; i++)

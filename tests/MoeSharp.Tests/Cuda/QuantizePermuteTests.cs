@@ -102,6 +102,87 @@ public class QuantizePermuteTests
         }
     }
 
+    /// <summary>The same of the wide kernels: BF16 rows as they are, or as the numbers that their MXFP8 codes stand for.</summary>
+    [Theory, MemberData(nameof(Cases))]
+    public void WideRowsLieWhereTheCpuPutsThem(string what, int tokens, int topK, int experts, int global)
+    {
+        using CudaBackend backend = Gpu.Open();
+        foreach (bool mx in new[] { false, true })
+            CompareWide(backend, $"{what}, T={tokens} K={topK} E={experts} of {global}, {(mx ? "MXFP8" : "BF16")}", what, tokens, topK, experts, global, mx);
+    }
+
+    private static void CompareWide(CudaBackend backend, string where, string what, int tokens, int topK, int experts, int global, bool mx)
+    {
+        int[] ids = Ids(what, tokens, topK, global), local = new int[ids.Length];
+        int[] map = experts == global ? [] : [.. Enumerable.Range(0, global).Select(e => e % 8 == 3 ? e / 8 : -1)];
+        Permutation.MapIds(ids.AsSpan(), map, global, topK, local);
+        BFloat16[] x = RandomLayer.Hidden(tokens, Hidden, 5);
+        for (int i = 0; i < x.Length; i += 77) // what is rare: scales that take two factors, zeros, NaN and infinity
+            x[i] = BFloat16.FromSingle((i % 5) switch { 0 => 1e7f * x[i].ToSingle(), 1 => -0.0f, 2 => 1e-38f, 3 => i % 3 == 0 ? float.NaN : 1e30f, _ => i % 2 == 0 ? float.NegativeInfinity : 1 });
+        using ExpertWeights weights = RandomLayer.Zeros(WeightFormat.MxFp8, experts, Hidden, 128);
+        ExpertsShape shape = ExpertsShape.From(new() { TopK = topK, GlobalExperts = global }, weights);
+        var plan = new DevicePlan(shape, tokens);
+        int blocks = plan.HiddenBlocks, capacity = plan.Capacity;
+
+        using var kernels = new KernelSet(backend.Context());
+        using var stream = new CudaStream(kernels.Context);
+        using CudaContext.Scope scope = kernels.Context.Enter();
+        using DeviceBuffer hidden = Upload(stream, x), idBuffer = Upload<int>(stream, ids), mapBuffer = Upload<int>(stream, [.. map, 0]);
+        using DeviceBuffer rows = Room(stream, (long)blocks * capacity * 256), rowOfSlot = Room(stream, ids.Length * 4);
+        using DeviceBuffer tiles = Room(stream, plan.MostTiles * 32), tileCount = Room(stream, 4);
+        (int grid, int perBlock) = plan.QuantizeGrid(kernels.Context.Multiprocessors);
+        kernels.Wide.Permute.Launch(new WidePermuteArguments
+        {
+            Hidden = hidden.Address,
+            Ids = idBuffer.Address,
+            ExpertMap = map.Length == 0 ? 0 : mapBuffer.Address,
+            Rows = rows.Address,
+            RowOfSlot = rowOfSlot.Address,
+            Tiles = tiles.Address,
+            TileCount = tileCount.Address,
+            Tokens = tokens,
+            TopK = topK,
+            HiddenSize = Hidden,
+            Experts = experts,
+            Capacity = capacity,
+            TokensPerBlock = perBlock,
+            GlobalExperts = global,
+            Quantize = mx ? 1 : 0,
+            TileRows = DevicePlan.WideTileRows(WeightFormat.MxFp8),
+        }, grid, stream.Raw, dynamicShared: 4 * (3 * experts + perBlock * topK));
+
+        var counts = new int[experts];
+        Permutation.Count(local, counts);
+        var next = new int[experts];
+        for (int e = 0, start = 0; e < experts; start += (counts[e++] + 7) / 8 * 8) next[e] = start;
+        int[] placed = Download<int>(rowOfSlot, stream, ids.Length);
+        byte[] written = Download<byte>(rows, stream, blocks * capacity * 256);
+        BFloat16[] expected = mx ? ThroughMxFp8(x) : x;
+        var ours = new BFloat16[blocks * 128];
+        for (int slot = 0; slot < ids.Length; slot++)
+        {
+            int row = local[slot] < 0 ? -1 : next[local[slot]]++, token = slot / topK;
+            Assert.True(placed[slot] == row, $"{where}: slot {slot} lies in row {placed[slot]}, expected {row}");
+            if (row < 0) continue;
+            Gpu.Row(written, 2 * blocks, capacity, 128, row).CopyTo(MemoryMarshal.AsBytes(ours.AsSpan()));
+            for (int c = 0; c < ours.Length; c++)
+            {
+                float value = c < Hidden ? expected[token * Hidden + c].ToSingle() : 0;
+                bool same = float.IsNaN(value) ? float.IsNaN(ours[c].ToSingle()) : BitConverter.SingleToInt32Bits(value) == BitConverter.SingleToInt32Bits(ours[c].ToSingle());
+                Assert.True(same, $"{where}: column {c} of token {token} is {ours[c]}, expected {value}, from {(c < Hidden ? x[token * Hidden + c].ToSingle() : 0)}");
+            }
+        }
+    }
+
+    private static BFloat16[] ThroughMxFp8(BFloat16[] x)
+    {
+        int tokens = x.Length / Hidden, groups = Formats.Blocks(Hidden, 32);
+        var codes = new Float8E4M3[x.Length];
+        var scales = new ScaleE8M0[tokens * groups];
+        Quantizer.QuantizeHidden(x, Hidden, codes, scales);
+        return [.. x.Select((_, i) => BFloat16.FromSingle(codes[i].ToSingle() * scales[i / Hidden * groups + i % Hidden / 32].ToSingle()))];
+    }
+
     private static int[] Ids(string what, int tokens, int topK, int experts) => what switch
     {
         "one expert" => [.. Enumerable.Repeat(experts - 2, tokens * topK)],

@@ -41,7 +41,7 @@ internal sealed class GpuLayer : IDisposable
             FusedExperts.Supports(backend, experts).ThrowIfNot();
             KernelSet kernels = backend.Kernels();
             weights = DeviceWeights.Allocate(kernels.Context, sizes);
-            tables.Fill(weights, shape, format);
+            tables.Fill(weights, shape, format, WideKernels.Serve(format, experts.Activations));
             return new(shape.Name, experts, sizes, shape.ExpertMap(), new DeviceCall(kernels, weights, experts), weights, sizes);
         }
         catch

@@ -1,6 +1,7 @@
 namespace MoeSharp.Cli;
 
-/// <summary>Random values on the GPU: the distributions of <see cref="SyntheticWeights"/>, drawn there. All that matters of a layout is where MXFP8 has its scales.</summary>
+/// <summary>Random values on the GPU: the distributions of <see cref="SyntheticWeights"/>, drawn there. What matters of a layout is where MXFP8 has its scales, and whether
+/// codes are woven.</summary>
 internal sealed class RandomTables(BenchKernels kernels) : IDisposable
 {
     private const int HiddenSeed = 1, GateUpSeed = 2, DownSeed = 3, ScaleSeeds = 4;
@@ -23,24 +24,40 @@ internal sealed class RandomTables(BenchKernels kernels) : IDisposable
     public void FillHidden(DeviceBuffer hidden) => Fill(new(hidden.Address, hidden.Bytes), SyntheticWeights.Words(WeightFormat.Bf16, 1), 2, HiddenSeed);
 
     /// <summary>Values and scales.</summary>
-    public void Fill(DeviceWeights weights, BenchShape shape, WeightFormat format)
+    /// <param name="wide">For the wide kernels, in whose words four codes are woven.</param>
+    public void Fill(DeviceWeights weights, BenchShape shape, WeightFormat format, bool wide)
     {
-        Fill(weights.GateUp, weights.GateUpScales, shape.Hidden, format, GateUpSeed);
-        Fill(weights.Down, weights.DownScales, shape.Intermediate, format, DownSeed);
+        Fill(weights.GateUp, weights.GateUpScales, shape.Hidden, format, wide, GateUpSeed);
+        Fill(weights.Down, weights.DownScales, shape.Intermediate, format, wide, DownSeed);
     }
 
-    private void Fill(DeviceRange values, DeviceRange scales, int columns, WeightFormat format, int seed)
+    private void Fill(DeviceRange values, DeviceRange scales, int columns, WeightFormat format, bool wide, int seed)
     {
         uint[] words = SyntheticWeights.Words(format, columns);
+        bool woven = wide && format != WeightFormat.Bf16;
+        if (woven) words = Woven(words);
         if (format == WeightFormat.MxFp8)
         {
             using DeviceBuffer table = Upload(words), scaleTable = Upload(Scales(columns, format));
-            kernels.Randomize(values, table, scaleTable, MxPiece, MxCodes, seed, _stream);
+            kernels.Randomize(values, table, scaleTable, woven ? sizeof(uint) : 1, MxPiece, MxCodes, seed, _stream);
             _stream.Synchronize();
             return;
         }
-        Fill(values, words, format.ValueBytes(), seed);
+        Fill(values, words, woven ? sizeof(uint) : format.ValueBytes(), seed);
         if (format != WeightFormat.Bf16) Fill(scales, Scales(columns, format), sizeof(float), seed + ScaleSeeds);
+    }
+
+    /// <summary>Words of four codes each, every code as often as before at each of the four places: <c>weave</c> in kernels/include/wide_decode.cuh.</summary>
+    private static uint[] Woven(uint[] codes)
+    {
+        var words = new uint[codes.Length];
+        for (int i = 0; i < words.Length; i++)
+        {
+            uint a = codes[i], b = codes[(5 * i + 1) % codes.Length], c = codes[(9 * i + 2) % codes.Length], d = codes[(13 * i + 3) % codes.Length];
+            uint first = (a & 0x80) << 8 | (a & 0x7F) << 4 | (b & 0x80) << 24 | (b & 0x7F) << 20;
+            words[i] = first | c >> 7 << 19 | d >> 7 << 3 | (c >> 3 & 15) << 11 | (d >> 3 & 15) << 27 | (c & 7) | (d & 7) << 16;
+        }
+        return words;
     }
 
     private static uint[] Scales(int columns, WeightFormat format)

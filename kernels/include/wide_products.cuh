@@ -1,0 +1,261 @@
+#pragma once
+#include "wide_mainloop.cuh"
+// What a math warpgroup does with the ring. A deep unit gives it 64 weight rows, a tall one 128: two tiles, with sums of their own. While a group of products
+// is computed, the weights of the next group are decoded, so one group at least is always under way. An output is one chain of products of depth 16 over
+// ascending K; with scales of 128-blocks one chain per block, then final = fma(scale, sum, final).
+
+/// threadIdx.x, but not known to be the same as before: nothing that follows from it is worked out ahead for all widths and held in registers.
+DEVICE u32 wide_thread() {
+#ifdef EMULATED
+    return threadIdx.x;
+#else
+    u32 thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+#endif
+}
+
+/// 0, but not known before here: what is known when registers are few stays in those.
+DEVICE u32 wide_zero() {
+#ifdef EMULATED
+    return 0;
+#else
+    u32 zero;
+    asm volatile("mov.u32 %0, 0;" : "=r"(zero));
+    return zero;
+#endif
+}
+
+/// The same, but not known to be: worked out again rather than held in registers.
+DEVICE u32 wide_again(u32 x) {
+#ifndef EMULATED
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
+DEVICE void wide_meet(int warpgroup) { named_barrier(1 + warpgroup, 128); }
+
+template <int Count> DEVICE void wide_clear(float (&values)[Count]) {
+#pragma unroll
+    for (int i = 0; i < Count; i++) values[i] = 0.0f;
+}
+
+/// A stage holds four halves of 32 values for each warpgroup. Deep: of both pieces, one tile. Tall: of one piece, both tiles.
+template <bool Tall, int Halves, class Format>
+DEVICE void wide_decode(u32 (&a)[8 * Halves], const WideRing<Format>& ring, WideStage s, int half, int own, u32 thread) {
+    Format::template operand<Halves>(a, ring.weights(s) + (Tall ? own : half / 2) * Format::piece_bytes, Tall ? half / 2 : own, half % 2, thread % 128);
+}
+template <bool Tall, class Format> DEVICE u64 wide_rows(const WideRing<Format>& ring, WideStage s, int half) {
+    return operand_descriptor(ring.rows(s) + (Tall ? 0 : half / 2 * WideLayout<Format>::deep_rows)) + half % 2 * 4;
+}
+
+/// Halves in a group of products whose sums are promoted: one where registers are needed for those.
+DEVICE constexpr int promoted_halves(int n) { return n > 96 ? 1 : 2; }
+
+/// 64 weight rows of `count` stages times N rows, or 128 of them (Tall), whose second tile has the sums `high`. Products are waited for at the end of a
+/// stage: the assembler does not follow those that are pending there through a kernel of many widths, and would serialize all of them.
+template <int N, bool Tall, class Format, int High>
+DEVICE void wide_sums(float (&low)[N / 2], float (&high)[High], int count, WideRing<Format>& ring) {
+    constexpr int halves = 2;
+    const u32 thread = wide_thread();
+    const int own = uniform(thread / 128);
+    u32 a[2][8 * halves];
+    wide_clear(low);
+    wide_clear(high);
+    ring.stage = uniform(ring.stage);
+    ring.wait(ring.current());
+    wide_decode<Tall, halves>(a[0], ring, ring.current(), 0, own, thread);
+    int k = 0;
+    do {
+        const WideStage s = ring.current();
+        ring.advance();
+#pragma unroll
+        for (int half = 0; half < 4; half += halves) {
+            u32(&next)[8 * halves] = a[(half / halves + 1) % 2];
+            wgmma_fence();
+            if constexpr (Tall) multiply_wide<N, halves>(half < 2 ? low : high, a[half / halves % 2], wide_rows<Tall>(ring, s, half), false);
+            else multiply_wide<N, halves>(low, a[half / halves % 2], wide_rows<Tall>(ring, s, half), false);
+            wgmma_commit();
+            if (half > 0) wgmma_wait<1>(); // the operand of the group before is free
+            if (half + halves < 4) {
+                wide_decode<Tall, halves>(next, ring, s, half + halves, own, thread);
+            } else if (k + 1 < count) {
+                ring.wait(ring.current());
+                wide_decode<Tall, halves>(next, ring, ring.current(), 0, own, thread);
+            }
+        }
+        wgmma_wait<0>();
+        ring.release(s);
+    } while (++k < count);
+    settle(low);
+    settle(high);
+}
+
+template <int Count> DEVICE void promote(float (&final)[Count], const float (&sum)[Count], float scale0, float scale1) {
+#pragma unroll
+    for (int i = 0; i < Count; i++) final[i] = fmaf(i / 2 % 2 ? scale1 : scale0, sum[i], final[i]);
+}
+
+/// 64 weight rows times few rows. Scale: which of a block's scales rows r and r + 8 take.
+template <int N, class Format> DEVICE void wide_deep_promoted(float (&final)[N / 2], int k_blocks, int scale0, int scale1, WideRing<Format>& ring) {
+    const u32 thread = wide_thread();
+    const int own = uniform(thread / 128);
+    u32 a[2][16];
+    wide_clear(final);
+    ring.stage = uniform(ring.stage);
+    ring.wait(ring.current());
+    wide_decode<false, 2>(a[0], ring, ring.current(), 0, own, thread);
+    int k = 0;
+    do {
+        const WideStage s = ring.current();
+        float sum[N / 2];
+        wgmma_fence();
+        multiply_wide<N, 2>(sum, a[0], wide_rows<false>(ring, s, 0), true);
+        wgmma_commit();
+        wide_decode<false, 2>(a[1], ring, s, 2, own, thread);
+        wgmma_fence();
+        multiply_wide<N, 2>(sum, a[1], wide_rows<false>(ring, s, 2), false);
+        wgmma_commit();
+        const float s0 = ring.scales(s)[scale0], s1 = ring.scales(s)[scale1];
+        ring.advance();
+        wgmma_wait<1>();
+        if (k + 1 < k_blocks) {
+            ring.wait(ring.current());
+            wide_decode<false, 2>(a[0], ring, ring.current(), 0, own, thread);
+        }
+        wgmma_wait<0>();
+        settle(sum);
+        ring.release(s);
+        promote(final, sum, s0, s1);
+    } while (++k < k_blocks);
+}
+
+/// 128 weight rows times N rows; a block of 128 values takes two stages. Halves: of 32 values, in a group.
+template <int N, int Halves, class Format>
+DEVICE void wide_tall_promoted(float (&low)[N / 2], float (&high)[N / 2], int k_blocks, int scale0, int scale1, WideRing<Format>& ring) {
+    constexpr int groups = 4 / Halves; // of a tile in a block
+    const u32 thread = wide_thread(), piece = uniform(thread / 128) * Format::piece_bytes;
+    u32 a[2][8 * Halves];
+    wide_clear(low);
+    wide_clear(high);
+    ring.stage = uniform(ring.stage);
+    ring.wait(ring.current());
+    Format::template operand<Halves>(a[0], ring.weights(ring.current()) + piece, 0, 0, thread % 128);
+    int k = 0;
+    do {
+        const WideStage even = ring.current();
+        ring.advance();
+        const WideStage odd = ring.current();
+        ring.advance();
+#pragma unroll
+        for (int tile = 0; tile < 2; tile++) {
+            float sum[N / 2];
+#pragma unroll
+            for (int group = 0; group < groups; group++) {
+                const int half = group * Halves, next = half + Halves;
+                wgmma_fence();
+                multiply_wide<N, Halves>(sum, a[group % 2], operand_descriptor(wide_again(ring.rows(half < 2 ? even : odd))) + half % 2 * 4, group == 0);
+                wgmma_commit();
+                if (group > 0) wgmma_wait<1>(); // its operand is free
+                if (group + 1 < groups) {
+                    if (tile == 0 && next == 2) ring.wait(odd);
+                    Format::template operand<Halves>(a[(group + 1) % 2], ring.weights({(int)wide_again((next < 2 ? even : odd).stage), 0}) + piece, tile, next % 2, thread % 128);
+                } else if (tile == 0) {
+                    Format::template operand<Halves>(a[0], ring.weights(even) + piece, 1, 0, thread % 128);
+                } else if (k + 1 < k_blocks) {
+                    ring.wait(ring.current());
+                    Format::template operand<Halves>(a[0], ring.weights(ring.current()) + piece, 0, 0, thread % 128);
+                }
+            }
+            const float s0 = ring.scales(even)[scale0], s1 = ring.scales(even)[scale1];
+            wgmma_wait<0>();
+            settle(sum);
+            if (tile == 1) {
+                ring.release(even);
+                ring.release(odd);
+            }
+            promote(tile == 0 ? low : high, sum, s0, s1);
+        }
+    } while (++k < k_blocks);
+}
+
+/// Stages of a tall unit that has no second block: nothing to do for the second warpgroup.
+template <class Format> DEVICE void wide_pass(int count, WideRing<Format>& ring) {
+    for (int k = 0; k < count; k++) {
+        ring.wait(ring.current());
+        ring.release(ring.current());
+        ring.advance();
+    }
+}
+
+template <int N, class Format, class Epilogue> DEVICE void wide_deep_unit(const WideGemmArguments& g, int odd, WideRing<Format>& ring) {
+    float sums[N / 2], none[1];
+    if constexpr (Format::promotes) wide_deep_promoted<N>(sums, g.k_blocks, Epilogue::gate_and_up ? 0 : odd, Epilogue::gate_and_up ? 1 : odd, ring);
+    else wide_sums<N, false>(sums, none, g.k_blocks, ring);
+    const int own = wide_thread() / 128;
+    wide_meet(own); // somebody wrote it
+    const WideWork work = ring.unit(own);
+    Epilogue::template tile<N, Format>(sums, g, work, work.block, own, ring.staging());
+}
+
+template <int N, class Format, class Epilogue> DEVICE void wide_tall_unit(const WideGemmArguments& g, WideRing<Format>& ring) {
+    float low[N / 2], high[N / 2];
+    if constexpr (Format::promotes) {
+        const int own = Epilogue::gate_and_up ? 0 : wide_thread() / 128;
+        wide_tall_promoted<N, promoted_halves(N)>(low, high, g.k_blocks, own, Epilogue::gate_and_up ? 1 : own, ring);
+    } else {
+        wide_sums<N, true>(low, high, 2 * g.k_blocks, ring);
+    }
+    const int own = wide_thread() / 128;
+    wide_meet(own); // somebody wrote it
+    const WideWork work = ring.unit(own);
+    Epilogue::template tile<N, Format>(low, g, work, work.block + own, 0, ring.staging());
+    Epilogue::template tile<N, Format>(high, g, work, work.block + own, 1, ring.staging());
+}
+
+template <class Format, class Epilogue, int N, int... Wider>
+DEVICE void wide_tall_of(WideWidths<N, Wider...>, const WideGemmArguments& g, int rows, WideRing<Format>& ring) {
+    if constexpr (sizeof...(Wider) > 0) {
+        if (rows > N) return wide_tall_of<Format, Epilogue>(WideWidths<Wider...>{}, g, rows, ring);
+    }
+    wide_tall_unit<N, Format, Epilogue>(g, ring);
+}
+
+/// A math thread: takes units from the ring until the producer says that there are no more.
+template <class Format, class Epilogue> DEVICE void wide_consume(const WideGemmArguments& g, WideRing<Format>& ring) {
+    const int own = uniform(threadIdx.x / 128);
+    while (true) {
+        ring.wait(ring.current());
+        const WideWork work = *ring.work();
+        const int kind = uniform(work.kind), rows = uniform(work.rows);
+        if (kind == wide_end) return;
+        if (kind == wide_tall && own > uniform(work.second)) {
+            wide_pass(2 * g.k_blocks, ring);
+            continue;
+        }
+        if (threadIdx.x % 128 == 0) ring.unit(own) = work; // what the end needs; the ring forgets it, and registers are for sums
+        if (kind == wide_tall) wide_tall_of<Format, Epilogue>(typename Format::Widths{}, g, rows, ring);
+        else if (rows <= 8) wide_deep_unit<8, Format, Epilogue>(g, uniform(work.block) % 2, ring);
+        else wide_deep_unit<16, Format, Epilogue>(g, uniform(work.block) % 2, ring);
+    }
+}
+
+template <class Format, class Epilogue> DEVICE void wide_gemm(const WideGemmArguments& g) {
+    SHARED_MEMORY(u8, 1024, memory);
+    WideRing<Format> ring(memory);
+    ring.init();
+    wait_for_earlier_kernels();
+    launch_dependents();
+    if (uniform(threadIdx.x / 128) == wide_math_threads / 128) {
+        registers_decrease<wide_producer_registers>();
+        if (threadIdx.x == wide_math_threads) {
+            fence_async(); // rows were written by ordinary stores of an earlier kernel
+            wide_produce(g, ring);
+        }
+    } else {
+        registers_increase<wide_math_registers>();
+        ring.stage = wide_zero(), ring.phase = wide_zero();
+        wide_consume<Format, Epilogue>(g, ring);
+    }
+}
