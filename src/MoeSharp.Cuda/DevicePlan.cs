@@ -12,7 +12,7 @@ internal readonly struct DevicePlan
     internal const int TileRows = 256;
 
     /// <summary>A tile of at most so many rows has its weights on the M side; twin of the constant in kernels/include/scheduler.cuh.</summary>
-    internal const int NarrowRows = 128;
+    internal const int NarrowRows = 96;
 
     internal DevicePlan(ExpertsShape shape, int tokens)
     {

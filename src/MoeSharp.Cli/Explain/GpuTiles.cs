@@ -27,16 +27,16 @@ internal sealed record GpuTiles
     public static GpuTiles Of(ExpertsShape shape, ExpertLoad load)
     {
         bool isWide = WideKernels.Serve(shape.Format, shape.Activations);
-        int most = isWide ? DevicePlan.WideTileRows : DevicePlan.TileRows;
-        int few = !isWide ? DevicePlan.NarrowRows : DevicePlan.HasTallUnits(shape.Format) ? DevicePlan.WideFewRows : int.MaxValue;
+        int most = isWide ? DevicePlan.WideTileRows(shape.Format) : DevicePlan.TileRows;
+        int few = isWide ? DevicePlan.WideFewRows : DevicePlan.NarrowRows;
         int[] tiles = [.. load.Rows.SelectMany(rows => DevicePlan.TilesOf(rows, most).Select(tile => isWide ? rows : tile))];
         int fewTiles = tiles.Count(rows => rows <= few);
-        return new() { IsWide = isWide, MostRows = most, FewRows = Math.Min(few, most), Few = fewTiles, Many = tiles.Length - fewTiles };
+        return new() { IsWide = isWide, MostRows = most, FewRows = few, Few = fewTiles, Many = tiles.Length - fewTiles };
     }
 
     public IEnumerable<(string Name, string Value)> Facts()
     {
-        yield return ("tile", $"at most {MostRows} rows of one expert, cut evenly; up to {FewRows} rows: {(IsWide ? DeepWhy : NarrowWhy)}{(FewRows == MostRows ? "" : $"; more: {(IsWide ? TwoBlocksWhy : TallWhy)}")}");
+        yield return ("tile", $"at most {MostRows} rows of one expert, cut evenly; up to {FewRows} rows: {(IsWide ? DeepWhy : NarrowWhy)}; more: {(IsWide ? TwoBlocksWhy : TallWhy)}");
         yield return ("work", $"{Units.Plural(Few, "tile")} of few rows, {Many} of more");
     }
 
