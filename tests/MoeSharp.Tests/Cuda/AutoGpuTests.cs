@@ -32,12 +32,12 @@ public sealed class EmulatedAutoTests : IDisposable
 
     /// <summary>What it does there: tiles, buffers, launches and what they should take.</summary>
     [Theory]
-    [InlineData("block128", "fp8", 128, 3, 1)] // 20, 40, 60 and 150 rows, the last in one tile of more than 128
-    [InlineData("mxfp8", "bf16", 64, 3, 2)]
+    [InlineData("block128", "fp8", 96, 3, 1)] // 10, 40, 60 and 150 rows, the last in one tile of more than 96
+    [InlineData("mxfp8", "bf16", 16, 1, 4)]
     public void ExplainTakesTheGpuToo(string format, string activations, int few, int fewTiles, int moreTiles)
     {
         ExpertsShape shape = Shape(format, activations);
-        var tiles = Cli.GpuTiles.Of(shape, new Cli.ExpertLoad([0, 20, 40, 60, 150], 0));
+        var tiles = Cli.GpuTiles.Of(shape, new Cli.ExpertLoad([0, 10, 40, 60, 150], 0));
         Assert.Equal((few, fewTiles, moreTiles), (tiles.FewRows, tiles.Few, tiles.Many));
 
         string[] arguments = ["explain", "--shape", "4,2,256,128", "--tokens", "9", "--format", format, "--activations", activations];

@@ -165,9 +165,11 @@ public class QuantizePermuteTests
             Assert.True(placed[slot] == row, $"{where}: slot {slot} lies in row {placed[slot]}, expected {row}");
             if (row < 0) continue;
             Gpu.Row(written, 2 * blocks, capacity, 128, row).CopyTo(MemoryMarshal.AsBytes(ours.AsSpan()));
+            BFloat16[] own = expected[(token * Hidden)..((token + 1) * Hidden)];
+            bool infinite = mx && own[(Hidden / 32 * 32)..].All(value => float.IsNaN(value.ToSingle())); // then the rest of its last group is NaN too
             for (int c = 0; c < ours.Length; c++)
             {
-                float value = c < Hidden ? expected[token * Hidden + c].ToSingle() : 0;
+                float value = c < Hidden ? own[c].ToSingle() : infinite && c / 32 == Hidden / 32 ? float.NaN : 0;
                 bool same = float.IsNaN(value) ? float.IsNaN(ours[c].ToSingle()) : BitConverter.SingleToInt32Bits(value) == BitConverter.SingleToInt32Bits(ours[c].ToSingle());
                 Assert.True(same, $"{where}: column {c} of token {token} is {ours[c]}, expected {value}, from {(c < Hidden ? x[token * Hidden + c].ToSingle() : 0)}");
             }
