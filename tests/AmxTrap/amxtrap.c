@@ -2,6 +2,7 @@
 // See README.md beside this file.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include "evex.h"
 #include <immintrin.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -215,6 +216,7 @@ static void on_illegal_instruction(int signal_number, siginfo_t *information, vo
         registers[REG_RIP] += i.length;
         __atomic_fetch_add(&executed, 1, __ATOMIC_RELAXED);
     }
+    else if (evex_execute(context)) __atomic_fetch_add(&executed, 1, __ATOMIC_RELAXED);
     else pass_on(signal_number, information, context);
 }
 
