@@ -4,59 +4,75 @@ using static Iced.Intel.AssemblerRegisters;
 namespace MoeSharp;
 
 /// <summary>
-/// Writes the AMX microkernel for any number of rows: one 128-K block times one tile of 32 columns. Codes are decoded once to BF16 pairs on the stack;
-/// then 32 rows at a time make four chains of tile products (two row tiles by two column tiles), as many as hide the latency of one. Sums go by way of
-/// the stack too, where vectors scale them. Every row goes through the same products, also in a tile that is not full.
+/// Writes the AMX microkernel for up to 64 rows: one 128-K block times one tile of 32 columns. Three things go on side by side: tile products of this block,
+/// whose weights the call before decoded; decoding of the next block, by vectors; scaling of what the tiles summed up 32 rows ago. 32 rows make four chains
+/// of tile products (two row tiles by two column tiles), as many as hide the latency of one.
 /// </summary>
 /// <remarks>Tiles: 0-3 sums, 4-5 operands, 6-7 weights. A row tile reads 16 rows of operands, whatever lies after the last.</remarks>
 internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightFormat format)
 {
     /// <summary>Rows of a tile: so many rows of operands must be readable from the first of every 16.</summary>
     public const int TileRows = 16;
-    private const int Line = 64, StepDepth = 4, TileDepth = 32, TileSteps = TileDepth / StepDepth, RowBytes = 2 * TileBlock.MaxDepth;
-    private const int TileBytes = 1024, WeightsBytes = 8 * TileBytes, SumRowBytes = 2 * Line, SumsBytes = 2 * TileRows * SumRowBytes;
+    /// <summary>Rows between whose tile products nothing else happens to sums.</summary>
+    private const int GroupRows = 2 * TileRows;
+    private const int Line = 64, TileDepth = 32, RowBytes = 2 * TileBlock.MaxDepth, PairBytes = 2 * Line, DepthBytes = TileDepth / 2 * PairBytes;
+    private const int SumRowBytes = 2 * Line, Steps = TileBlock.MaxDepth / TileDepth, RowsPerStep = GroupRows / Steps;
 
-    private static readonly AssemblerRegister64 s_block = rdi, s_weights = rax, s_ahead = r10; // until the weights are decoded
-    private static readonly AssemblerRegister64 s_operands = rsi, s_sums = rdx, s_stride = rcx, s_rowScales = r8, s_rowScaleStep = r12, s_scales = r9,
-        s_decoded = r11, s_partial = r14, s_rows = rbx, s_depths = r13, s_line = r10, s_left = rax, s_right = rdi, s_count = r15;
+    private static readonly AssemblerRegister64 s_block = rdi, s_operands = rsi, s_sums = rdx, s_stride = rcx, s_rowScales = r8, s_groupSums = r8, s_scales = r9,
+        s_ahead = r10, s_weights = r11, s_depth = r12, s_depths = r13, s_line = r15, s_rows = rbx, s_partial = rdi, s_count = rbp, s_sumsAhead = rbp;
 
     private static readonly AssemblerRegister64[] s_saved = [rbx, r12, r13, r14, r15];
 
-    private readonly E4M3TableDecoder _decoder = new(a, constants);
+    private readonly AmxPanel _panel = new(a, constants);
     private readonly bool _promotes = format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, _mx = format == WeightFormat.MxFp8;
     private readonly bool _decodes = format != WeightFormat.Bf16;
-    private Label _configuration = a.CreateLabel(), _one = a.CreateLabel();
+    private Label _configuration = a.CreateLabel(), _ones = a.CreateLabel();
 
-    /// <summary>The function: void(TileBlock*), System V.</summary>
-    public void EmitEntry()
+    /// <summary>void(TileBlock*): makes the tiles usable, and decodes the first block.</summary>
+    public void EmitBegin()
+    {
+        a.push(r12);
+        a.push(r14);
+        a.ldtilecfg(__[_configuration]);
+        if (_decodes) _panel.EmitWhole(s_block);
+        a.vzeroupper();
+        a.pop(r14);
+        a.pop(r12);
+        a.ret();
+    }
+
+    /// <summary>void(): gives the tiles up, so that the system need not save them.</summary>
+    public void EmitEnd()
+    {
+        a.tilerelease();
+        a.ret();
+    }
+
+    /// <summary>void(TileBlock*).</summary>
+    public void EmitBlock()
     {
         a.push(rbp);
         a.mov(rbp, rsp);
         foreach (AssemblerRegister64 register in s_saved) a.push(register);
-        a.sub(rsp, WeightsBytes + SumsBytes + Line);
+        a.sub(rsp, WorkItem.MaxRows * SumRowBytes + Line);
         a.and(rsp, -Line);
-        a.ldtilecfg(__[_configuration]);
+        a.push(rbp); // rbp has work to do, and this word keeps lines apart: see PartialAt
         LoadArguments();
-        if (_decodes) DecodeWeights();
-        else PrefetchWeights();
-        a.mov(s_line, Line);
-        if (_promotes)
-        {
-            a.vmovups(zmm30, __zmmword_ptr[s_scales]);
-            a.vmovups(zmm31, __zmmword_ptr[s_scales + Line]);
-        }
-        EmitRows();
-        a.tilerelease();
+        EmitGroups();
         a.vzeroupper();
+        a.mov(rbp, __[rsp]);
         a.lea(rsp, __[rbp - 8 * s_saved.Length]);
         foreach (AssemblerRegister64 register in s_saved.AsEnumerable().Reverse()) a.pop(register);
         a.pop(rbp);
         a.ret();
     }
 
+    /// <summary>Partial sums on the stack, [rows][32 columns].</summary>
+    private const int PartialAt = 8;
+
     private void LoadArguments()
     {
-        a.mov(s_weights, __[s_block + TileBlock.Offsets.Weights]);
+        a.mov(s_weights, __[s_block + (_decodes ? TileBlock.Offsets.Decoded : TileBlock.Offsets.Weights)]);
         a.mov(s_scales, __[s_block + TileBlock.Offsets.Scales]);
         a.mov(s_operands, __[s_block + TileBlock.Offsets.Operands]);
         a.mov(s_sums, __[s_block + TileBlock.Offsets.Sums]);
@@ -67,138 +83,159 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         a.mov(r13d, __dword_ptr[s_block + TileBlock.Offsets.Depth]);
         a.add(r13d, TileDepth - 1);
         a.shr(r13d, 5);
+        if (_promotes) LoadScales();
+        if (_decodes) _panel.LoadArguments(s_block);
+        a.mov(s_line, Line);
+    }
+
+    private void LoadScales()
+    {
         a.mov(s_rowScales, __[s_block + TileBlock.Offsets.RowScales]);
-        a.lea(s_decoded, __[_one]);
-        a.mov(r12d, sizeof(float));
-        a.xor(r15d, r15d);
+        a.lea(s_depth, __[_ones]);
         a.test(s_rowScales, s_rowScales);
-        a.cmove(s_rowScales, s_decoded);
-        a.cmove(s_rowScaleStep, s_count);
-        a.mov(s_decoded, _decodes ? rsp : s_weights);
-        a.lea(s_partial, __[rsp + WeightsBytes]);
+        a.cmove(s_rowScales, s_depth);
+        a.vmovups(zmm25, __zmmword_ptr[s_scales]);
+        a.vmovups(zmm26, __zmmword_ptr[s_scales + Line]);
     }
 
-    /// <summary>Packed lines to tiles of BF16 pairs: [32 k][16 columns each][pair][column][2].</summary>
-    private void DecodeWeights()
+    /// <summary>Up to 64 rows: one group, or two of which the first is full.</summary>
+    private void EmitGroups()
     {
-        Label depth = a.CreateLabel();
-        _decoder.LoadTables();
-        for (int line = 0; line < TileBlock.ScaleBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
-        a.add(s_ahead, TileBlock.ScaleBytes);
-        a.mov(rdi, s_decoded);
-        a.mov(s_count, s_depths);
-        a.Label(ref depth);
-        for (int step = 0; step < TileSteps; step++)
+        Label two = a.CreateLabel(), twoOfOne = a.CreateLabel(), oneOfTwo = a.CreateLabel(), rest = a.CreateLabel();
+        if (_promotes)
         {
-            for (int half = 0; half < 2; half++)
-            {
-                int line = (2 * step + half) * Line, pairs = half * TileBytes + 2 * step * Line;
-                a.prefetcht0(__[s_ahead + line]);
-                _decoder.Decode(__[s_weights + line], zmm0, zmm1, pair0: zmm2, pair1: zmm1);
-                a.vmovups(__zmmword_ptr[rdi + pairs], zmm2);
-                a.vmovups(__zmmword_ptr[rdi + pairs + Line], zmm1);
-            }
+            a.mov(s_sumsAhead, s_sums);
+            a.lea(s_partial, __[rsp + PartialAt]);
         }
-        a.add(s_weights, 2 * TileSteps * Line);
-        a.add(s_ahead, 2 * TileSteps * Line);
-        a.add(rdi, 2 * TileBytes);
-        a.dec(s_count);
-        a.jne(depth);
-    }
-
-    private void PrefetchWeights()
-    {
-        Label line = a.CreateLabel();
-        a.mov(s_count, TileBlock.BytesOf(WeightFormat.Bf16) / Line);
-        a.Label(ref line);
-        a.prefetcht0(__[s_ahead]);
-        a.add(s_ahead, Line);
-        a.dec(s_count);
-        a.jne(line);
-    }
-
-    private void EmitRows()
-    {
-        Label two = a.CreateLabel(), one = a.CreateLabel(), end = a.CreateLabel();
-        a.Label(ref two);
-        a.cmp(s_rows, TileRows);
-        a.jbe(one);
-        EmitGroup(rowTiles: 2);
+        a.cmp(s_rows, GroupRows);
         a.ja(two);
-        a.jmp(end);
-        a.Label(ref one);
-        EmitGroup(rowTiles: 1);
-        a.Label(ref end);
+        a.cmp(s_rows, TileRows);
+        a.ja(twoOfOne);
+        EmitGroup(new(Number: 0, Groups: 1, RowTiles: 1));
+        a.jmp(rest);
+        a.Label(ref twoOfOne);
+        EmitGroup(new(Number: 0, Groups: 1, RowTiles: 2));
+        a.jmp(rest);
+        a.Label(ref two);
+        EmitGroup(new(Number: 0, Groups: 2, RowTiles: 2));
+        a.cmp(s_rows, GroupRows + TileRows);
+        a.jbe(oneOfTwo);
+        EmitGroup(new(Number: 1, Groups: 2, RowTiles: 2));
+        a.jmp(rest);
+        a.Label(ref oneOfTwo);
+        EmitGroup(new(Number: 1, Groups: 2, RowTiles: 1));
+        a.Label(ref rest);
+        if (_decodes) _panel.EmitRest(s_depths);
+        if (_promotes) PromoteRest();
     }
 
-    /// <summary>Up to 16 or 32 rows; leaves the flags of how many are left.</summary>
-    private void EmitGroup(int rowTiles)
+    /// <summary>Rows 0 to 31 or 32 to 63 of a block.</summary>
+    private readonly record struct Group(int Number, int Groups, int RowTiles);
+
+    private void EmitGroup(Group group)
     {
         Label depth = a.CreateLabel();
-        if (_decodes) EachSum(rowTiles, (tile, _) => a.tilezero(tile));
-        else LoadSums(rowTiles);
-        a.mov(s_left, s_operands);
-        a.mov(s_right, s_decoded);
-        a.mov(s_count, s_depths);
+        if (_decodes) EachSum(group, (tile, _) => a.tilezero(tile));
+        else LoadSums(group);
+        a.mov(s_depth, s_depths);
         a.Label(ref depth);
-        MultiplyTiles(rowTiles);
-        if (_mx) AddScaledGroup(rowTiles);
-        a.add(s_left, Line);
-        a.add(s_right, 2 * TileBytes);
-        a.dec(s_count);
+        MultiplyTiles(group.RowTiles);
+        if (_decodes) _panel.EmitUnits(AmxPanel.UnitsPerDepth / group.Groups);
+        else Prefetch(2 * DepthBytes / Line / group.Groups);
+        if (_promotes) FetchSums();
+        if (group.Number == 1 && _promotes) for (int row = 0; row < RowsPerStep; row++) Promote();
+        if (_mx) AddScaledGroup(group);
+        a.add(s_operands, Line);
+        a.add(s_weights, DepthBytes);
+        a.dec(s_depth);
         a.jne(depth);
-        if (_mx)
-        {
-            a.mov(s_left, s_depths);
-            a.shl(s_left, 5); // back to the scales of the first group: 32 bytes each
-            a.sub(s_scales, s_left);
-        }
-        else
-        {
-            EachSum(rowTiles, (tile, address) => a.tilestored(address, tile));
-            EachRow(rowTiles, _promotes ? Promote : StoreRow);
-        }
-        Count(rowTiles);
-        a.mov(s_left, s_count);
-        a.imul(s_left, s_stride);
-        a.add(s_sums, s_left);
-        a.add(s_operands, rowTiles * TileRows * RowBytes);
-        a.sub(s_rows, s_count);
+        if (_promotes) EachSum(group, (tile, address) => a.tilestored(address, tile));
+        if (!_decodes) StoreSums(group);
+        if (group.Number + 1 < group.Groups) GoToNextGroup();
+    }
+
+    private void GoToNextGroup()
+    {
+        a.mov(s_depth, s_depths);
+        a.shl(s_depth, 6); // a line of operands per step
+        a.sub(s_operands, s_depth);
+        a.shl(s_depth, 5); // and DepthBytes of weights
+        a.sub(s_weights, s_depth);
+        a.add(s_operands, GroupRows * RowBytes);
+        if (_promotes) return;
+        a.mov(s_depth, s_stride);
+        a.shl(s_depth, 5);
+        a.add(s_sums, s_depth);
     }
 
     /// <summary>32 k: each row tile times both column tiles.</summary>
     private void MultiplyTiles(int rowTiles)
     {
-        a.tileloadd(tmm4, __[s_left + s_line * 4]);
-        if (_decodes)
-        {
-            a.tileloadd(tmm6, __[s_right + s_line]);
-            a.tileloadd(tmm7, __[s_right + s_line + TileBytes]);
-        }
-        else // packed BF16 pairs alternate between the two halves of the columns
-        {
-            a.tileloadd(tmm6, __[s_right + s_line * 2]);
-            a.tileloadd(tmm7, __[s_right + s_line * 2 + Line]);
-        }
+        a.tileloadd(tmm6, __[s_weights + s_line * 2]);
+        a.tileloadd(tmm4, __[s_operands + s_line * 4]);
+        a.tileloadd(tmm7, __[s_weights + s_line * 2 + Line]);
         a.tdpbf16ps(tmm0, tmm4, tmm6);
         a.tdpbf16ps(tmm1, tmm4, tmm7);
         if (rowTiles == 1) return;
-        a.tileloadd(tmm5, __[s_left + s_line * 4 + TileRows * RowBytes]);
+        a.tileloadd(tmm5, __[s_operands + s_line * 4 + TileRows * RowBytes]);
         a.tdpbf16ps(tmm2, tmm5, tmm6);
         a.tdpbf16ps(tmm3, tmm5, tmm7);
     }
 
-    /// <summary>MXFP8: adds the products of one 32-K group times the power of two of each column, and starts again from zero.</summary>
-    private void AddScaledGroup(int rowTiles)
+    /// <summary>Sums do not stay in the first cache from one block to the next: a few rows are asked for at a time, and those that do not exist do no harm.</summary>
+    private void FetchSums()
     {
-        EachSum(rowTiles, (tile, address) => a.tilestored(address, tile));
-        EachSum(rowTiles, (tile, _) => a.tilezero(tile));
-        LoadE8M0(zmm30, 0);
-        LoadE8M0(zmm31, TileBlock.Columns / 2);
+        for (int row = 0; row < RowsPerStep; row++)
+        {
+            for (int half = 0; half < 2; half++) a.prefetchw(__[s_sumsAhead + half * Line]);
+            a.add(s_sumsAhead, s_stride);
+        }
+    }
+
+    /// <summary>Sums += partial * (row's scale * column's scale), one row.</summary>
+    private void Promote()
+    {
+        a.vmulps(zmm16, zmm25, __dword_bcst[s_rowScales]);
+        a.vmulps(zmm17, zmm26, __dword_bcst[s_rowScales]);
+        AddTimes(s_sums, zmm16, zmm17);
+        a.add(s_rowScales, sizeof(float));
+        a.add(s_partial, SumRowBytes);
+        a.add(s_sums, s_stride);
+    }
+
+    private void AddTimes(AssemblerRegister64 sums, AssemblerRegisterZMM factor0, AssemblerRegisterZMM factor1)
+    {
+        a.vmovups(zmm18, __zmmword_ptr[s_partial]);
+        a.vmovups(zmm19, __zmmword_ptr[s_partial + Line]);
+        a.vfmadd213ps(zmm18, factor0, __zmmword_ptr[sums]);
+        a.vfmadd213ps(zmm19, factor1, __zmmword_ptr[sums + Line]);
+        a.vmovups(__zmmword_ptr[sums], zmm18);
+        a.vmovups(__zmmword_ptr[sums + Line], zmm19);
+    }
+
+    /// <summary>The rows that were not promoted beside the products of a second group.</summary>
+    private void PromoteRest()
+    {
+        Label row = a.CreateLabel();
+        a.lea(s_count, __[rsp + PartialAt]);
+        a.sub(s_count, s_partial);
+        a.sar(s_count, 7); // minus the rows that are done
+        a.add(s_count, s_rows);
+        a.Label(ref row);
+        Promote();
+        a.dec(s_count);
+        a.jne(row);
+    }
+
+    /// <summary>MXFP8: adds the products of one 32-K group times the power of two of each column, and starts again from zero.</summary>
+    private void AddScaledGroup(Group group)
+    {
+        EachSum(group, (tile, address) => a.tilestored(address, tile));
+        EachSum(group, (tile, _) => a.tilezero(tile));
+        LoadE8M0(zmm25, 0);
+        LoadE8M0(zmm26, TileBlock.Columns / 2);
         a.add(s_scales, TileBlock.Columns);
-        foreach (AssemblerRegister64 register in (AssemblerRegister64[])[s_left, s_right, s_count]) a.push(register);
-        EachRow(rowTiles, AddScaled);
-        foreach (AssemblerRegister64 register in (AssemblerRegister64[])[s_count, s_right, s_left]) a.pop(register);
+        EachRow(group, () => AddTimes(s_groupSums, zmm25, zmm26));
     }
 
     /// <summary>0 is 2^-127 and 255 is NaN, which a shift to the exponent does not give.</summary>
@@ -212,88 +249,68 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
     }
 
     /// <summary>The chain of BF16 weights goes on where the block before left it.</summary>
-    private void LoadSums(int rowTiles)
+    private void LoadSums(Group group)
     {
-        EachRow(rowTiles, () =>
-        {
-            a.vmovups(zmm0, __zmmword_ptr[s_right]);
-            a.vmovups(zmm1, __zmmword_ptr[s_right + Line]);
-            a.vmovups(__zmmword_ptr[s_left], zmm0);
-            a.vmovups(__zmmword_ptr[s_left + Line], zmm1);
-        });
-        EachSum(rowTiles, (tile, address) => a.tileloadd(tile, address));
+        EachRow(group, () => Copy(from: s_groupSums, to: s_partial));
+        EachSum(group, (tile, address) => a.tileloadd(tile, address));
     }
 
-    private void StoreRow()
+    private void StoreSums(Group group)
     {
-        a.vmovups(zmm0, __zmmword_ptr[s_left]);
-        a.vmovups(zmm1, __zmmword_ptr[s_left + Line]);
-        a.vmovups(__zmmword_ptr[s_right], zmm0);
-        a.vmovups(__zmmword_ptr[s_right + Line], zmm1);
+        EachSum(group, (tile, address) => a.tilestored(address, tile));
+        EachRow(group, () => Copy(from: s_partial, to: s_groupSums));
     }
 
-    /// <summary>Sums += partial * (row's scale * column's scale).</summary>
-    private void Promote()
+    private void Copy(AssemblerRegister64 from, AssemblerRegister64 to)
     {
-        a.vbroadcastss(zmm2, __dword_ptr[s_rowScales]);
-        a.add(s_rowScales, s_rowScaleStep);
-        a.vmulps(zmm3, zmm2, zmm31);
-        a.vmulps(zmm2, zmm2, zmm30);
-        AddTimes(zmm2, zmm3);
+        a.vmovups(zmm18, __zmmword_ptr[from]);
+        a.vmovups(zmm19, __zmmword_ptr[from + Line]);
+        a.vmovups(__zmmword_ptr[to], zmm18);
+        a.vmovups(__zmmword_ptr[to + Line], zmm19);
     }
 
-    private void AddScaled() => AddTimes(zmm30, zmm31);
-
-    private void AddTimes(AssemblerRegisterZMM factor0, AssemblerRegisterZMM factor1)
-    {
-        a.vmovups(zmm0, __zmmword_ptr[s_left]);
-        a.vmovups(zmm1, __zmmword_ptr[s_left + Line]);
-        a.vfmadd213ps(zmm0, factor0, __zmmword_ptr[s_right]);
-        a.vfmadd213ps(zmm1, factor1, __zmmword_ptr[s_right + Line]);
-        a.vmovups(__zmmword_ptr[s_right], zmm0);
-        a.vmovups(__zmmword_ptr[s_right + Line], zmm1);
-    }
-
-    private void Count(int rowTiles)
-    {
-        a.mov(s_count, rowTiles * TileRows);
-        a.cmp(s_count, s_rows);
-        a.cmova(s_count, s_rows);
-    }
-
-    /// <summary>Code for a row, in a loop: its partial sums at the left pointer, its sums at the right one.</summary>
-    private void EachRow(int rowTiles, Action emit)
+    /// <summary>Code for a row of a group, in a loop: its partial sums, and its sums.</summary>
+    private void EachRow(Group group, Action emit)
     {
         Label row = a.CreateLabel();
-        a.mov(s_left, s_partial);
-        a.mov(s_right, s_sums);
-        Count(rowTiles);
+        a.lea(s_partial, __[rsp + PartialOf(group)]);
+        a.mov(s_groupSums, s_sums);
+        if (group.Number + 1 < group.Groups) a.mov(s_count, GroupRows);
+        else a.lea(s_count, __[s_rows - group.Number * GroupRows]);
         a.Label(ref row);
         emit();
-        a.add(s_left, SumRowBytes);
-        a.add(s_right, s_stride);
+        a.add(s_partial, SumRowBytes);
+        a.add(s_groupSums, s_stride);
         a.dec(s_count);
         a.jne(row);
     }
 
-    /// <summary>Each tile of sums and where on the stack it goes: [row][32 columns].</summary>
-    private static void EachSum(int rowTiles, Action<AssemblerRegisterTMM, AssemblerMemoryOperand> emit)
+    private static int PartialOf(Group group) => PartialAt + group.Number * GroupRows * SumRowBytes;
+
+    /// <summary>Each tile of sums and where on the stack it goes.</summary>
+    private static void EachSum(Group group, Action<AssemblerRegisterTMM, AssemblerMemoryOperand> emit)
     {
         AssemblerRegisterTMM[] tiles = [tmm0, tmm1, tmm2, tmm3];
-        for (int i = 0; i < 2 * rowTiles; i++) emit(tiles[i], __[s_partial + s_line * 2 + (i / 2 * TileRows * SumRowBytes + i % 2 * Line)]);
+        for (int i = 0; i < 2 * group.RowTiles; i++) emit(tiles[i], __[rsp + s_line * 2 + (PartialOf(group) + i / 2 * TileRows * SumRowBytes + i % 2 * Line)]);
+    }
+
+    private void Prefetch(int lines)
+    {
+        for (int line = 0; line < lines; line++) a.prefetcht0(__[s_ahead + line * Line]);
+        a.add(s_ahead, lines * Line);
     }
 
     /// <summary>What LDTILECFG reads: palette 1, eight tiles of 16 rows of 64 bytes.</summary>
     internal static byte[] TileConfiguration =>
         [1, 0, .. new byte[14], .. Enumerable.Repeat<byte[]>([Line, 0], 8).SelectMany(size => size), .. new byte[16], .. Enumerable.Repeat((byte)TileRows, 8), .. new byte[8]];
 
-    /// <summary>What the entry reads beside constants: decoding tables, the shape of tiles, and a scale for rows without.</summary>
+    /// <summary>What the entries read beside constants: decoding tables, the shape of tiles, and scales for rows without.</summary>
     public void EmitTables()
     {
-        _decoder.EmitTables();
+        _panel.EmitTables();
         a.Label(ref _configuration);
         a.db(TileConfiguration);
-        a.Label(ref _one);
-        a.dd(1f);
+        a.Label(ref _ones);
+        for (int row = 0; row < WorkItem.MaxRows; row++) a.dd(1f);
     }
 }
