@@ -126,8 +126,8 @@ public unsafe class TileKernelTests
     [MemberData(nameof(Kernels))]
     public void AnyNumberOfRowsAndTilesGivesTheBitsOfOne(string name)
     {
-        const int most = 64;
-        int[] counts = [.. Enumerable.Range(1, 18), 23, 24, 25, 31, 32, 33, 34, 40, 47, 48, 49, 50, 63, 64]; // around what kernels do at once
+        const int most = 128;
+        int[] counts = [.. Enumerable.Range(1, 18), 23, 24, 25, 31, 32, 33, 34, 40, 47, 48, 49, 50, 63, 64, 65, 81, 96, 97, 112, 113, 128]; // around what kernels do at once
         foreach (int tiles in (int[])[1, 2, 3, 7])
         {
             var random = new Random(5);

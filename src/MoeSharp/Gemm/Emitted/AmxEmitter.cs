@@ -4,7 +4,7 @@ using static Iced.Intel.AssemblerRegisters;
 namespace MoeSharp;
 
 /// <summary>
-/// Writes the AMX microkernel for up to 64 rows: one 128-K block times one tile of 32 columns. Three things go on side by side: tile products of this block,
+/// Writes the AMX microkernel for up to 128 rows: one 128-K block times one tile of 32 columns. Three things go on side by side: tile products of this block,
 /// whose weights the call before decoded; decoding of the next block, by vectors; scaling of what the tiles summed up 32 rows ago. 32 rows make four chains
 /// of tile products (two row tiles by two column tiles), as many as hide the latency of one.
 /// </summary>
@@ -13,6 +13,8 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
 {
     /// <summary>Rows of a tile: so many rows of operands must be readable from the first of every 16.</summary>
     public const int TileRows = 16;
+    /// <summary>Most rows of a block.</summary>
+    public const int MostRows = 128;
     /// <summary>Rows between whose tile products nothing else happens to sums.</summary>
     private const int GroupRows = 2 * TileRows;
     private const int Line = 64, TileDepth = 32, RowBytes = 2 * TileBlock.MaxDepth, PairBytes = 2 * Line, DepthBytes = TileDepth / 2 * PairBytes;
@@ -54,7 +56,7 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         a.push(rbp);
         a.mov(rbp, rsp);
         foreach (AssemblerRegister64 register in s_saved) a.push(register);
-        a.sub(rsp, WorkItem.MaxRows * SumRowBytes + Line);
+        a.sub(rsp, 2 * GroupRows * SumRowBytes + Line);
         a.and(rsp, -Line);
         a.push(rbp); // rbp has work to do, and this word keeps lines apart: see PartialAt
         LoadArguments();
@@ -67,7 +69,7 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         a.ret();
     }
 
-    /// <summary>Partial sums on the stack, [rows][32 columns].</summary>
+    /// <summary>Partial sums on the stack, twice [32 rows][32 columns].</summary>
     private const int PartialAt = 8;
 
     private void LoadArguments()
@@ -98,70 +100,97 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         a.vmovups(zmm26, __zmmword_ptr[s_scales + Line]);
     }
 
-    /// <summary>Up to 64 rows: one group, or two of which the first is full.</summary>
-    private void EmitGroups()
+    /// <summary>32 rows or what is left, in one or two row tiles.</summary>
+    /// <param name="Number">From 0.</param>
+    /// <param name="Units">Of the next block, decoded beside each 32 k.</param>
+    private readonly record struct Group(int Number, int RowTiles, int Units)
     {
-        Label two = a.CreateLabel(), twoOfOne = a.CreateLabel(), oneOfTwo = a.CreateLabel(), rest = a.CreateLabel();
-        if (_promotes)
-        {
-            a.mov(s_sumsAhead, s_sums);
-            a.lea(s_partial, __[rsp + PartialAt]);
-        }
-        a.cmp(s_rows, GroupRows);
-        a.ja(two);
-        a.cmp(s_rows, TileRows);
-        a.ja(twoOfOne);
-        EmitGroup(new(Number: 0, Groups: 1, RowTiles: 1));
-        a.jmp(rest);
-        a.Label(ref twoOfOne);
-        EmitGroup(new(Number: 0, Groups: 1, RowTiles: 2));
-        a.jmp(rest);
-        a.Label(ref two);
-        EmitGroup(new(Number: 0, Groups: 2, RowTiles: 2));
-        a.cmp(s_rows, GroupRows + TileRows);
-        a.jbe(oneOfTwo);
-        EmitGroup(new(Number: 1, Groups: 2, RowTiles: 2));
-        a.jmp(rest);
-        a.Label(ref oneOfTwo);
-        EmitGroup(new(Number: 1, Groups: 2, RowTiles: 1));
-        a.Label(ref rest);
-        if (_decodes) _panel.EmitRest(s_depths);
-        if (_promotes) PromoteRest();
+        public bool IsFirst => Number == 0;
     }
 
-    /// <summary>Rows 0 to 31 or 32 to 63 of a block.</summary>
-    private readonly record struct Group(int Number, int Groups, int RowTiles);
+    /// <summary>One group that decodes everything, or as many as there are rows, of which the first two decode half each.</summary>
+    private void EmitGroups()
+    {
+        Label many = a.CreateLabel(), end = a.CreateLabel();
+        if (_promotes) a.mov(s_sumsAhead, s_sums);
+        a.cmp(s_rows, GroupRows);
+        a.ja(many);
+        EmitLast(0, AmxPanel.UnitsPerDepth, end);
+        a.Label(ref many);
+        EmitGroup(new(0, 2, 1));
+        GoToNextGroup();
+        for (int number = 1; number < MostRows / GroupRows; number++)
+        {
+            Label more = a.CreateLabel();
+            int units = number == 1 ? 1 : 0;
+            bool isLast = number + 1 == MostRows / GroupRows;
+            a.cmp(s_rows, GroupRows);
+            if (!isLast) a.ja(more);
+            EmitLast(number, units, end);
+            if (isLast) break;
+            a.Label(ref more);
+            EmitGroup(new(number, 2, units));
+            GoToNextGroup();
+        }
+        a.Label(ref end);
+        if (_decodes) _panel.EmitRest(s_depths);
+        if (!_promotes) return;
+        a.mov(s_depth, s_rows);
+        PromoteRows();
+    }
+
+    /// <summary>Up to 32 rows, after which there are no more; leaves the partial sums' address.</summary>
+    private void EmitLast(int number, int units, Label end)
+    {
+        Label two = a.CreateLabel(), stored = a.CreateLabel();
+        a.cmp(s_rows, TileRows);
+        a.ja(two);
+        EmitGroup(new(number, 1, units));
+        a.jmp(stored);
+        a.Label(ref two);
+        EmitGroup(new(number, 2, units));
+        a.Label(ref stored);
+        if (_promotes) a.lea(s_partial, __[rsp + PartialOf(number)]);
+        a.jmp(end);
+    }
 
     private void EmitGroup(Group group)
     {
         Label depth = a.CreateLabel();
         if (_decodes) EachSum(group, (tile, _) => a.tilezero(tile));
         else LoadSums(group);
+        if (_promotes && !group.IsFirst) a.lea(s_partial, __[rsp + PartialOf(group.Number - 1)]);
         a.mov(s_depth, s_depths);
         a.Label(ref depth);
         MultiplyTiles(group.RowTiles);
-        if (_decodes) _panel.EmitUnits(AmxPanel.UnitsPerDepth / group.Groups);
-        else Prefetch(2 * DepthBytes / Line / group.Groups);
-        if (_promotes) FetchSums();
-        if (group.Number == 1 && _promotes) for (int row = 0; row < RowsPerStep; row++) Promote();
+        if (_decodes) _panel.EmitUnits(group.Units);
+        else Prefetch(DepthBytes / Line / AmxPanel.UnitsPerDepth * group.Units);
+        if (_promotes && Tuning.Number("MOESHARP_FETCHSUMS", 1) == 1) FetchSums();
+        if (_promotes && !group.IsFirst) for (int row = 0; row < RowsPerStep; row++) Promote();
         if (_mx) AddScaledGroup(group);
         a.add(s_operands, Line);
         a.add(s_weights, DepthBytes);
         a.dec(s_depth);
         a.jne(depth);
         if (_promotes) EachSum(group, (tile, address) => a.tilestored(address, tile));
+        if (_promotes && !group.IsFirst) PromoteRest();
         if (!_decodes) StoreSums(group);
-        if (group.Number + 1 < group.Groups) GoToNextGroup();
     }
 
     private void GoToNextGroup()
     {
+        a.sub(s_rows, GroupRows);
         a.mov(s_depth, s_depths);
         a.shl(s_depth, 6); // a line of operands per step
         a.sub(s_operands, s_depth);
         a.shl(s_depth, 5); // and DepthBytes of weights
         a.sub(s_weights, s_depth);
         a.add(s_operands, GroupRows * RowBytes);
+        if (_mx)
+        {
+            a.shr(s_depth, 6); // and the scales of a 32-K group
+            a.sub(s_scales, s_depth);
+        }
         if (_promotes) return;
         a.mov(s_depth, s_stride);
         a.shl(s_depth, 5);
@@ -213,17 +242,25 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         a.vmovups(__zmmword_ptr[sums + Line], zmm19);
     }
 
-    /// <summary>The rows that were not promoted beside the products of a second group.</summary>
+    /// <summary>The rows of a group for which a block of less than 128 k had no steps.</summary>
     private void PromoteRest()
     {
+        Label end = a.CreateLabel();
+        a.mov(s_depth, Steps);
+        a.sub(s_depth, s_depths);
+        a.je(end);
+        a.shl(s_depth, 3); // RowsPerStep
+        PromoteRows();
+        a.Label(ref end);
+    }
+
+    /// <summary>As many rows as the depth register says.</summary>
+    private void PromoteRows()
+    {
         Label row = a.CreateLabel();
-        a.lea(s_count, __[rsp + PartialAt]);
-        a.sub(s_count, s_partial);
-        a.sar(s_count, 7); // minus the rows that are done
-        a.add(s_count, s_rows);
         a.Label(ref row);
         Promote();
-        a.dec(s_count);
+        a.dec(s_depth);
         a.jne(row);
     }
 
@@ -273,10 +310,11 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
     private void EachRow(Group group, Action emit)
     {
         Label row = a.CreateLabel();
-        a.lea(s_partial, __[rsp + PartialOf(group)]);
+        a.lea(s_partial, __[rsp + PartialOf(group.Number)]);
         a.mov(s_groupSums, s_sums);
-        if (group.Number + 1 < group.Groups) a.mov(s_count, GroupRows);
-        else a.lea(s_count, __[s_rows - group.Number * GroupRows]);
+        a.mov(s_count, GroupRows);
+        a.cmp(s_count, s_rows);
+        a.cmova(s_count, s_rows);
         a.Label(ref row);
         emit();
         a.add(s_partial, SumRowBytes);
@@ -285,18 +323,19 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         a.jne(row);
     }
 
-    private static int PartialOf(Group group) => PartialAt + group.Number * GroupRows * SumRowBytes;
+    /// <summary>Groups take turns with two buffers.</summary>
+    private static int PartialOf(int number) => PartialAt + number % 2 * GroupRows * SumRowBytes;
 
     /// <summary>Each tile of sums and where on the stack it goes.</summary>
     private static void EachSum(Group group, Action<AssemblerRegisterTMM, AssemblerMemoryOperand> emit)
     {
         AssemblerRegisterTMM[] tiles = [tmm0, tmm1, tmm2, tmm3];
-        for (int i = 0; i < 2 * group.RowTiles; i++) emit(tiles[i], __[rsp + s_line * 2 + (PartialOf(group) + i / 2 * TileRows * SumRowBytes + i % 2 * Line)]);
+        for (int i = 0; i < 2 * group.RowTiles; i++) emit(tiles[i], __[rsp + s_line * 2 + (PartialOf(group.Number) + i / 2 * TileRows * SumRowBytes + i % 2 * Line)]);
     }
 
     private void Prefetch(int lines)
     {
-        for (int line = 0; line < lines; line++) a.prefetcht0(__[s_ahead + line * Line]);
+        for (int line = 0; line < lines; line++) Tuning.Ask(a, __[s_ahead + line * Line]);
         a.add(s_ahead, lines * Line);
     }
 
@@ -311,6 +350,6 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         a.Label(ref _configuration);
         a.db(TileConfiguration);
         a.Label(ref _ones);
-        for (int row = 0; row < WorkItem.MaxRows; row++) a.dd(1f);
+        for (int row = 0; row < MostRows; row++) a.dd(1f);
     }
 }

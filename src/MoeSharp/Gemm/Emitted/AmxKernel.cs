@@ -18,7 +18,7 @@ internal sealed unsafe class AmxKernel : IGemmKernel
     {
         GeneratedCode code;
         lock (_generate) code = _code[(int)format] ??= Generate(format);
-        return new TileKernels(format, Operand, WorkItem.MaxRows, isUnmanaged: true)
+        return new TileKernels(format, Operand, AmxEmitter.MostRows, isUnmanaged: true)
         {
             AnyRows = true,
             Begins = (delegate* unmanaged<TileBlock*, void>)code[1],
