@@ -142,14 +142,14 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
     /// <summary>Up to 32 rows, after which there are no more; leaves the partial sums' address.</summary>
     private void EmitLast(int number, int units, Label end)
     {
-        Label two = a.CreateLabel(), stored = a.CreateLabel();
+        Label two = a.CreateLabel();
         a.cmp(s_rows, TileRows);
         a.ja(two);
         EmitGroup(new(number, 1, units));
-        a.jmp(stored);
+        if (_promotes) a.lea(s_partial, __[rsp + PartialOf(number)]);
+        a.jmp(end);
         a.Label(ref two);
         EmitGroup(new(number, 2, units));
-        a.Label(ref stored);
         if (_promotes) a.lea(s_partial, __[rsp + PartialOf(number)]);
         a.jmp(end);
     }
