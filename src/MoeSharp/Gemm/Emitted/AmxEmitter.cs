@@ -11,7 +11,7 @@ namespace MoeSharp;
 /// <remarks>Tiles: 0-3 sums, 4-5 operands, 6-7 weights. A row tile reads 16 rows of operands, whatever lies after the last.</remarks>
 internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightFormat format)
 {
-    /// <summary>Rows of a tile: so many rows of operands must be readable from the first of every 16.</summary>
+    /// <summary>Rows of a tile. From the first of every 16, all 16 rows of operands must be readable, and the memory of all their sums be the thread's own.</summary>
     public const int TileRows = 16;
     /// <summary>Most rows of a block.</summary>
     public const int MostRows = 128;
@@ -56,21 +56,21 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         a.push(rbp);
         a.mov(rbp, rsp);
         foreach (AssemblerRegister64 register in s_saved) a.push(register);
-        a.sub(rsp, 2 * GroupRows * SumRowBytes + Line);
+        a.sub(rsp, 2 * GroupRows * SumRowBytes + 2 * Line);
         a.and(rsp, -Line);
-        a.push(rbp); // rbp has work to do, and this word keeps lines apart: see PartialAt
+        a.mov(__[rsp + FrameAt], rbp); // rbp has work to do
         LoadArguments();
         EmitGroups();
         a.vzeroupper();
-        a.mov(rbp, __[rsp]);
+        a.mov(rbp, __[rsp + FrameAt]);
         a.lea(rsp, __[rbp - 8 * s_saved.Length]);
         foreach (AssemblerRegister64 register in s_saved.AsEnumerable().Reverse()) a.pop(register);
         a.pop(rbp);
         a.ret();
     }
 
-    /// <summary>Partial sums on the stack, twice [32 rows][32 columns].</summary>
-    private const int PartialAt = 8;
+    /// <summary>On the stack: rbp, the end of the sums, and partial sums, twice [32 rows][32 columns].</summary>
+    private const int FrameAt = 0, SumsEndAt = 8, PartialAt = Line;
 
     private void LoadArguments()
     {
@@ -88,6 +88,15 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         if (_promotes) LoadScales();
         if (_decodes) _panel.LoadArguments(s_block);
         a.mov(s_line, Line);
+    }
+
+    private void StartFetchingSums()
+    {
+        a.mov(s_sumsAhead, s_stride);
+        a.imul(s_sumsAhead, s_rows);
+        a.add(s_sumsAhead, s_sums);
+        a.mov(__[rsp + SumsEndAt], s_sumsAhead);
+        a.mov(s_sumsAhead, s_sums);
     }
 
     private void LoadScales()
@@ -112,7 +121,7 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
     private void EmitGroups()
     {
         Label many = a.CreateLabel(), end = a.CreateLabel();
-        if (_promotes) a.mov(s_sumsAhead, s_sums);
+        if (_promotes) StartFetchingSums();
         a.cmp(s_rows, GroupRows);
         a.ja(many);
         EmitLast(0, AmxPanel.UnitsPerDepth, end);
@@ -211,14 +220,21 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, WeightForm
         a.tdpbf16ps(tmm3, tmm5, tmm7);
     }
 
-    /// <summary>Sums do not stay in the first cache from one block to the next: a few rows are asked for at a time, and those that do not exist do no harm.</summary>
+    /// <summary>
+    /// Sums do not stay in the first cache from one block to the next: a few rows are asked for at a time. Not beyond the last 8: other threads' memory may lie there,
+    /// and every line that they write would have to be won back from here.
+    /// </summary>
     private void FetchSums()
     {
+        Label end = a.CreateLabel();
+        a.cmp(s_sumsAhead, __[rsp + SumsEndAt]);
+        a.jae(end);
         for (int row = 0; row < RowsPerStep; row++)
         {
             for (int half = 0; half < 2; half++) a.prefetchw(__[s_sumsAhead + half * Line]);
             a.add(s_sumsAhead, s_stride);
         }
+        a.Label(ref end);
     }
 
     /// <summary>Sums += partial * (row's scale * column's scale), one row.</summary>
