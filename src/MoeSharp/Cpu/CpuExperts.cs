@@ -56,7 +56,6 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     public static int DownTilesPerChunk(int hidden, int threads)
     {
         int tiles = 4;
-        if (Tuning.Number("MOESHARP_DOWN_TILES", 0) is > 0 and var given) return given;
         while (tiles > 1 && Formats.Blocks(hidden, tiles * TileBlock.Columns) < 4 * threads) tiles /= 2;
         return tiles;
     }

@@ -6,7 +6,7 @@ namespace MoeSharp;
 internal unsafe struct BlockRun(byte* first, int count, int blockBytes, byte* following)
 {
     /// <summary>Blocks between the one that is multiplied and the one that is asked for.</summary>
-    public static readonly int Distance = Tuning.Number("MOESHARP_AHEAD", 1);
+    public const int Distance = 1;
 
     // Where nothing is known to follow, the last block is there to be decoded once more, and what lies behind it may be asked for in vain.
     private readonly byte* _following = following != null ? following : first + (nint)(count - 1) * blockBytes;

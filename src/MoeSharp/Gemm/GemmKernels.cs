@@ -6,7 +6,6 @@ internal static class GemmKernels
     public static IReadOnlyList<IGemmKernel> All { get; } =
     [
         new AmxKernel(),
-        new AmxBlockKernel(),
         new Bf16DotKernel(),
         new FmaKernel("avx512", CpuFeatures.Avx512, "AVX-512 F, BW and VL", hasRows: true, (a, constants) => new Avx512Assembler(a, constants)),
         new FmaKernel("avx2", CpuFeatures.Avx2Fma, "AVX2, FMA and F16C", hasRows: false, (a, constants) => new Avx2Assembler(a, constants)),

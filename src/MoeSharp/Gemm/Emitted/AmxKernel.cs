@@ -31,7 +31,7 @@ internal sealed unsafe class AmxKernel : IGemmKernel
     private static GeneratedCode Generate(WeightFormat format)
     {
         var code = new GeneratedCode.Builder();
-        var emitter = new AmxEmitter(code.Assembler, code.Constants, format);
+        var emitter = new AmxEmitter(code.Assembler, code.Constants, new(code.Assembler), format);
         code.Add(emitter.EmitBlock);
         code.Add(emitter.EmitBegin);
         code.Add(emitter.EmitEnd);

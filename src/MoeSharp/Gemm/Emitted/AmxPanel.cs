@@ -25,7 +25,7 @@ internal sealed class AmxPanel(Assembler a, ConstantPool constants)
         a.mov(s_codes, __[block + TileBlock.Offsets.Next]);
         a.mov(s_target, __[block + TileBlock.Offsets.DecodedNext]);
         a.mov(s_ahead, __[block + TileBlock.Offsets.Ahead]);
-        for (int line = 0; line < TileBlock.ScaleBytes; line += Line) Tuning.Ask(a, __[s_ahead + line]);
+        for (int line = 0; line < TileBlock.ScaleBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
         a.add(s_ahead, TileBlock.ScaleBytes);
     }
 
@@ -39,7 +39,7 @@ internal sealed class AmxPanel(Assembler a, ConstantPool constants)
         for (int line = 0; line < UnitLines; line++)
         {
             int target = line / 2 * 2 * PairBytes + line % 2 * Line;
-            Tuning.Ask(a, __[s_ahead + line * Line]);
+            a.prefetcht0(__[s_ahead + line * Line]);
             _decoder.Decode(__[s_codes + line * Line], zmm0, zmm1, pair0: zmm2, pair1: zmm1);
             a.vmovups(__zmmword_ptr[s_target + target], zmm2);
             a.vmovups(__zmmword_ptr[s_target + target + PairBytes], zmm1);

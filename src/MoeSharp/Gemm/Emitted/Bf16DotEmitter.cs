@@ -81,7 +81,7 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
         }
         if (format == WeightFormat.Bf16) return;
         _decoder.LoadTables();
-        for (int line = 0; line < TileBlock.ScaleBytes; line += Line) Tuning.Ask(a, __[s_ahead + line]);
+        for (int line = 0; line < TileBlock.ScaleBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
         a.add(s_ahead, TileBlock.ScaleBytes);
     }
 
@@ -117,7 +117,7 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
 
     private void EmitStep()
     {
-        for (int line = 0; line < _stepBytes; line += Line) Tuning.Ask(a, __[s_ahead + line]);
+        for (int line = 0; line < _stepBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
         a.add(s_ahead, s_aheadStep);
         if (format == WeightFormat.Bf16)
         {
@@ -137,15 +137,6 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
 
     private void MultiplyPair(int pair, AssemblerRegisterZMM half0, AssemblerRegisterZMM half1)
     {
-        if (Tuning.Number("MOESHARP_MEMBCST") == 1)
-        {
-            for (int row = 0; row < _rows; row++)
-            {
-                a.vdpbf16ps(Sum(row, 0), half0, __dword_bcst[s_operands + (row * RowBytes + 2 * OperandBytes * pair)]);
-                a.vdpbf16ps(Sum(row, 1), half1, __dword_bcst[s_operands + (row * RowBytes + 2 * OperandBytes * pair)]);
-            }
-            return;
-        }
         for (int row = 0; row < _rows; row++)
         {
             a.vpbroadcastd(zmm28, __dword_ptr[s_operands + (row * RowBytes + 2 * OperandBytes * pair)]);
