@@ -1,7 +1,7 @@
 using MoeSharp;
 
 using var model = Checkpoint.Open("samples/tiny-qwen3-moe-fp8");
-using var layer = MoeLayer.Load(model, layer: 1);                // the fastest backend this machine has
+using var layer = MoeLayer.Load(model, layer: 1);                // the fastest kernels of this CPU; GPUs: MoeSharp.Cuda
 
 const int tokens = 4;
 var hidden = new BFloat16[tokens * layer.HiddenSize];            // [T, H]

@@ -33,7 +33,7 @@ internal sealed class BenchVerb : Verb
     {
         Inputs.CheckSource(arguments, _model, _shape, _layer, _format);
         string? plot = arguments.GetValue(_plot);
-        if (plot is not null) Picture.CheckWritable(plot);
+        if (plot is not null) Picture.Check(plot, arguments.GetValue(_model));
         int[] given = arguments.GetValue(_tokens) ?? []; // an array that was not given is empty, not null
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
         using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));
@@ -69,8 +69,7 @@ internal sealed class BenchVerb : Verb
         IExpertsBackend? chosen = null;
         foreach (BenchShape shape in arguments.GetValue(_shape)!)
         {
-            using ExpertWeights sizes = SyntheticWeights.OnlySizes(shape, Inputs.WeightFormat(arguments.GetValue(_format)));
-            chosen = backend.For([(ExpertsShape.From(BenchLayer.Options(shape, activations), sizes), sizes)], tokens);
+            chosen = backend.For(shape, Inputs.WeightFormat(arguments.GetValue(_format)), activations, tokens);
             if (chosen is null) break;
         }
         return chosen;
@@ -92,7 +91,8 @@ internal sealed class BenchVerb : Verb
                 using GpuLayer layer = shape is null
                     ? GpuLayer.Of(loaded!)
                     : GpuLayer.Random(shape, Inputs.WeightFormat(arguments.GetValue(_format)), activations, gpu, bench.Tables);
-                bench.Run(layer, tokens, routing, arguments.GetValue(_seed), count => step($"{layer.Name}, {count} tokens", done++), cancel);
+                GpuCase[] calls = [.. tokens.Select(count => GpuCase.Random(layer, count, routing, arguments.GetValue(_seed)))];
+                bench.Run(layer, calls, count => step($"{layer.Name}, {count} tokens", done++), cancel);
             }
         });
         if (plot is not null) BenchPicture.Save(plot, bench.Cases, bench.Ceilings);

@@ -8,6 +8,8 @@ internal sealed class ChosenBackend : IDisposable
     /// <summary>GPUs are asked for by name: "cuda", or "cuda:1" for the second.</summary>
     public const string Cuda = "cuda";
 
+    private const string Auto = "auto";
+
     private readonly IDisposable? _own;
     private readonly AutoGpu? _gpu;
 
@@ -27,9 +29,9 @@ internal sealed class ChosenBackend : IDisposable
             Backend = cuda;
             return;
         }
-        CpuBackend? cpu = (threads is not null || kernel is not null) && name is "auto" or "cpu" ? new CpuBackend(threads, kernel) : null;
+        CpuBackend? cpu = (threads is not null || kernel is not null) && name is Auto or "cpu" ? new CpuBackend(threads, kernel) : null;
         _own = cpu;
-        Backend = cpu ?? (name == "auto" ? null : ExpertsBackends.ByName(name));
+        Backend = cpu ?? (name == Auto ? null : ExpertsBackends.ByName(name));
         if (Backend is null) _gpu = new AutoGpu();
     }
 
@@ -46,6 +48,19 @@ internal sealed class ChosenBackend : IDisposable
         Reason = takes.Reason is { } no ? $"no GPU: {no}" : _gpu.Room;
         return takes.IsSupported ? _gpu.Backend : null;
     }
+
+    /// <summary>For random weights of a shape.</summary>
+    public IExpertsBackend? For(BenchShape shape, WeightFormat format, ActivationFormat? activations, int tokens)
+    {
+        using ExpertWeights sizes = SyntheticWeights.OnlySizes(shape, format);
+        return For([(ExpertsShape.From(BenchLayer.Options(shape, activations), sizes), sizes)], tokens);
+    }
+
+    /// <summary>All that --backend takes, in words.</summary>
+    public static string Names => $"{Auto}, {string.Join(", ", ExpertsBackends.All.Select(backend => backend.Name))}, {Cuda} or {Cuda}:1";
+
+    /// <summary>Whether there is something with this name, usable or not.</summary>
+    public static bool IsName(string name) => name == Auto || Gpu(name) is not null || ExpertsBackends.All.Any(backend => backend.Name == name);
 
     /// <summary>Ordinal of the GPU that a name means, or null for every other name.</summary>
     public static int? Gpu(string name)

@@ -10,8 +10,9 @@ internal sealed class CompareVerb : Verb
     private readonly Argument<string> _model = Inputs.Model();
     private readonly Argument<string?> _model2 = Inputs.OptionalModel("Another checkpoint with layers of the same sizes, for --b; without it both sides are MODEL", "MODEL2");
     private readonly Option<int?> _layer = Inputs.Number("--layer", "L", "Decoder layer", 0);
-    private readonly Option<Side?> _a = SideOption("--a", "stored", "What is looked at");
-    private readonly Option<Side?> _b = SideOption("--b", null, "What it is measured against; stored/reference when not given, or stored where there is a MODEL2");
+    private readonly Option<Side?> _a = SideOption("--a", "What is looked at; stored when not given. FORMAT: stored (also: as-is) for what the checkpoint has, or block128, block128-pow2, mxfp8, bf16, made from it in memory. "
+        + "BACKEND: what --backend of run takes, or cpu:KERNEL. ACTIVATIONS: fp8 or bf16");
+    private readonly Option<Side?> _b = SideOption("--b", "What it is measured against; stored/reference when not given, or stored where there is a MODEL2");
     private readonly Option<string?> _input = Inputs.Input();
     private readonly Option<int?> _tokens = Inputs.Number("--tokens", "N", $"Random normal hidden states instead of --input, {DefaultTokens} tokens when neither is given", 1);
     private readonly Option<long?> _seed = Inputs.Seed("Seed of those, 1 when not given");
@@ -28,9 +29,7 @@ internal sealed class CompareVerb : Verb
     private readonly Option<string?> _kernel = Inputs.Kernel();
 
     public CompareVerb() : base("compare",
-        "Compare two checkpoints, formats or backends on one layer and the same tokens: the error of the layer, of every expert, and the worst rows. "
-        + "FORMAT is stored (also: as-is) for what the checkpoint has, or block128, block128-pow2, mxfp8 or bf16, to which weights are converted in memory. "
-        + "BACKEND is auto or what --backend of run takes; cpu:KERNEL chooses a kernel for one side.",
+        "Compare two checkpoints, formats or backends on one layer and the same tokens: the error of the layer, of every expert, and the worst rows.",
         "moesharp compare samples/tiny-qwen3-moe-fp8 --layer 0",
         "moesharp compare samples/tiny-qwen3-moe-fp8 --layer 0 --a mxfp8 --b stored",
         "moesharp dequantize samples/tiny-qwen3-moe-fp8 --out tiny-bf16",
@@ -46,16 +45,17 @@ internal sealed class CompareVerb : Verb
     protected override int Run(ParseResult arguments, Terminal terminal, CancellationToken cancel)
     {
         string modelA = arguments.GetValue(_model)!, modelB = arguments.GetValue(_model2) ?? modelA;
-        Side sideA = arguments.GetValue(_a)!, sideB = arguments.GetValue(_b) ?? Side.Parse("--b", arguments.GetValue(_model2) is null ? "stored/reference" : "stored");
+        Side sideA = arguments.GetValue(_a) ?? Side.Parse("--a", "stored"), sideB = arguments.GetValue(_b) ?? Side.Parse("--b", arguments.GetValue(_model2) is null ? "stored/reference" : "stored");
         int layer = arguments.GetRequiredValue(_layer)!.Value;
+        int tokens = arguments.GetValue(_tokens) ?? DefaultTokens;
         (int? threads, string? kernel) = (arguments.GetValue(_threads), arguments.GetValue(_kernel));
         if (kernel is not null && !sideA.MayUseCpu && !sideB.MayUseCpu)
             throw new ArgumentException($"--kernel is '{kernel}', a choice of the cpu backend, but no side runs on it; leave it out, or name cpu in --a or --b.");
-        using OpenedSide a = terminal.Load("Loading a", progress => OpenedSide.Open(modelA, layer, sideA, threads, kernel, progress, cancel));
-        using OpenedSide b = terminal.Load("Loading b", progress => OpenedSide.Open(modelB, layer, sideB, threads, kernel, progress, cancel));
+        using OpenedSide a = terminal.Load("Loading a", progress => OpenedSide.Open(modelA, layer, sideA, tokens, threads, kernel, progress, cancel));
+        using OpenedSide b = terminal.Load("Loading b", progress => OpenedSide.Open(modelB, layer, sideB, tokens, threads, kernel, progress, cancel));
         RunInput input = arguments.GetValue(_input) is { } file
             ? RunFiles.ReadInput(file, a.Layer)
-            : RunInput.Random(arguments.GetValue(_tokens) ?? DefaultTokens, a.Layer.HiddenSize, arguments.GetValue(_seed) ?? 1);
+            : RunInput.Random(tokens, a.Layer.HiddenSize, arguments.GetValue(_seed) ?? 1);
         var comparison = new Comparison(a.Layer, b.Layer, input);
         terminal.Track("Comparing", 1, step => comparison.Run(cancel));
         bool checkFinite = arguments.GetValue(_checkFinite);
@@ -84,6 +84,5 @@ internal sealed class CompareVerb : Verb
         return report.Passed ? ExitCode.Ok : ExitCode.CheckFailed;
     }
 
-    private static Option<Side?> SideOption(string name, string? otherwise, string description) => Inputs.Parsed<Side?>(
-        name, Side.HelpName, $"{description}{(otherwise is null ? "" : $"; {otherwise} when not given")}", otherwise is null ? null : Side.Parse(name, otherwise), text => Side.Parse(name, text));
+    private static Option<Side?> SideOption(string name, string description) => Inputs.Parsed<Side?>(name, Side.HelpName, description, null, text => Side.Parse(name, text));
 }

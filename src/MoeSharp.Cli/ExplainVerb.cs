@@ -32,27 +32,39 @@ internal sealed class ExplainVerb : Verb
         Inputs.CheckSource(arguments, _model, _shape, _layer, _format, _routing);
         int threads = arguments.GetValue(_threads) ?? Environment.ProcessorCount;
         using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));
-        using ExplainCase layer = Open(arguments, backend.Backend, terminal, cancel);
-        using Team? ownTeam = layer.Experts.Backend is CpuBackend ? null : new Team(threads);
-        using var ceilings = new Ceilings(ownTeam ?? ((CpuBackend)layer.Experts.Backend).Team);
-        var times = new CallTimes(layer, ceilings);
-        terminal.Track("Timing", CallTimes.Rounds, step => times.Run(step, cancel));
-        var report = new ExplainReport(layer, ceilings, times, threads);
+        using ExplainCase layer = Open(arguments, backend, terminal, cancel);
+        var report = new ExplainReport(layer, Time(layer, terminal, threads, cancel), threads, backend.Reason);
         if (terminal.Json) terminal.WriteJson(report.WriteJson);
         else report.WriteTables(terminal);
         return ExitCode.Ok;
     }
 
-    private ExplainCase Open(ParseResult arguments, IExpertsBackend? backend, Terminal terminal, CancellationToken cancel)
+    private static TimedCall Time(ExplainCase layer, Terminal terminal, int threads, CancellationToken cancel)
+    {
+        TimedCall? timed = null;
+        if (layer.Experts.Backend is CudaBackend gpu)
+        {
+            terminal.Track("Timing", 1, step => timed = GpuCallTimes.Of(layer, gpu, cancel));
+            return timed!;
+        }
+        using Team? ownTeam = layer.Experts.Backend is CpuBackend ? null : new Team(threads);
+        using var ceilings = new Ceilings(ownTeam ?? ((CpuBackend)layer.Experts.Backend).Team);
+        var times = new CallTimes(layer, ceilings);
+        terminal.Track("Timing", CallTimes.Rounds, step => times.Run(step, cancel));
+        return times.Result(layer.Kernel, threads);
+    }
+
+    private ExplainCase Open(ParseResult arguments, ChosenBackend backend, Terminal terminal, CancellationToken cancel)
     {
         int tokens = arguments.GetValue(_tokens) ?? DefaultTokens;
         ActivationFormat? activations = Inputs.ActivationFormat(arguments.GetValue(_activations));
         if (arguments.GetValue(_model) is { } model)
             return terminal.Load("Loading", progress => ExplainCase.FromCheckpoint(
-                model, arguments.GetValue(_layer), tokens, arguments.GetValue(_seed), new() { Backend = backend, Activations = activations }, progress, cancel));
+                model, arguments.GetValue(_layer), tokens, arguments.GetValue(_seed), new() { Activations = activations }, backend, progress, cancel));
         BenchLayer? layer = null;
+        BenchShape shape = arguments.GetValue(_shape)!;
         WeightFormat format = Inputs.WeightFormat(arguments.GetValue(_format));
-        terminal.Track("Filling random weights", 1, step => layer = BenchLayer.Random(arguments.GetValue(_shape)!, format, activations, backend, cancel, new LoadSteps(step)));
+        terminal.Track("Filling random weights", 1, step => layer = BenchLayer.Random(shape, format, activations, backend.For(shape, format, activations, tokens), cancel, new LoadSteps(step)));
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
         return ExplainCase.FromShape(layer!, routing, tokens, arguments.GetValue(_seed));
     }

@@ -32,11 +32,8 @@ internal static class Inputs
     /// <summary>A folder to be written.</summary>
     public static Option<string> Out() => new("--out") { HelpName = "DIR", Description = "Folder to write; it must not exist", Required = true };
 
-    public static Option<string> Backend() => Parsed("--backend", "NAME", $"What computes: auto, {BackendNames()}", "auto", text =>
-    {
-        if (text != "auto" && ChosenBackend.Gpu(text) is null) ExpertsBackends.ByName(text);
-        return text;
-    });
+    public static Option<string> Backend() => Parsed("--backend", "NAME", $"What computes: {ChosenBackend.Names} (a GPU)", "auto", text =>
+        ChosenBackend.IsName(text) ? text : throw new ArgumentException($"--backend is '{text}'; use {ChosenBackend.Names}."));
 
     public static Option<string> Activations() =>
         OneOf("--activations", "How activations enter the GEMMs: fp8 or bf16; without it fp8 for FP8 weights, bf16 for BF16 weights", null, "fp8", "bf16");
@@ -134,6 +131,4 @@ internal static class Inputs
         });
         return model;
     }
-
-    private static string BackendNames() => string.Join(", ", ExpertsBackends.All.Select(backend => backend.Name)) + ", cuda or cuda:1 (a GPU)";
 }

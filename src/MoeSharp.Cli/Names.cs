@@ -6,7 +6,7 @@ internal static class Names
     public static string Of(WeightFormat format) => format switch
     {
         WeightFormat.Block128 => "block128",
-        WeightFormat.Block128PowerOfTwo => "block128-power-of-two",
+        WeightFormat.Block128PowerOfTwo => "block128-pow2",
         WeightFormat.MxFp8 => "mxfp8",
         _ => "bf16",
     };

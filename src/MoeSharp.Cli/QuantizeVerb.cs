@@ -43,7 +43,7 @@ internal sealed class QuantizeVerb : Verb
             _ => WeightFormat.Block128,
         };
         string? plot = arguments.GetValue(_plot);
-        if (plot is not null) Picture.CheckWritable(plot);
+        if (plot is not null) Picture.Check(plot, path);
         using Checkpoint model = Checkpoint.Open(path);
         var quantization = new Quantization(model, format, arguments.GetValue(_linears));
         IReadOnlyList<QuantizationError> errors = [];

@@ -41,9 +41,9 @@ internal sealed class RunVerb : Verb
     {
         string path = arguments.GetValue(_model)!;
         string? outputPath = arguments.GetValue(_output);
-        if (outputPath is not null) RunFiles.CheckWritable(outputPath);
+        if (outputPath is not null) OutputFile.Check("--output", outputPath, path);
         string? plotPath = arguments.GetValue(_plot);
-        if (plotPath is not null) Picture.CheckWritable(plotPath);
+        if (plotPath is not null) Picture.Check(plotPath, path);
         bool checkFinite = arguments.GetValue(_checkFinite);
         bool expertsOnly = arguments.GetValue(_expertsOnly), isF32 = arguments.GetValue(_outputDtype) == "f32";
         using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));

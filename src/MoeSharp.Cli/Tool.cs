@@ -84,7 +84,7 @@ internal static class Tool
 
     private static int Fail(TextWriter error, string sentence)
     {
-        error.WriteLine($"moesharp: {sentence}");
+        error.WriteLine($"moesharp: {sentence}{(sentence.EndsWith('.') ? "" : ".")}"); // the system's own have no full stop
         return ExitCode.BadInput;
     }
 

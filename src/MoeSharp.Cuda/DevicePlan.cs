@@ -11,6 +11,9 @@ internal readonly struct DevicePlan
     /// <summary>Rows of the largest tile; twin of the constant in kernels/include/scheduler.cuh.</summary>
     internal const int TileRows = 256;
 
+    /// <summary>A tile of at most so many rows has its weights on the M side; twin of the constant in kernels/include/scheduler.cuh.</summary>
+    internal const int NarrowRows = 128;
+
     internal DevicePlan(ExpertsShape shape, int tokens)
     {
         Tokens = tokens;
@@ -83,6 +86,13 @@ internal readonly struct DevicePlan
 
     /// <summary>Row tiles of an expert with this many rows, as the device computes them.</summary>
     internal static int RowTiles(int rows) => (rows + TileRows - 1) / TileRows;
+
+    /// <summary>Rows of each of those tiles: cut evenly, at multiples of 8.</summary>
+    internal static IEnumerable<int> TilesOf(int rows, int most = TileRows)
+    {
+        int tiles = Formats.Blocks(rows, most), size = tiles == 0 ? 0 : Formats.Blocks(Formats.Blocks(rows, tiles), 8) * 8;
+        for (int row = 0; row < rows; row += size) yield return Math.Min(size, rows - row);
+    }
 
     /// <summary>The same for the wide kernels: what they call entries.</summary>
     internal static int WideEntries(int rows, bool tall)

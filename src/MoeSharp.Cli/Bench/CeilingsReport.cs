@@ -34,6 +34,17 @@ internal static class CeilingsReport
         json.WriteEndObject();
     }
 
+    /// <summary>The same member, of a GPU.</summary>
+    public static void WriteJson(this DeviceCeilings ceilings, Utf8JsonWriter json)
+    {
+        json.WriteStartObject("ceilings");
+        json.WriteNumber("read_gb_per_s", ceilings.ReadGBPerS);
+        json.WriteNumber("fill_gb_per_s", ceilings.FillGBPerS);
+        json.WriteNumber("copy_gb_per_s", ceilings.CopyGBPerS);
+        json.WriteNumber("fp8_tflop_per_s", ceilings.Fp8TFlopPerS);
+        json.WriteEndObject();
+    }
+
     private static void WriteNumberOrNull(Utf8JsonWriter json, string name, double? value)
     {
         if (value is { } number) json.WriteNumber(name, number);

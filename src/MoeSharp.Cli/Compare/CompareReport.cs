@@ -30,11 +30,14 @@ internal sealed record CompareReport
         foreach (string column in (string[])["rows", "relative L2", "SNR dB", "max abs", "calc_diff"]) table.AddColumn(new TableColumn(column).RightAligned());
         int tokens = Input.Hidden.Length / A.Layer.HiddenSize;
         AddRow(table, "whole layer", $"{tokens}", Result.Whole);
-        foreach (ExpertDifference expert in Result.Experts.OrderByDescending(expert => Badness(expert.Error)).Take(Worst))
+        ExpertDifference[] different = [.. Result.Experts.Where(expert => Badness(expert.Error) > 0).OrderByDescending(expert => Badness(expert.Error))];
+        foreach (ExpertDifference expert in different.Take(Worst))
             AddRow(table, NameOf(expert.Expert), expert.IsRouted ? $"{expert.Rows}" : "not routed", expert.Error);
         terminal.Write(table);
-        if (Result.Experts.Count > Worst) terminal.WriteLine($"{Result.Experts.Count - Worst} more experts are closer; --json lists them all, --worst shows more.");
-        WriteRows(terminal);
+        int others = Result.Experts.Count - Math.Min(Worst, different.Length);
+        if (different.Length == 0) terminal.WriteLine("Every expert gives the same bits on both sides.");
+        else if (others > 0) terminal.WriteLine($"{others} more experts are closer; --json lists them all, --worst shows more.");
+        if (different.Length > 0) WriteRows(terminal);
         if (Tolerance is { } most) terminal.WriteLine($"{(Passed ? "Within" : "NOT within")} the tolerance of {Units.Error(most)}.");
     }
 
@@ -89,6 +92,7 @@ internal sealed record CompareReport
             ("layer", $"{A.Layer.Layer}, {Units.Plural(Input.Hidden.Length / A.Layer.HiddenSize, "token")}, {Input.Source}"),
             ("routing", Input.Ids is not null ? "from the input" : Result.DifferentIds == 0 ? "the same on both sides" : $"a's for both; b's differs in {Result.DifferentIds} of {Result.Ids.Length} slots"),
         };
+        if ((A.Chosen ?? B.Chosen) is { } chosen) facts.Add(("chosen", chosen));
         if (!IsChecked) return facts;
         facts.Add(("finite in a", NonFiniteInA?.InWords() ?? "yes, every value of every step"));
         facts.Add(("finite in b", NonFiniteInB?.InWords() ?? "yes, every value of every step"));
@@ -99,7 +103,7 @@ internal sealed record CompareReport
     {
         var table = new Table().Border(TableBorder.Simple).AddColumn("worst rows");
         foreach (string column in (string[])["token", "relative L2", "worst column", "a there", "b there"]) table.AddColumn(new TableColumn(column).RightAligned());
-        foreach (RowDifference row in Result.Rows.Take(Worst))
+        foreach (RowDifference row in Result.Rows.Where(row => row.Relative != 0).Take(Worst))
             table.AddRow(NameOf(row.Expert), $"{row.Token}", Units.Error(row.Relative), $"{row.Column}", Value(row.A), Value(row.B));
         terminal.Write(table);
     }
@@ -142,6 +146,7 @@ internal sealed record CompareReport
         json.WriteString("activations", Names.Of(shape.Activations));
         json.WriteString("backend", side.Layer.Experts.Backend.Name);
         json.WriteString("kernel", side.Layer.Experts.Description);
+        json.WriteString("chosen", side.Chosen);
         json.WriteEndObject();
     }
 }

@@ -20,16 +20,20 @@ internal sealed class OpenedSide : IDisposable
 
     public MoeLayer Layer { get; }
 
+    /// <summary>Why auto took a GPU, or why not; null where something was asked for by name.</summary>
+    public string? Chosen => _backend?.Reason;
+
     /// <summary>Loads, and converts where the side says so.</summary>
+    /// <param name="tokens">Of a call.</param>
     /// <param name="threads">Of the cpu backend.</param>
     /// <param name="kernel">Of the cpu backend, where the side names none.</param>
-    public static OpenedSide Open(string model, int layer, Side side, int? threads, string? kernel, IProgress<LoadProgress>? progress, CancellationToken cancel)
+    public static OpenedSide Open(string model, int layer, Side side, int tokens, int? threads, string? kernel, IProgress<LoadProgress>? progress, CancellationToken cancel)
     {
         var backend = side.MayUseCpu ? new ChosenBackend(side.Backend, threads, side.Kernel ?? kernel) : new ChosenBackend(side.Backend, null, null);
         try
         {
             // NaN is a finding here, not a reason to stop.
-            return Open(model, layer, side, new() { Backend = backend.Backend, Activations = side.Activations, AllowNaNWeights = true }, backend, progress, cancel);
+            return Open(model, layer, side, new() { Activations = side.Activations, AllowNaNWeights = true }, backend, tokens, progress, cancel);
         }
         catch
         {
@@ -42,11 +46,11 @@ internal sealed class OpenedSide : IDisposable
     public static FiniteFinding? FindNonFinite(string model, int layer, Side side, RunInput input, int[] ids, float[] weights, CancellationToken cancel)
     {
         var search = new FiniteSearch();
-        using OpenedSide watched = Open(model, layer, side, search.Options(new() { Activations = side.Activations }), null, null, cancel);
+        using OpenedSide watched = Open(model, layer, side, search.Options(new() { Activations = side.Activations }), null, 0, null, cancel);
         return search.Run(watched.Layer, input.Hidden, ids, weights, expertsOnly: false);
     }
 
-    private static OpenedSide Open(string path, int layer, Side side, MoeLayerOptions options, ChosenBackend? backend, IProgress<LoadProgress>? progress, CancellationToken cancel)
+    private static OpenedSide Open(string path, int layer, Side side, MoeLayerOptions options, ChosenBackend? backend, int tokens, IProgress<LoadProgress>? progress, CancellationToken cancel)
     {
         using Checkpoint model = Checkpoint.Open(path); // closed at the end: the parts keep what they map
         WeightFormat format = default;
@@ -54,7 +58,7 @@ internal sealed class OpenedSide : IDisposable
         {
             format = stored.Experts.Format;
             return ConvertedLayer.To(stored, side.Format, cancel);
-        });
+        }, backend is null ? null : parts => backend.For(MoeLayer.AllExperts(parts, options), tokens));
         return new(path, format, loaded.Layer, backend);
     }
 

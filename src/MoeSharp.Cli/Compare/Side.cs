@@ -22,7 +22,7 @@ internal sealed record Side(WeightFormat? Format, string Backend, string? Kernel
         string backend = parts.Length > 1 ? parts[1] : Auto, activations = parts.Length > 2 ? parts[2] : "";
         string? kernel = backend.StartsWith(Cpu + ":", StringComparison.Ordinal) ? backend[(Cpu.Length + 1)..] : null;
         if (kernel is not null) backend = Cpu;
-        if (backend != Auto && ChosenBackend.Gpu(backend) is null) ExpertsBackends.ByName(backend);
+        if (!ChosenBackend.IsName(backend)) throw new ArgumentException($"{option} is '{text}' but there is no backend '{backend}'; use {ChosenBackend.Names}.");
         if (activations is not ("" or "fp8" or "bf16")) throw new ArgumentException($"{option} is '{text}' but there are no activations '{activations}'; use fp8 or bf16.");
         WeightFormat? format = parts[0] switch
         {

@@ -10,14 +10,24 @@ internal sealed class CallTimes(ExplainCase layer, Ceilings ceilings)
     private readonly List<double> _calls = [];
     private readonly List<double[]> _stages = [];
 
-    /// <summary>Median milliseconds of a call.</summary>
-    public double Call => Median(_calls);
+    /// <summary>All that was timed, beside the cost model of the kernel where there is one.</summary>
+    /// <param name="kernel">Of the cpu backend, or null.</param>
+    /// <param name="threads">That the ceilings were measured on.</param>
+    public TimedCall Result(IGemmKernel? kernel, int threads)
+    {
+        double peak = kernel is null ? ceilings.PeakGFlopPerS() : ceilings.PeakGFlopPerS(kernel);
+        return new()
+        {
+            Call = Median(_calls),
+            Costs = kernel is null ? null : new CostModel(ceilings.ReadGBPerS, peak).OnCpu(layer),
+            Stages = [.. Enumerable.Range(0, StageTimes.Names.Length).Select(Stage)],
+            Ceilings = $"Ceilings on {threads} threads: read {Units.Number(ceilings.ReadGBPerS)} GB/s, {Units.Number(peak)} GFLOP/s of the kernel's kind of arithmetic.",
+            Method = $"median of {Units.Plural(_calls.Count, "call")}, weights from memory",
+            WriteCeilings = ceilings.WriteJson,
+        };
+    }
 
-    /// <summary>Timed calls.</summary>
-    public int Count => _calls.Count;
-
-    /// <summary>Median milliseconds of a stage; null where the backend does not tell.</summary>
-    public double? Stage(int stage) => _stages.Count == 0 ? null : Median([.. _stages.Select(times => times[stage])]);
+    private double? Stage(int stage) => _stages.Count == 0 ? null : Median([.. _stages.Select(times => times[stage])]);
 
     public void Run(Action<string, double> step, CancellationToken cancel)
     {

@@ -41,14 +41,20 @@ internal sealed class ExplainCase : IDisposable
     /// <summary>[T, K].</summary>
     public int[] Ids => Input.Ids!;
 
+    /// <summary>Of the cpu backend; null on others.</summary>
+    public IGemmKernel? Kernel => Experts.Backend is CpuBackend
+        ? GemmKernels.All.FirstOrDefault(kernel => Experts.Description.StartsWith(kernel.Name + " ", StringComparison.Ordinal))
+        : null;
+
     /// <summary>A layer of a checkpoint, routed by its own router.</summary>
     /// <param name="layer">Null: the first one with experts.</param>
     public static ExplainCase FromCheckpoint(
-        string path, int? layer, int tokens, long? seed, MoeLayerOptions options, IProgress<LoadProgress>? progress, CancellationToken cancel)
+        string path, int? layer, int tokens, long? seed, MoeLayerOptions options, ChosenBackend backend, IProgress<LoadProgress>? progress, CancellationToken cancel)
     {
         using Checkpoint model = Checkpoint.Open(path); // closed at the end: the layer keeps what it maps
         int index = layer ?? model.MoeLayers.FirstOrDefault();
-        LoadedLayer loaded = LoadedLayer.Open(model, index, options, progress, cancel);
+        LoadedLayer loaded = LoadedLayer.Open(model, index, options, progress, cancel,
+            choose: parts => backend.For(MoeLayer.AllExperts(parts, options), tokens));
         (LayerParts parts, MoeLayer built) = (loaded.Parts, loaded.Layer);
         try
         {

@@ -4,13 +4,16 @@ using Spectre.Console;
 namespace MoeSharp.Cli;
 
 /// <summary>Routing, kernels, memory and time of a call, in tables and as JSON.</summary>
-internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTimes times, int threads)
+/// <param name="layer">What was called.</param>
+/// <param name="timed">How long it took.</param>
+/// <param name="threads">Of the machine's description.</param>
+/// <param name="chosen">Why auto took a GPU, or why not; null where something was asked for by name.</param>
+internal sealed class ExplainReport(ExplainCase layer, TimedCall timed, int threads, string? chosen)
 {
     private const int BarWidth = 40;
     private readonly FusedExperts _experts = layer.Experts;
-    private readonly IGemmKernel? _kernel = layer.Experts.Backend is CpuBackend
-        ? GemmKernels.All.FirstOrDefault(kernel => layer.Experts.Description.StartsWith(kernel.Name + " ", StringComparison.Ordinal))
-        : null;
+    private readonly IGemmKernel? _kernel = layer.Kernel;
+    private readonly GpuTiles? _tiles = layer.Experts.Backend is CudaBackend ? GpuTiles.Of(layer.Experts.Shape, layer.Load) : null;
 
     public void WriteTables(Terminal terminal)
     {
@@ -30,6 +33,7 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
         WriteRouting(json);
         json.WriteString("backend", _experts.Backend.Name);
         json.WriteString("kernel", _experts.Description);
+        json.WriteString("chosen", chosen);
         json.WriteStartArray("passed_over");
         foreach (string reason in PassedOver()) json.WriteStringValue(reason);
         json.WriteEndArray();
@@ -43,6 +47,7 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
             json.WriteNumber("items", Items);
             json.WriteEndObject();
         }
+        _tiles?.WriteJson(json);
         if (Gpu is { } gpu)
         {
             json.WriteStartObject("gpu_weights");
@@ -52,25 +57,20 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
             json.WriteEndObject();
         }
         WriteWorkspace(json);
-        ceilings.WriteJson(json);
+        timed.WriteCeilings(json);
         WriteTimes(json);
     }
-
-    private double Peak => _kernel is null ? ceilings.PeakGFlopPerS() : ceilings.PeakGFlopPerS(_kernel);
 
     private int MostRows => _kernel!.For(_experts.Shape.Format, withNaN: false).MaxRows;
 
     private int Items => layer.Load.Rows.Sum(rows => (rows + WorkItem.MaxRows - 1) / WorkItem.MaxRows);
-
-    /// <summary>Null where the backend has no cost model.</summary>
-    private StageCost[]? Costs() => _kernel is null ? null : new CostModel(ceilings.ReadGBPerS, Peak).Of(layer);
 
     /// <summary>What the weights take of a GPU; null where there is none in use.</summary>
     private CudaWeightMemory? Gpu => _experts.Backend is CudaBackend ? CudaBackend.WeightMemory(layer.Weights) : null;
 
     private string[] PassedOver() =>
     [
-        .. ExpertsBackends.All.TakeWhile(backend => backend.Name != _experts.Backend.Name)
+        .. ExpertsBackends.All.TakeWhile(backend => _tiles is null && backend.Name != _experts.Backend.Name)
             .Select(backend => $"{backend.Name}: {FusedExperts.Supports(backend, _experts.Shape).Reason ?? "another was asked for"}"),
     ];
 
@@ -87,15 +87,26 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
             ("backend", string.Join("; ", (string[])[_experts.Backend.Name, .. PassedOver().Select(reason => $"not {reason}")])),
             ("kernel", _experts.Description),
         };
+        if (chosen is not null) facts.Insert(facts.Count - 1, ("chosen", chosen));
         if (Gpu is { } gpu)
         {
             string padding = gpu.Padding == 0 ? "" : $", {Units.Bytes(gpu.Padding)} of them zeros that fill blocks of 128";
             facts.Add(("GPU memory", $"{Units.Bytes(gpu.Weights)} of weights{padding}; {Units.Bytes(gpu.Loading)} more while they are loaded"));
         }
+        if (_tiles is not null) facts.AddRange(_tiles.Facts());
         if (_kernel is null) return facts;
         facts.Add(("tile", $"{TileBlock.Columns} columns x {TileBlock.MaxDepth} k of weights, 1 to {MostRows} rows at a time: as many sums as registers hold"));
         facts.Add(("work", $"{Units.Plural(Items, "item")} of at most {WorkItem.MaxRows} rows of one expert, split evenly: a block of weights stays in the cache while they pass"));
         return facts;
+    }
+
+    /// <summary>Where the call computes: on a GPU the device's.</summary>
+    private WorkspacePlan Workspace()
+    {
+        if (_tiles is null) return _experts.PlanWorkspace(layer.Tokens);
+        var plan = new WorkspacePlan();
+        new DevicePlan(_experts.Shape, layer.Tokens).AddTo(plan);
+        return plan;
     }
 
     private void WriteHistogram(Terminal terminal)
@@ -120,27 +131,28 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
         var table = new Table().Border(TableBorder.Simple).AddColumns("workspace", "type");
         foreach (string column in (string[])["shape", "offset", "bytes"]) table.AddColumn(new TableColumn(column).RightAligned());
         table.AddColumn("steps");
-        WorkspacePlan plan = _experts.PlanWorkspace(layer.Tokens);
+        WorkspacePlan plan = Workspace();
         foreach (WorkspaceRow row in plan.Rows)
-            table.AddRow(row.Name, $"{row.Type}", $"{row.Dim0} x {row.Dim1}", Units.Count(row.Offset), Units.Count(row.Bytes), row.First == row.Last ? $"{row.First}" : $"{row.First} to {row.Last}");
+            if (row.Bytes > 0) table.AddRow(row.Name, $"{row.Type}", $"{row.Dim0} x {row.Dim1}", Units.Count(row.Offset), Units.Count(row.Bytes), row.First == row.Last ? $"{row.First}" : $"{row.First} to {row.Last}");
         terminal.Write(table);
         terminal.WriteLine($"{Units.Count(plan.Bytes)} bytes in one allocation; buffers whose steps do not overlap share them ({Units.Count(BytesUnshared(plan))} apart).");
     }
 
     private void WriteTimes(Terminal terminal)
     {
-        if (Costs() is not { } costs)
+        if (timed is not { Costs: { } costs, Total: { } total })
         {
-            terminal.WriteLine($"Measured: {Units.Milliseconds(times.Call)}, median of {Units.Plural(times.Count, "call")}. There is no cost model of backend {_experts.Backend.Name}.");
+            terminal.WriteLine($"Measured: {Units.Milliseconds(timed.Call)}, {timed.Method}. There is no cost model of backend {_experts.Backend.Name}.");
             return;
         }
         var table = new Table().Border(TableBorder.Simple).AddColumn(new TableColumn("stage").NoWrap());
         foreach (string column in (string[])["bytes", "MFLOP", "ms by bytes", "ms by FLOP", "bound", "predicted", "measured"]) table.AddColumn(new TableColumn(column).RightAligned());
-        for (int stage = 0; stage < costs.Length; stage++) AddRow(costs[stage], times.Stage(stage));
-        AddRow(Total(costs), times.Call);
+        for (int stage = 0; stage < costs.Length; stage++) AddRow(costs[stage], timed.Stages[stage]);
+        AddRow(total, timed.Call);
         terminal.Write(table);
-        terminal.WriteLine($"Ceilings on {threads} threads: read {Units.Number(ceilings.ReadGBPerS)} GB/s, {Units.Number(Peak)} GFLOP/s of the kernel's kind of arithmetic.");
-        terminal.WriteLine($"Times in ms. Measured: median of {Units.Plural(times.Count, "call")}, weights from memory; {Units.Number(times.Call / Total(costs).Predicted)} times the prediction.");
+        terminal.WriteLine(timed.Ceilings);
+        terminal.WriteLine($"Times in ms. Measured: {timed.Method}; {Units.Number(timed.Call / total.Predicted)} times the prediction.");
+        if (_tiles is not null) terminal.WriteLine("Launches by themselves do not overlap, so their sum exceeds the call.");
 
         void AddRow(StageCost cost, double? measured) => table.AddRow(cost.Stage, Units.Bytes(cost.Bytes), Units.Number(cost.Flops / 1e6), Units.Number(cost.ByBytes),
             Units.Number(cost.ByFlops), cost.Bound, Units.Number(cost.Predicted), measured is { } ms ? Units.Number(ms) : "-");
@@ -164,7 +176,7 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
 
     private void WriteWorkspace(Utf8JsonWriter json)
     {
-        WorkspacePlan plan = _experts.PlanWorkspace(layer.Tokens);
+        WorkspacePlan plan = Workspace();
         json.WriteStartObject("workspace");
         json.WriteNumber("bytes", plan.Bytes);
         json.WriteStartArray("rows");
@@ -189,29 +201,24 @@ internal sealed class ExplainReport(ExplainCase layer, Ceilings ceilings, CallTi
 
     private void WriteTimes(Utf8JsonWriter json)
     {
-        StageCost[]? costs = Costs();
-        json.WriteNumber("measured_ms", times.Call);
-        if (costs is null) json.WriteNull("predicted_ms");
-        else json.WriteNumber("predicted_ms", Total(costs).Predicted);
+        json.WriteNumber("measured_ms", timed.Call);
+        if (timed.Total is { } total) json.WriteNumber("predicted_ms", total.Predicted);
+        else json.WriteNull("predicted_ms");
         json.WriteStartArray("stages");
-        for (int stage = 0; stage < (costs?.Length ?? 0); stage++)
+        foreach ((StageCost cost, double? measured) in (timed.Costs ?? []).Zip(timed.Stages))
         {
-            StageCost cost = costs![stage];
             json.WriteStartObject();
             json.WriteString("stage", cost.Stage);
             json.WriteNumber("bytes", cost.Bytes);
             json.WriteNumber("flops", cost.Flops);
             json.WriteString("bound_by", cost.Bound);
             json.WriteNumber("predicted_ms", cost.Predicted);
-            if (times.Stage(stage) is { } measured) json.WriteNumber("measured_ms", measured);
+            if (measured is { } ms) json.WriteNumber("measured_ms", ms);
             else json.WriteNull("measured_ms");
             json.WriteEndObject();
         }
         json.WriteEndArray();
     }
-
-    private static StageCost Total(StageCost[] costs) => new("call", costs.Sum(cost => cost.Bytes), costs.Sum(cost => cost.Flops), costs.Sum(cost => cost.ByBytes),
-        costs.Sum(cost => cost.ByFlops), costs.Sum(cost => cost.Predicted));
 
     private static long BytesUnshared(WorkspacePlan plan)
     {

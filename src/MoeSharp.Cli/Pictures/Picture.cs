@@ -29,14 +29,13 @@ internal static class Picture
             : throw new ArgumentException($"--plot is '{path}'; the name must end in .svg or .png."));
 
     /// <summary>Finds out before anything is computed whether the picture could be drawn.</summary>
+    /// <param name="path">As typed.</param>
+    /// <param name="model">Folder of the checkpoint that the verb reads; null: none.</param>
     /// <exception cref="ArgumentException">The file could not be written.</exception>
     /// <exception cref="UnsupportedException">This machine cannot draw.</exception>
-    public static void CheckWritable(string path)
+    public static void Check(string path, string? model)
     {
-        string full = Path.GetFullPath(path);
-        if (Directory.Exists(full)) throw new ArgumentException($"--plot is '{path}', which is a folder; name a file in it.");
-        string? folder = Path.GetDirectoryName(full);
-        if (!Directory.Exists(folder)) throw new ArgumentException($"--plot is '{path}' but there is no folder '{folder}'; create it first.");
+        OutputFile.Check("--plot", path, model);
         if (!HasFont())
             throw new UnsupportedException("This machine has no fonts, so a picture would have no words; install one (DejaVu Sans, say), or leave out --plot.");
     }
@@ -64,7 +63,7 @@ internal static class Picture
     }
 
     /// <summary>Writes and disposes the diagrams; the file appears when it is whole.</summary>
-    public static void Save(string path, int width, params Plot[] plots) => ConversionFolder.WriteWhole(path, stream =>
+    public static void Save(string path, int width, params Plot[] plots) => WholeFile.Write(path, stream =>
     {
         var size = new SKSizeI(width * plots.Length, Height);
         if (IsSvg(path))

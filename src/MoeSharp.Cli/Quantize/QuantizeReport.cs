@@ -26,7 +26,7 @@ internal sealed class QuantizeReport(string model, string output, WeightFormat f
         terminal.Write(table);
         QuantizationError all = errors.Aggregate((a, b) => a + b);
         terminal.WriteLine(
-            $"{output}: {Units.Count(all.Values)} weights in {Names.Of(format)}, relative error {Units.Error(all.Relative)}, SNR {Decibels(all)} dB");
+            $"{output}: {Units.Count(all.Values)} weights in {Names.Of(format)}, {(all.Relative == 0 ? "every value exact" : $"relative error {Units.Error(all.Relative)}, SNR {Decibels(all)} dB")}");
     }
 
     public void WriteJson(Utf8JsonWriter json)

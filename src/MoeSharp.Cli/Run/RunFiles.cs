@@ -30,16 +30,6 @@ internal static class RunFiles
         return new(path, states, Ids(file, ids), Weights(file, weights));
     }
 
-    /// <summary>Finds out before anything is computed whether the output could be written.</summary>
-    /// <exception cref="ArgumentException">It is a folder, or lies in one that does not exist.</exception>
-    public static void CheckWritable(string path)
-    {
-        string full = Path.GetFullPath(path);
-        if (Directory.Exists(full)) throw new ArgumentException($"--output is '{path}', which is a folder; name a file in it.");
-        string? folder = Path.GetDirectoryName(full);
-        if (!Directory.Exists(folder)) throw new ArgumentException($"--output is '{path}' but there is no folder '{folder}'; create it first.");
-    }
-
     /// <summary>output [T, H] in BF16 or F32, topk_ids [T, K] in I32, topk_weights [T, K] in F32; first into a temporary file, which then takes the
     /// name.</summary>
     public static void WriteOutput(string path, LayerRun run)

@@ -32,6 +32,8 @@ internal sealed record Family
     public Func<ModelConfig, int, bool> IsMoe { get; init; } = static (_, _) => true;
     /// <summary>The activation of a layer's routed experts.</summary>
     public Func<ModelConfig, int, Activation> Activation { get; init; } = static (c, _) => HiddenAct(c);
+    /// <summary>What these two read of the config, of all that begins with swiglu_.</summary>
+    public string[] SwigluKeys { get; init; } = ["swiglu_limit"];
     /// <summary>The activation of a layer's shared experts.</summary>
     public Func<ModelConfig, int, Activation> SharedActivation { get; init; } = static (c, _) => HiddenAct(c);
     /// <summary>How the router works.</summary>
@@ -88,6 +90,14 @@ internal sealed record Family
         return router;
     }
 
+    /// <summary>A variant of the activation that this family is not computed with would be finite and wrong.</summary>
+    /// <exception cref="CheckpointException">The config asks for one.</exception>
+    public void RefuseOtherSwiglu(ModelConfig c)
+    {
+        if (c.Keys.FirstOrDefault(key => key.StartsWith("swiglu_", StringComparison.Ordinal) && !SwigluKeys.Contains(key)) is { } unread)
+            throw new CheckpointException($"{c.Path}: {unread} is {c.Find(unread)} but {Name} is supported without it; correct config.json, or use what computes it.");
+    }
+
     /// <summary>SILU, with a clamp where swiglu_limit says so.</summary>
     public static Activation HiddenAct(ModelConfig c)
     {
@@ -104,20 +114,29 @@ internal sealed record Family
     }
 
     /// <summary>Softmax, then top-k (Qwen, Mixtral).</summary>
-    public static RouterOptions Softmax(ModelConfig c, bool renormalize) => new()
+    public static RouterOptions Softmax(ModelConfig c, bool renormalize)
     {
-        Experts = Experts(c),
-        TopK = TopK(c),
-        Scoring = RouterScoring.Softmax,
-        Renormalize = renormalize,
-        ScalingFactor = c.Float("routed_scaling_factor") ?? 1f,
-    };
+        CheckScoring(c, "softmax");
+        return new()
+        {
+            Experts = Experts(c),
+            TopK = TopK(c),
+            Scoring = RouterScoring.Softmax,
+            Renormalize = renormalize,
+            ScalingFactor = c.Float("routed_scaling_factor") ?? 1f,
+        };
+    }
+
+    private static void CheckScoring(ModelConfig c, string supported)
+    {
+        if (c.Text("scoring_func") is { } scoring && scoring != supported)
+            throw new CheckpointException($"{c.Path}: scoring_func is '{scoring}' but this family is supported with {supported} only.");
+    }
 
     /// <summary>Sigmoid with correction bias and groups (DeepSeek-V3 and its descendants).</summary>
     public static RouterOptions GroupedSigmoid(ModelConfig c)
     {
-        if (c.Text("scoring_func") is { } scoring and not "sigmoid")
-            throw new CheckpointException($"{c.Path}: scoring_func is '{scoring}' but this family is supported with sigmoid only.");
+        CheckScoring(c, "sigmoid");
         if (c.Text("topk_method") is { } method and not "noaux_tc")
             throw new CheckpointException($"{c.Path}: topk_method is '{method}' but this family is supported with noaux_tc only.");
         return new()

@@ -65,6 +65,9 @@ internal sealed class ModelConfig
     public string? OuterModelType =>
         _root.TryGetProperty("model_type", out JsonElement type) && type.ValueKind == JsonValueKind.String ? type.GetString() : null;
 
+    /// <summary>Those that have a value: neither null nor 0, which configs write for "none".</summary>
+    public IEnumerable<string> Keys => _text.EnumerateObject().Concat(_root.EnumerateObject()).Where(property => HasValue(property.Value)).Select(property => property.Name);
+
     public bool Has(string key) => Find(key) is not null;
 
     public JsonElement? Find(params ReadOnlySpan<string> keys)
@@ -147,6 +150,8 @@ internal sealed class ModelConfig
         if (item.ValueKind == JsonValueKind.Number && item.GetSingle() is >= 0 and float number && float.IsFinite(number)) return number;
         throw Bad([key], list, $"a list of finite numbers from 0 on (layer {layer} has {item.GetRawText()})");
     }
+
+    private static bool HasValue(JsonElement value) => value.ValueKind != JsonValueKind.Null && !(value.ValueKind == JsonValueKind.Number && value.GetDouble() == 0);
 
     private static int[]? Split(string text)
     {

@@ -26,30 +26,17 @@ public static class SafetensorsWriter
     {
         TensorToWrite[] sorted = [.. tensors.OrderByDescending(t => BitsOf(t)).ThenBy(t => t.Name, StringComparer.Ordinal)];
         byte[] header = Header(sorted, metadata);
-        string temporary = $"{path}.{Environment.ProcessId}.tmp";
-        try
+        WholeFile.Write(path, stream =>
         {
-            using (FileStream stream = new(temporary, FileMode.Create, FileAccess.Write, FileShare.None, 1 << 20))
+            stream.Write(header);
+            foreach (TensorToWrite t in sorted)
             {
-                stream.Write(header);
-                foreach (TensorToWrite t in sorted)
-                {
-                    long before = stream.Position;
-                    t.Write(stream);
-                    if (stream.Position - before != BytesOf(t))
-                        throw new ArgumentException(
-                            $"{t.Name} wrote {stream.Position - before} bytes but {t.Type} [{string.Join(", ", t.Shape)}] takes {BytesOf(t)}.");
-                }
-                stream.Flush(flushToDisk: true);
+                long before = stream.Position;
+                t.Write(stream);
+                if (stream.Position - before != BytesOf(t))
+                    throw new ArgumentException($"{t.Name} wrote {stream.Position - before} bytes but {t.Type} [{string.Join(", ", t.Shape)}] takes {BytesOf(t)}.");
             }
-            File.Move(temporary, path, overwrite: true);
-        }
-        catch (Exception e)
-        {
-            if (File.Exists(temporary)) File.Delete(temporary);
-            if (e is IOException or UnauthorizedAccessException) throw new IOException($"{path} cannot be written: {e.Message}", e);
-            throw;
-        }
+        });
     }
 
     private static byte[] Header(TensorToWrite[] tensors, IReadOnlyDictionary<string, string>? metadata)

@@ -23,7 +23,7 @@ internal static class GemmKernels
     /// <param name="kernel">Null where the answer is no.</param>
     public static Support Choose(string? name, out IGemmKernel? kernel)
     {
-        string source = name is null ? "MOESHARP_CPU_KERNEL" : "The kernel option";
+        string source = name is null ? "MOESHARP_CPU_KERNEL" : "The kernel option (--kernel of the tool)";
         name ??= Override;
         kernel = name is null ? All.First(candidate => candidate.IsSupported) : All.FirstOrDefault(candidate => candidate.Name == name);
         if (kernel is null) return Support.No($"{source} names '{name}', which no CPU kernel is called; there are {string.Join(", ", All.Select(k => k.Name))}.");

@@ -34,6 +34,9 @@ public sealed class BadConfigTests : IDisposable
     [InlineData("num_experts", "4.5", "4.5")]
     [InlineData("swiglu_limit", "-7", "-7")]
     [InlineData("swiglu_limit", "\"7\"", "7")]
+    [InlineData("swiglu_alpha", "1.702", "swiglu_alpha is 1.702 but Qwen3-MoE is supported without it")]
+    [InlineData("swiglu_limits", "[7.0]", "swiglu_limits")]
+    [InlineData("scoring_func", "\"sigmoid\"", "softmax only")]
     [InlineData("num_experts", "5", "experts.4.gate_proj")]
     [InlineData("hidden_size", "384", "[128, 384]")]
     [InlineData("moe_intermediate_size", "256", "[256, 256]")]
@@ -50,6 +53,16 @@ public sealed class BadConfigTests : IDisposable
     {
         _config[key] = JsonNode.Parse(value);
         Refusal.Of(Write(), word);
+    }
+
+    [Theory]
+    [InlineData("swiglu_alpha", "0")]
+    [InlineData("swiglu_limits", "null")]
+    [InlineData("scoring_func", "\"softmax\"")]
+    public void WhatSaysNoneOrTheUsualIsTaken(string key, string value)
+    {
+        _config[key] = JsonNode.Parse(value);
+        Checkpoint.Open(Write()).Dispose();
     }
 
     /// <summary>A config decides nothing that could exhaust memory or overflow: it is refused before anything is allocated.</summary>

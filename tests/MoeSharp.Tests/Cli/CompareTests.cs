@@ -18,6 +18,38 @@ public sealed class CompareTests : IDisposable
         Assert.Equal(0, report.GetProperty("whole_layer").GetProperty("relative_error").GetDouble());
         Assert.All(report.GetProperty("experts").EnumerateArray(), expert => Assert.Equal(0, expert.GetProperty("max_error").GetDouble()));
         Assert.Equal(16, report.GetProperty("experts").GetArrayLength());
+        string words = ToolRun.Of("compare", Model, "--layer", "0", "--a", "stored/reference").Output;
+        Assert.Contains("Every expert gives the same bits on both sides.", words);
+        Assert.DoesNotContain("worst rows", words); // there are none
+    }
+
+    /// <summary>Only what differs is worth a row.</summary>
+    [Fact]
+    public void ExpertsThatAreEqualAreCountedAndNotListed()
+    {
+        string changed = _folder["changed"];
+        Directory.CreateDirectory(changed);
+        foreach (string file in Directory.GetFiles(Model)) File.Copy(file, Path.Combine(changed, Path.GetFileName(file)));
+        string shard = Path.Combine(changed, "model-00001-of-00002.safetensors");
+        using (SafetensorsFile file = SafetensorsFile.Open(shard))
+        {
+            TensorToWrite[] tensors = [.. file.Tensors.Values.Select(t => TensorToWrite.Of(t.Name, t.Type, t.Shape, file.Data(t.Name).ToArray()))];
+            int at = Array.FindIndex(tensors, t => t.Name == "model.layers.0.mlp.experts.3.down_proj.weight");
+            byte[] negated = [.. file.Data(tensors[at].Name).ToArray().Select(code => (byte)(code ^ 0x80))];
+            tensors[at] = TensorToWrite.Of(tensors[at].Name, tensors[at].Type, tensors[at].Shape, negated);
+            SafetensorsWriter.Write(_folder["shard"], tensors);
+        }
+        File.Move(_folder["shard"], shard, overwrite: true);
+        string words = ToolRun.Of("compare", changed, Model, "--layer", "0").Output;
+        Assert.Matches(@"expert 3 +\d", words);
+        Assert.DoesNotContain("expert 4 ", words);
+        Assert.Contains("15 more experts are closer", words);
+    }
+
+    [Fact]
+    public void FormatsAreTypedAsReportsSpellThem()
+    {
+        foreach (WeightFormat format in Enum.GetValues<WeightFormat>()) Assert.Equal(format, Cli.Side.Parse("--a", Cli.Names.Of(format)).Format);
     }
 
     [Fact]
@@ -124,7 +156,7 @@ public sealed class CompareTests : IDisposable
 
     [Theory]
     [InlineData("mxfp4", "--a is 'mxfp4' but there is no format 'mxfp4'; use stored, block128, block128-pow2, mxfp8, bf16.")]
-    [InlineData("mxfp8/gpu9", "There is no backend 'gpu9'")]
+    [InlineData("mxfp8/gpu9", "--a is 'mxfp8/gpu9' but there is no backend 'gpu9'; use auto, cpu, reference, cuda or cuda:1.")]
     [InlineData("mxfp8/cpu/int8", "no activations 'int8'; use fp8 or bf16")]
     [InlineData("mxfp8/cpu/fp8/x", "it must be FORMAT[/BACKEND[/ACTIVATIONS]]")]
     [InlineData("bf16/cpu/fp8", "FP8 activations need FP8 weights")]

@@ -53,7 +53,7 @@ public class ExplainTests
         using BenchLayer layer = BenchLayer.Random(new BenchShape("test", 4, 2, 256, 128), WeightFormat.Block128, null, null, TestContext.Current.CancellationToken);
         using ExplainCase explained = ExplainCase.FromShape(layer, RoutingKind.Uniform, tokens: 40, seed: 3);
         const double bandwidth = 2, peak = 30; // GB/s, GFLOP/s
-        StageCost[] costs = new CostModel(bandwidth, peak).Of(explained);
+        StageCost[] costs = new CostModel(bandwidth, peak).OnCpu(explained);
         double expected = 0;
         for (int e = 0; e < 4; e++)
             expected += Math.Max(layer.Weights.Down[e].Bytes / bandwidth / 1e6, 2.0 * explained.Load.Rows[e] * 256 * 128 / peak / 1e6);

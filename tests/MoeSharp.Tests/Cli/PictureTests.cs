@@ -45,6 +45,16 @@ public sealed class PictureTests : IDisposable
         Assert.Contains("--plot", sentence);
     }
 
+    [Fact]
+    public void APictureAmongTheFilesOfACheckpointIsRefused()
+    {
+        WideCheckpoint.WriteQwen3(_folder["wide"], "BF16", layers: 1, experts: 2, hidden: 128, intermediate: 128);
+        string plot = Path.Combine(_folder["wide"], "errors.svg");
+        foreach (string[] verb in (string[][])[["run", _folder["wide"], "--layer", "0"], ["bench", _folder["wide"]], ["quantize", _folder["wide"], "--format", "mxfp8", "--out", _folder["a"]]])
+            Assert.Contains("--plot is '", ToolRun.Of([.. verb, "--plot", plot]).Sentence());
+        Assert.False(File.Exists(plot));
+    }
+
     /// <summary>The words of an SVG.</summary>
     private string Draw(string extension, params string[] arguments)
     {
@@ -53,7 +63,7 @@ public sealed class PictureTests : IDisposable
         Assert.SkipWhen(run.Error.Contains("no fonts", StringComparison.Ordinal), "This machine has no fonts.");
         Assert.True(run.ExitCode == 0, run.Error);
         if (extension == "svg" && arguments[0] != "quantize") Assert.Contains("stroke-dasharray", File.ReadAllText(path)); // or lines would look alike
-        Assert.False(File.Exists(path + ".tmp"));
+        Assert.Empty(Directory.GetFiles(_folder.Root, "*.tmp"));
         if (extension == "svg") return string.Join('\n', XDocument.Load(path).Descendants().Where(e => e.Name.LocalName == "text").Select(e => e.Value.Trim()));
         byte[] bytes = File.ReadAllBytes(path);
         Assert.True(bytes.AsSpan().StartsWith(s_png), path);

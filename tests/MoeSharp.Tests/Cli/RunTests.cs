@@ -188,6 +188,17 @@ public sealed class RunTests : IDisposable
         Assert.Empty(Directory.GetFileSystemEntries(_folder.Root));
     }
 
+    /// <summary>The shard that is being read, say.</summary>
+    [Fact]
+    public void AnOutputAmongTheFilesOfTheCheckpointIsRefused()
+    {
+        string shard = Path.Combine(Sample, "model-00001-of-00002.safetensors");
+        long bytes = new FileInfo(shard).Length;
+        string sentence = ToolRun.Of("run", Sample, "--layer", "0", "--output", shard).Sentence();
+        Assert.Contains($"--output is '{shard}', which lies inside the checkpoint", sentence);
+        Assert.Equal(bytes, new FileInfo(shard).Length);
+    }
+
     [Fact]
     public void AFailedRunKeepsTheOutputOfAnEarlierOne()
     {

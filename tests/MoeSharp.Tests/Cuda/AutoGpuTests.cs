@@ -30,6 +30,46 @@ public sealed class EmulatedAutoTests : IDisposable
         Assert.Contains("Emulated Hopper 0", json.GetProperty("chosen").GetString());
     }
 
+    /// <summary>What it does there: tiles, buffers, launches and what they should take.</summary>
+    [Theory]
+    [InlineData("block128", "fp8", 128, 3, 1)] // 20, 40, 60 and 150 rows, the last in one tile of more than 128
+    [InlineData("mxfp8", "bf16", 64, 3, 2)]
+    public void ExplainTakesTheGpuToo(string format, string activations, int few, int fewTiles, int moreTiles)
+    {
+        ExpertsShape shape = Shape(format, activations);
+        var tiles = Cli.GpuTiles.Of(shape, new Cli.ExpertLoad([0, 20, 40, 60, 150], 0));
+        Assert.Equal((few, fewTiles, moreTiles), (tiles.FewRows, tiles.Few, tiles.Many));
+
+        string[] arguments = ["explain", "--shape", "4,2,256,128", "--tokens", "9", "--format", format, "--activations", activations];
+        JsonElement json = ToolRun.Of([.. arguments, "--json"]).Json();
+        Assert.Equal("cuda", json.GetProperty("backend").GetString());
+        Assert.Contains("Emulated Hopper 0", json.GetProperty("chosen").GetString());
+        Assert.Equal(json.GetProperty("routing").GetProperty("active_experts").GetInt32(), json.GetProperty("tile").GetProperty("tiles_of_few_rows").GetInt32());
+        Assert.Contains(json.GetProperty("workspace").GetProperty("rows").EnumerateArray(), row => row.GetProperty("name").GetString() == "intermediate");
+        JsonElement[] stages = [.. json.GetProperty("stages").EnumerateArray()];
+        Assert.Equal(["quantize+permute", "gate_up+activate", "down", "combine"], stages.Select(stage => stage.GetProperty("stage").GetString()));
+        Assert.Equal(6L * 18 * 256 * 128, stages.Sum(stage => stage.GetProperty("flops").GetInt64()));
+        Assert.All(stages, stage => Assert.True(stage.GetProperty("predicted_ms").GetDouble() > 0 && stage.GetProperty("measured_ms").GetDouble() > 0, stage.ToString()));
+
+        string words = ToolRun.Of(arguments).Output;
+        foreach (string word in (string[])["cut evenly", "few rows", "GateUp to Down", "Ceilings of this GPU", activations == "fp8" ? "FP8 products" : "BF16 products", "times the prediction"]) Assert.Contains(word, words);
+    }
+
+    private static ExpertsShape Shape(string format, string activations)
+    {
+        using ExpertWeights sizes = Cli.SyntheticWeights.OnlySizes(new("test", 5, 1, 256, 128), Cli.Inputs.WeightFormat(format));
+        return ExpertsShape.From(new() { TopK = 1, Activations = Cli.Inputs.ActivationFormat(activations) }, sizes);
+    }
+
+    [Fact]
+    public void CompareTakesTheGpuForSidesThatNameNothing()
+    {
+        JsonElement json = ToolRun.Of("compare", s_model, "--layer", "0", "--tokens", "2", "--json").Json();
+        Assert.Equal(("cuda", "reference"), (json.GetProperty("a").GetProperty("backend").GetString(), json.GetProperty("b").GetProperty("backend").GetString()));
+        Assert.Contains("Emulated Hopper 0", json.GetProperty("a").GetProperty("chosen").GetString());
+        Assert.Equal(JsonValueKind.Null, json.GetProperty("b").GetProperty("chosen").ValueKind);
+    }
+
     [Theory]
     [InlineData("memory_bytes", 1 << 20, "no GPU: The layer takes .* but Emulated Hopper 0 \\(GPU 0\\) has .* free\\.")]
     [InlineData("capability", 80, "no GPU: GPU 0 \\(Emulated Hopper 0\\) has compute capability 8\\.0; the kernels need 9\\.0 \\(Hopper\\)\\.")]

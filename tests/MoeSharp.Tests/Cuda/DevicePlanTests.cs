@@ -32,6 +32,16 @@ public class DevicePlanTests
         });
 
     [Fact]
+    public void TilesHoldEveryRowOnce()
+    {
+        for (int rows = 0; rows < 3000; rows++)
+        {
+            int[] tiles = [.. DevicePlan.TilesOf(rows)];
+            Assert.True(tiles.Sum() == rows && tiles.Length == DevicePlan.RowTiles(rows) && tiles.All(tile => tile is > 0 and <= DevicePlan.TileRows), $"{rows} rows: {string.Join(", ", tiles)}");
+        }
+    }
+
+    [Fact]
     public void WideConstantsAreThoseOfTheScheduler()
     {
         string scheduler = File.ReadAllText(Repository.PathOf("kernels/include/wide_scheduler.cuh"));
@@ -58,8 +68,12 @@ public class DevicePlanTests
     }
 
     [Fact]
-    public void TheLargestTileIsThatOfTheScheduler() =>
-        Assert.Contains($"constexpr int tile_rows = {DevicePlan.TileRows};", File.ReadAllText(Repository.PathOf("kernels/include/scheduler.cuh")));
+    public void TheLargestTileIsThatOfTheScheduler()
+    {
+        string scheduler = File.ReadAllText(Repository.PathOf("kernels/include/scheduler.cuh"));
+        Assert.Contains($"constexpr int tile_rows = {DevicePlan.TileRows};", scheduler);
+        Assert.Contains($"constexpr int narrow_rows = {DevicePlan.NarrowRows};", scheduler);
+    }
 
     private static DevicePlan Plan(int tokens, int topK, int experts)
     {

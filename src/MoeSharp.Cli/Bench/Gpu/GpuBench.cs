@@ -30,17 +30,17 @@ internal sealed class GpuBench : IDisposable
     /// <summary>In the order they were measured.</summary>
     public List<GpuCase> Cases { get; } = [];
 
-    /// <summary>Measures the ceilings, then every token count of a layer.</summary>
-    public void Run(GpuLayer layer, IReadOnlyList<int> tokens, RoutingKind routing, long? seed, Action<int> next, CancellationToken cancel)
+    /// <summary>Measures the ceilings, then every call of a layer.</summary>
+    public void Run(GpuLayer layer, IReadOnlyList<GpuCase> calls, Action<int> next, CancellationToken cancel)
     {
         Ceilings.Round();
-        layer.Call.Prepare(tokens.Max());
-        using var buffers = new GpuBuffers(_kernels.Context, layer, tokens.Max(), Tables);
-        foreach (int count in tokens)
+        int tokens = calls.Max(row => row.Tokens);
+        layer.Call.Prepare(tokens);
+        using var buffers = new GpuBuffers(_kernels.Context, layer, tokens, Tables);
+        foreach (GpuCase row in calls)
         {
             cancel.ThrowIfCancellationRequested();
-            next(count);
-            var row = new GpuCase(layer, count, routing, seed);
+            next(row.Tokens);
             row.Measure(layer.Call, buffers, _timer, cancel);
             Cases.Add(row);
         }

@@ -13,19 +13,26 @@ internal sealed class GpuCase
     private readonly float[] _weights;
     private readonly LayerWork _work;
 
-    public GpuCase(GpuLayer layer, int tokens, RoutingKind routing, long? seed)
+    /// <summary>Routed as the caller says.</summary>
+    public GpuCase(GpuLayer layer, int[] ids, float[] weights)
+    {
+        Layer = layer.Name;
+        Shape = layer.Shape;
+        Tokens = ids.Length / layer.Shape.TopK;
+        (_ids, _weights) = (ids, weights);
+        _work = LayerWork.Routed(layer.Shape, layer.Sizes, ids, layer.ExpertMap);
+        Load = ExpertLoad.Of(ids, layer.ExpertMap, layer.Shape.Experts);
+    }
+
+    /// <summary>Routed by formula.</summary>
+    public static GpuCase Random(GpuLayer layer, int tokens, RoutingKind routing, long? seed)
     {
         ExpertsShape shape = layer.Shape;
-        Layer = layer.Name;
-        Shape = shape;
-        Tokens = tokens;
-        Routing = routing;
-        _ids = new int[checked(tokens * shape.TopK)];
-        _weights = new float[_ids.Length];
-        SyntheticRouting.Fill(routing, seed ?? SyntheticRouting.DefaultSeed(routing, tokens), shape.GlobalExperts, shape.TopK, _ids, _weights);
-        _work = LayerWork.Routed(shape, layer.Sizes, _ids, layer.ExpertMap);
-        Load = ExpertLoad.Of(_ids, layer.ExpertMap, shape.Experts);
-        if (seed is null && shape is { Format: WeightFormat.Block128, Activations: ActivationFormat.Fp8 }) Peers = PeerTimes.Of(layer.Name, routing, tokens);
+        var ids = new int[checked(tokens * shape.TopK)];
+        var weights = new float[ids.Length];
+        SyntheticRouting.Fill(routing, seed ?? SyntheticRouting.DefaultSeed(routing, tokens), shape.GlobalExperts, shape.TopK, ids, weights);
+        bool isPeers = seed is null && shape is { Format: WeightFormat.Block128, Activations: ActivationFormat.Fp8 };
+        return new(layer, ids, weights) { Routing = routing, Peers = isPeers ? PeerTimes.Of(layer.Name, routing, tokens) : null };
     }
 
     /// <summary>As reports call it.</summary>
@@ -36,13 +43,13 @@ internal sealed class GpuCase
     /// <summary>T.</summary>
     public int Tokens { get; }
 
-    public RoutingKind Routing { get; }
+    public RoutingKind Routing { get; private init; }
 
     /// <summary>Of the local experts.</summary>
     public ExpertLoad Load { get; }
 
     /// <summary>Of the same layer and routing, or null.</summary>
-    public PeerTimes? Peers { get; }
+    public PeerTimes? Peers { get; private init; }
 
     public long Bytes => _work.Bytes;
 

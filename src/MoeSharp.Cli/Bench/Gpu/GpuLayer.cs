@@ -56,6 +56,10 @@ internal sealed class GpuLayer : IDisposable
     public static GpuLayer Of(BenchLayer layer) =>
         new(layer.Name, layer.Shape, layer.Weights, layer.ExpertMap, ((CudaExperts)layer.Experts.Prepared).Rent(), layer);
 
+    /// <summary>The same of one that its owner keeps.</summary>
+    public static GpuLayer Of(ExplainCase layer) =>
+        new(layer.Name, layer.Experts.Shape, layer.Weights, layer.ExpertMap, ((CudaExperts)layer.Experts.Prepared).Rent());
+
     public void Dispose()
     {
         Call.Dispose();

@@ -69,12 +69,7 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? cho
     {
         Machine.Write(json, Environment.ProcessorCount);
         GpuMachine.Write(json, backend);
-        json.WriteStartObject("ceilings");
-        json.WriteNumber("read_gb_per_s", bench.Ceilings.ReadGBPerS);
-        json.WriteNumber("fill_gb_per_s", bench.Ceilings.FillGBPerS);
-        json.WriteNumber("copy_gb_per_s", bench.Ceilings.CopyGBPerS);
-        json.WriteNumber("fp8_tflop_per_s", bench.Ceilings.Fp8TFlopPerS);
-        json.WriteEndObject();
+        bench.Ceilings.WriteJson(json);
         json.WriteString("chosen", chosen);
         json.WriteStartArray("peers");
         foreach (string note in PeerTimes.Notes) json.WriteStringValue(note);

@@ -79,7 +79,7 @@ internal abstract class Conversion(Checkpoint model)
             ];
             List<TensorToWrite> tensors = Convert(shard, entries, cancel, release, notes);
             byte[] note = Encoding.UTF8.GetBytes(string.Concat(notes.Select(n => n + "\n")));
-            ConversionFolder.WriteWhole(folder.NoteOf(name), stream => stream.Write(note));
+            WholeFile.Write(folder.NoteOf(name), stream => stream.Write(note));
             // The shard's own name is what says that it and its note are done.
             SafetensorsWriter.Write(folder.PathOf(name), tensors, new Dictionary<string, string> { ["format"] = "pt" });
         }
@@ -161,8 +161,7 @@ internal abstract class Conversion(Checkpoint model)
 
     private void RefuseInside(string output)
     {
-        string source = Path.TrimEndingDirectorySeparator(Path.GetFullPath(model.Path)) + Path.DirectorySeparatorChar;
-        if ((Path.GetFullPath(output) + Path.DirectorySeparatorChar).StartsWith(source, StringComparison.Ordinal))
+        if (ConversionFolder.IsInside(output, model.Path))
             throw new ArgumentException($"{output} lies inside the checkpoint {model.Path}; give --out a folder outside of it.");
     }
 }

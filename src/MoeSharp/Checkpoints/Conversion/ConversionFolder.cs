@@ -34,7 +34,7 @@ internal sealed class ConversionFolder : IDisposable
             if (File.Exists(settingsFile) && File.ReadAllText(settingsFile) != settings)
                 throw new ArgumentException(
                     $"{partial} is what an interrupted run with other options or another input left; delete it, or give the same options to go on.");
-            if (!File.Exists(settingsFile)) WriteWhole(settingsFile, stream => stream.Write(System.Text.Encoding.UTF8.GetBytes(settings)));
+            if (!File.Exists(settingsFile)) WholeFile.Write(settingsFile, stream => stream.Write(System.Text.Encoding.UTF8.GetBytes(settings)));
             Directory.CreateDirectory(folder.Files);
             foreach (string left in Directory.GetFiles(folder.Files, "*.tmp", SearchOption.AllDirectories)) File.Delete(left);
             return folder;
@@ -62,19 +62,14 @@ internal sealed class ConversionFolder : IDisposable
         if (File.Exists(to)) return;
         Directory.CreateDirectory(Path.GetDirectoryName(to)!);
         using FileStream source = File.OpenRead(from);
-        WriteWhole(to, source.CopyTo);
+        WholeFile.Write(to, source.CopyTo);
     }
 
-    /// <summary>Writes a file under another name first.</summary>
-    public static void WriteWhole(string path, Action<Stream> write)
+    /// <summary>Whether a path is a folder or leads into it.</summary>
+    public static bool IsInside(string path, string folder)
     {
-        string temporary = path + ".tmp";
-        using (FileStream stream = File.Create(temporary))
-        {
-            write(stream);
-            stream.Flush(flushToDisk: true);
-        }
-        File.Move(temporary, path, overwrite: true);
+        string start = Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder)) + Path.DirectorySeparatorChar;
+        return (Path.GetFullPath(path) + Path.DirectorySeparatorChar).StartsWith(start, StringComparison.Ordinal);
     }
 
     /// <summary>The folder is complete.</summary>

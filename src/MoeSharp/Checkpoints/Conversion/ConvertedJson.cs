@@ -19,7 +19,7 @@ internal static class ConvertedJson
         }
     }
 
-    public static void Write(string path, JsonObject json) => ConversionFolder.WriteWhole(path, stream =>
+    public static void Write(string path, JsonObject json) => WholeFile.Write(path, stream =>
     {
         var options = new JsonWriterOptions { Indented = true, NewLine = "\n", Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
         using (var writer = new Utf8JsonWriter(stream, options)) json.WriteTo(writer);

@@ -20,7 +20,7 @@ internal sealed class Quantization : Conversion
         if (format == WeightFormat.Bf16) throw new ArgumentException("BF16 is not a format to quantize to.", nameof(format));
         if (model.Quantization is not null)
             throw new CheckpointException(
-                $"{model.Path} is quantized already ({model.Quantization.Format}); dequantize it first, or start from the BF16 model.");
+                $"{model.Path} is quantized already; dequantize it first, or start from the BF16 model.");
         if (model.MoeLayers.Count == 0) throw new CheckpointException($"{model.Path} has no layer with experts, so there is nothing to quantize.");
         _format = format;
         _linears = linears;

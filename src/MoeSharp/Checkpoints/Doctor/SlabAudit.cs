@@ -104,7 +104,7 @@ internal sealed unsafe class SlabAudit(Slab slab, ShardSurvey shards, Quantizati
         {
             PayloadScan.Codes c = codes[b];
             if (c.NaN > 0)
-                See(FindingCode.PayloadNaN, file, entry, (scaleRow, b), $"{entry.Name} holds {c.NaN} NaN codes in block ({scaleRow}, {b})");
+                See(FindingCode.PayloadNaN, file, entry, (scaleRow, b), $"{entry.Name} holds {c.NaN} NaN code{(c.NaN == 1 ? "" : "s")} in block ({scaleRow}, {b})");
             if (!c.IsAlive) See(FindingCode.BlockZero, file, entry, (scaleRow, b), $"{entry.Name} is all zero in block ({scaleRow}, {b})");
             ref (int Largest, int Row, int Column) tile = ref tiles[b * width / Tile];
             if (c.Largest > 0 && tile.Largest == 0) (tile.Row, tile.Column) = (scaleRow, b);

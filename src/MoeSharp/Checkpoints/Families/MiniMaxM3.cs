@@ -13,6 +13,7 @@ internal static partial class Families
         IsMoe = Family.AfterDense, // the first layers are dense, as moe_layer_freq lists
         Activation = SwigluOai,
         SharedActivation = SwigluOai,
+        SwigluKeys = ["swiglu_limit", "swiglu_alpha", "swiglu_beta"],
         Fp8Name = "e4m3",
     };
 

@@ -15,6 +15,7 @@ internal static partial class Families
         IsMoe = static (c, layer) => c.Ints("moe_layers_enum") is { } layers ? layers.Contains(layer) : Family.AfterDense(c, layer),
         Activation = static (c, layer) => Step(c, "swiglu_limits", layer),
         SharedActivation = static (c, layer) => Step(c, "swiglu_limits_shared", layer),
+        SwigluKeys = ["swiglu_limit", "swiglu_limits", "swiglu_limits_shared"],
         Router = static c => new()
         {
             Experts = Family.Experts(c),

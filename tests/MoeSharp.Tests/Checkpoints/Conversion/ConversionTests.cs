@@ -127,11 +127,11 @@ public sealed class ConversionTests : IDisposable
         WriteModel();
         string[] arguments = ["quantize", At("wide"), "--format", "block128", "--out", At("fp8")];
         Directory.CreateDirectory(At("fp8.partial"));
-        string blocked = Path.Combine(At("fp8.partial"), "model-00002-of-00003.safetensors.note.tmp");
+        string blocked = Path.Combine(At("fp8.partial"), $"model-00002-of-00003.safetensors.note.{Environment.ProcessId}.tmp");
         File.CreateSymbolicLink(blocked, "/dev/full");
-        Assert.Contains("give the same command to go on", ToolRun.Of(arguments).Sentence());
+        Assert.EndsWith("note cannot be written: No space left on device; mend that and give the same command to go on where it stopped.", ToolRun.Of(arguments).Sentence());
         Assert.False(Directory.Exists(At("fp8")));
-        File.Delete(blocked);
+        Assert.False(Path.Exists(blocked));
         Assert.Equal(0, ToolRun.Of(arguments).ExitCode);
     }
 
