@@ -44,11 +44,8 @@ internal unsafe struct DownJob : ITeamJob
     private readonly int ChunkColumns => Weights.TilesPerChunk * TileBlock.Columns;
 
     /// <summary>Bytes of scratch for one thread: decoded blocks, an item's sums, then all BF16 rows of a chunk.</summary>
-    public static long ScratchBytes(int itemRows, long rows, int chunkColumns, in TileKernels kernels)
-    {
-        long own = Formats.Blocks(itemRows, AmxEmitter.TileRows) * AmxEmitter.TileRows; // so that nothing asks for lines of the next thread
-        return kernels.DecodedBytes + chunkColumns * (own * sizeof(float) + rows * sizeof(ushort));
-    }
+    public static long ScratchBytes(int itemRows, long rows, int chunkColumns, in TileKernels kernels) =>
+        kernels.DecodedBytes + chunkColumns * (itemRows * (long)sizeof(float) + rows * sizeof(ushort));
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Execute(int chunk, int thread)

@@ -12,7 +12,7 @@ namespace MoeSharp;
 /// <remarks>Tiles: 0-3 sums, 4-5 operands, 6-7 weights. A row tile reads 16 rows of operands, whatever lies after the last.</remarks>
 internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartials partials, WeightFormat format)
 {
-    /// <summary>Rows of a tile. From the first of every 16, all 16 rows of operands must be readable, and the memory of all their sums be the thread's own.</summary>
+    /// <summary>Rows of a tile: so many rows of operands must be readable from the first of every 16.</summary>
     public const int TileRows = 16;
     /// <summary>Most rows of a block.</summary>
     public const int MostRows = 128;
@@ -79,7 +79,6 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
     private void EmitGroups()
     {
         Label many = a.CreateLabel(), end = a.CreateLabel();
-        if (_promotes) _promotion.StartFetching();
         a.cmp(RowsLeft, AmxGroup.Rows);
         a.ja(many);
         EmitLast(0, AmxPanel.UnitsPerDepth, end);
@@ -132,7 +131,6 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         MultiplyTiles(group.RowTiles);
         if (_decodes) _panel.EmitUnits(group.Units);
         else Prefetch(DepthBytes / LineBytes / AmxPanel.UnitsPerDepth * group.Units);
-        if (_promotes) _promotion.Fetch();
         if (_promotes && !group.IsFirst) _promotion.PromoteSome();
         if (_mx) AddScaledGroup(group);
         a.add(Operands, LineBytes);

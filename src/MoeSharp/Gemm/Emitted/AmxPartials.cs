@@ -9,9 +9,7 @@ internal sealed class AmxPartials(Assembler a)
 {
     /// <summary>Bytes of a row.</summary>
     public const int RowBytes = 2 * LineBytes;
-    /// <summary>Words beside the partial sums: the caller's rbp, and the end of the sums.</summary>
-    public const int FrameAt = 0, SumsEndAt = 8;
-    private const int LineBytes = 64, First = LineBytes, Bytes = First + 2 * AmxGroup.Rows * RowBytes;
+    private const int LineBytes = 64, FrameAt = 0, First = LineBytes, Bytes = First + 2 * AmxGroup.Rows * RowBytes;
 
     /// <summary>Makes room, in whole lines.</summary>
     public void Reserve()

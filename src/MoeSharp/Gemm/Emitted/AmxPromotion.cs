@@ -22,32 +22,6 @@ internal sealed class AmxPromotion(Assembler a, AmxPartials partials)
         a.vmovups(zmm26, __zmmword_ptr[Scales + LineBytes]);
     }
 
-    public void StartFetching()
-    {
-        a.mov(SumsAhead, Stride);
-        a.imul(SumsAhead, RowsLeft);
-        a.add(SumsAhead, Sums);
-        a.mov(__[rsp + AmxPartials.SumsEndAt], SumsAhead);
-        a.mov(SumsAhead, Sums);
-    }
-
-    /// <summary>
-    /// Sums do not stay in the first cache from one block to the next: a few rows are asked for at a time. Not beyond the last 8: other threads' memory may lie there,
-    /// and every line that they write would have to be won back from here.
-    /// </summary>
-    public void Fetch()
-    {
-        Label end = a.CreateLabel();
-        a.cmp(SumsAhead, __[rsp + AmxPartials.SumsEndAt]);
-        a.jae(end);
-        for (int row = 0; row < RowsPerStep; row++)
-        {
-            for (int half = 0; half < 2; half++) a.prefetchw(__[SumsAhead + half * LineBytes]);
-            a.add(SumsAhead, Stride);
-        }
-        a.Label(ref end);
-    }
-
     /// <summary>The rows of one step.</summary>
     public void PromoteSome()
     {

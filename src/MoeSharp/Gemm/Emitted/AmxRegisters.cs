@@ -13,8 +13,8 @@ internal static class AmxRegisters
     public static readonly AssemblerRegister64 Depths = r13, Depth = r12;
     /// <summary>A row of partial sums.</summary>
     public static readonly AssemblerRegister64 Partial = rdi;
-    /// <summary>What sums are asked for next; elsewhere the count of a loop over rows, and the sums of its row.</summary>
-    public static readonly AssemblerRegister64 SumsAhead = rbp, Count = rbp, RowSums = r8;
+    /// <summary>The count of a loop over rows, and the sums of its row.</summary>
+    public static readonly AssemblerRegister64 Count = rbp, RowSums = r8;
 
     /// <summary>Those used here that the caller wants back, beside rbp.</summary>
     public static readonly AssemblerRegister64[] Saved = [rbx, r12, r13, r14, r15];
