@@ -20,9 +20,14 @@ public sealed partial class AmxTrapTests : IDisposable
     }
 
     [Fact]
-    public void TileKernelTestsPass() => PassTrapped($"{nameof(TileKernelTests)}.*", "amx-bf16");
+    public void TileKernelTestsPass() => PassTrapped(nameof(TileKernelTests) + (CpuFeatures.Avx512 ? ".*" : $".{nameof(TileKernelTests.AgreesWithAPlainSum)}"), "amx-bf16");
 
-    /// <summary>Half a minute each, so <c>.ci/run</c> asks for them by their trait: small layers against the reference, and the same bits in any company.</summary>
+    /// <summary>Those of kernels for AVX-512, which are trapped as well, among them.</summary>
+    [Fact(Explicit = true)]
+    [Trait("Category", "AmxTrap")]
+    public void AllTileKernelTestsPass() => PassTrapped($"{nameof(TileKernelTests)}.*", "amx-bf16");
+
+    /// <summary>Ten seconds each or more, so <c>.ci/run</c> asks for them by their trait: small layers against the reference, and the same bits in any company.</summary>
     [Theory(Explicit = true)]
     [Trait("Category", "AmxTrap")]
     [InlineData("amx-bf16")]
@@ -41,7 +46,7 @@ public sealed partial class AmxTrapTests : IDisposable
     [InlineData(nameof(GoldenTests))]
     public void LayerTestsPass(string testClass)
     {
-        Assert.SkipUnless(CpuFeatures.Avx512, "takes an hour where AVX-512 is trapped too; small layers are tested there");
+        Assert.SkipUnless(CpuFeatures.Avx512, "takes an hour where AVX-512 is trapped too, and small layers are tested instead");
         PassTrapped($"{testClass}.*", "amx-bf16");
     }
 
@@ -52,7 +57,7 @@ public sealed partial class AmxTrapTests : IDisposable
         (int exitCode, string output) = Run(Path.Combine(AppContext.BaseDirectory, "MoeSharp.Tests"), ["--filter-method", $"MoeSharp.Tests.{tests}"], kernel);
         Assert.True(exitCode == 0, $"{tests} ended with {exitCode}:\n{output}");
         GroupCollection counts = Instructions().Match(output).Groups;
-        Assert.True(long.Parse(counts[kernel == "amx-bf16" ? "amx" : "avx512"].Value) > 1000, $"{tests} hardly used {kernel}:\n{output}");
+        Assert.True(long.Parse(counts[kernel == "amx-bf16" ? "amx" : "avx512"].Value) > 500, $"{tests} hardly used {kernel}:\n{output}");
     }
 
     /// <summary>Builds the library and its self test; skips the test where that cannot be.</summary>

@@ -1,3 +1,5 @@
+using System.Runtime.Intrinsics.X86;
+
 namespace MoeSharp.Tests;
 
 public unsafe class TileKernelTests
@@ -5,6 +7,9 @@ public unsafe class TileKernelTests
     private const int Columns = TileBlock.Columns, Depth = TileBlock.MaxDepth;
 
     public static TheoryData<string> Kernels => [.. GemmKernels.All.Where(kernel => kernel.IsSupported).Select(kernel => kernel.Name)];
+
+    /// <summary>Whether AVX-512 instructions are trapped in this process: at some microseconds each, a part of the cases must do.</summary>
+    private static bool IsSlow => Environment.GetEnvironmentVariable("MOESHARP_TEST_AMX") == "trap" && !Avx512F.IsSupported;
 
     private static IGemmKernel Kernel(string name) => GemmKernels.All.Single(kernel => kernel.Name == name);
 
@@ -82,7 +87,7 @@ public unsafe class TileKernelTests
         for (int code = 0; code < 256; code++)
         {
             bool isNaN = (code & 0x7F) == 0x7F;
-            for (int k = code % 17; k < Depth; k += 17)
+            for (int k = code % 17 + (IsSlow ? code % 7 * 17 : 0); k < Depth; k += IsSlow ? Depth : 17)
             {
                 for (int i = 0; i < Depth; i++) problem.SetOperand(0, i, i == k ? 1 : 0);
                 for (int n = 0; n < Columns; n++) *problem.Code(0, n, k) = (byte)(n % 2 == 0 ? code : 0x38); // 0x38 is 1
@@ -127,8 +132,8 @@ public unsafe class TileKernelTests
     public void AnyNumberOfRowsAndTilesGivesTheBitsOfOne(string name)
     {
         const int most = 128;
-        int[] counts = [.. Enumerable.Range(1, 18), 23, 24, 25, 31, 32, 33, 34, 40, 47, 48, 49, 50, 63, 64, 65, 81, 96, 97, 112, 113, 128]; // around what kernels do at once
-        foreach (int tiles in (int[])[1, 2, 3, 7])
+        int[] counts = IsSlow ? [12, 13, 17, 32, 33, 65, 97, 128] : [.. Enumerable.Range(1, 18), 23, 24, 25, 31, 32, 33, 34, 40, 47, 48, 49, 50, 63, 64, 65, 81, 96, 97, 112, 113, 128]; // around what kernels do at once
+        foreach (int tiles in IsSlow ? (int[])[2] : [1, 2, 3, 7])
         {
             var random = new Random(5);
             using var problem = new Problem(Kernel(name), WeightFormat.Block128, tiles, most);
@@ -225,7 +230,7 @@ public unsafe class TileKernelTests
         for (int i = 0; i < rows * Depth; i++) problem.SetOperand(i / Depth, i % Depth, 1 + random.Next(8));
         problem.Multiply();
         float[] intact = problem.Sums.ToArray();
-        for (int code = 0; code < Columns * Depth; code += 3)
+        for (int code = 0; code < Columns * Depth; code += IsSlow ? 93 : 3)
         {
             problem.Flip = (TileBlock.ScaleBytes + code, code / 3 % 8);
             problem.Sums.Clear();
