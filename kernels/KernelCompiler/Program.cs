@@ -6,8 +6,8 @@ using System.Text.RegularExpressions;
 namespace MoeSharp.Kernels;
 
 /// <summary>
-/// Compiles kernels/*.cu ahead of time: KernelCompiler NVRTC-LIBRARY [--check]. Writes kernels/prebuilt/VERSION with a manifest; with --check it only
-/// tells whether what lies there was made from these sources and whether a kernel spills.
+/// Compiles kernels/*.cu ahead of time: KernelCompiler NVRTC-LIBRARY [--check]. Writes kernels/prebuilt/VERSION with a manifest; with --check it writes nothing
+/// and fails where what lies there is not, byte for byte, what comes out now, or a kernel spills registers.
 /// </summary>
 internal static partial class Program
 {
@@ -22,32 +22,30 @@ internal static partial class Program
         var compiler = new Nvrtc(args[0]);
         int version = compiler.Version;
         string target = Path.Combine(kernels, "prebuilt", $"{version / 1000}.{version % 1000 / 10}"), hash = SourceHash(kernels);
-        if (args.Length == 2) return Check(target, hash);
+        bool check = args.Length == 2;
         Directory.CreateDirectory(target);
         var reports = new List<Report>();
+        var stale = new List<string>();
         foreach (string source in Directory.EnumerateFiles(kernels, "*.cu").Order(StringComparer.Ordinal))
         {
             (byte[] cubin, string log) = compiler.Compile(source);
             string name = Path.GetFileNameWithoutExtension(source);
-            File.WriteAllBytes(Path.Combine(target, name + ".cubin"), cubin);
+            Put(Path.Combine(target, name + ".cubin"), cubin);
             reports.AddRange(Reports(name, log));
             foreach (Match warning in Serialized().Matches(log)) Console.Error.WriteLine($"{name}: {warning.Value}");
         }
-        File.WriteAllBytes(Path.Combine(target, "manifest.json"), Manifest(hash, version, reports));
+        Put(Path.Combine(target, "manifest.json"), Manifest(hash, version, reports));
         foreach (Report r in reports) Console.WriteLine($"{r.File,-18} {r.Name,-20} {r.Registers,4} registers {r.SpillBytes,4} bytes spilled");
-        return 0;
-    }
+        if (!check) return 0;
+        foreach (string file in stale) Console.Error.WriteLine($"{file} is not what these sources compile to; run the compiler without --check and commit what it writes.");
+        foreach (Report r in reports.Where(r => r.SpillBytes > 0)) Console.Error.WriteLine($"{r.Name} spills {r.SpillBytes} bytes of registers.");
+        return stale.Count > 0 || reports.Any(r => r.SpillBytes > 0) ? 1 : 0;
 
-    private static int Check(string target, string hash)
-    {
-        string path = Path.Combine(target, "manifest.json");
-        if (!File.Exists(path) || !File.ReadAllText(path).Contains(hash, StringComparison.Ordinal))
+        void Put(string file, byte[] bytes)
         {
-            Console.Error.WriteLine($"{target} was not made from these sources; run the compiler without --check and commit what it writes.");
-            return 1;
+            if (!check) File.WriteAllBytes(file, bytes);
+            else if (!File.Exists(file) || !File.ReadAllBytes(file).AsSpan().SequenceEqual(bytes)) stale.Add(file);
         }
-        Console.WriteLine($"{target} was made from these sources.");
-        return 0;
     }
 
     /// <summary>SHA-256 over names and contents of all kernel sources, with one kind of line end.</summary>

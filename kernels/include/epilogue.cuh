@@ -152,7 +152,7 @@ template <int Kind> struct ActivateAndQuantize {
         else finish<false>(g, p);
     }
 
-    /// Eight threads per row, two rows each at a time: first all activations and the largest magnitudes, which travel meanwhile, then all codes.
+    /// Eight threads per row: first all activations and the largest magnitudes, which travel meanwhile; then a thread per row: the scale; then all codes.
     template <bool Staged> static DEVICE void finish(const GemmArguments& g, Pipeline& p) {
         constexpr int step = finish_threads / 8;
         const int thread = threadIdx.x - first_finish_thread, part = thread % 8;
@@ -164,47 +164,37 @@ template <int Kind> struct ActivateAndQuantize {
             if (work.kind == no_more_work) return;
             const int rows = round_up_8(work.rows), peer_slots = peer_maxima + phase * tile_rows * 4;
             if (thread == 0) barrier_arrive_expect(told, rows * 4);
-            for (int row = thread / 8; row < rows; row += 2 * step) {
-                u8* at[2] = {p.staging() + pairs_at(row, part), p.staging() + pairs_at(row + step < rows ? row + step : row, part)};
-                uint4 low[2], high[2];
-                float largest[2];
+            for (int row = thread / 8; row < rows; row += step) {
+                u8* at = p.staging() + pairs_at(row, part);
+                const uint4 low = *(const uint4*)at, high = *(const uint4*)(at + 16);
+                u32 y[4] = {low.x, low.z, high.x, high.z};
+                activate_pairs<Kind>(y, {low.y, low.w, high.y, high.w}, g.activation, Staged);
+                *(uint4*)at = make_uint4(y[0], y[1], y[2], y[3]);
+                float largest = larger_of_pair(maximum_bf16(maximum_bf16(absolute_bf16(y[0]), absolute_bf16(y[1])), maximum_bf16(absolute_bf16(y[2]), absolute_bf16(y[3]))));
 #pragma unroll
-                for (int i = 0; i < 2; i++) low[i] = *(const uint4*)at[i], high[i] = *(const uint4*)(at[i] + 16);
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const uint4 y = make_uint4(activate_pair<Kind>(low[i].x, low[i].y, g.activation, Staged), activate_pair<Kind>(low[i].z, low[i].w, g.activation, Staged),
-                                               activate_pair<Kind>(high[i].x, high[i].y, g.activation, Staged), activate_pair<Kind>(high[i].z, high[i].w, g.activation, Staged));
-                    low[i] = y;
-                    largest[i] = larger_of_pair(maximum_bf16(maximum_bf16(absolute_bf16(y.x), absolute_bf16(y.y)), maximum_bf16(absolute_bf16(y.z), absolute_bf16(y.w))));
-                }
-#pragma unroll
-                for (int lanes = 1; lanes < 8; lanes *= 2)
-#pragma unroll
-                    for (int i = 0; i < 2; i++) largest[i] = fmaxf(largest[i], __shfl_xor_sync(0xFFu << (threadIdx.x & 24), largest[i], lanes));
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const int r = row + i * step;
-                    if (r >= rows) break;
-                    *(uint4*)at[i] = low[i];
-                    if (part == 0) {
-                        own[r] = largest[i];
-                        remote_store(remote_address(p.staging_address() + peer_slots + r * 4, peer), largest[i], told_peer);
-                    }
+                for (int lanes = 1; lanes < 8; lanes *= 2) largest = fmaxf(largest, __shfl_xor_sync(0xFFu << (threadIdx.x & 24), largest, lanes));
+                if (part == 0) {
+                    own[row] = largest;
+                    remote_store(remote_address(p.staging_address() + peer_slots + row * 4, peer), largest, told_peer);
                 }
             }
-            __syncwarp();
+            named_barrier(finish_barrier, finish_threads); // all have written their maxima
             barrier_wait(told, phase);
-            for (int row = thread / 8; row < rows; row += step) {
-                const float largest = fmaxf(own[row], *(const float*)(p.staging() + peer_slots + row * 4));
-                const float scale = group_scale(largest, g.activation.divide, g.activation.power_of_two);
-                const Divisor divisor(scale);
+            const u64 first = (u64)work.unit * g.capacity + work.row;
+            float* others = (float*)(p.staging() + peer_slots); // maxima, then reciprocals
+            for (int row = thread; row < rows; row += finish_threads) {
+                const float scale = group_scale(fmaxf(own[row], others[row]), g.activation.divide, g.activation.power_of_two);
+                own[row] = scale;
+                others[row] = Divisor(scale).r;
+                if (work.store && work.half == 0) g.result_scales[first + row] = scale;
+            }
+            named_barrier(finish_barrier, finish_threads);
+            for (int row = thread / 8; row < (work.store ? rows : 0); row += step) {
+                const Divisor divisor(own[row], others[row]);
                 const uint4 y = *(const uint4*)(p.staging() + pairs_at(row, part));
                 const u32 low = divisor.quantize_pair(low_bf16(y.x), high_bf16(y.x)) | divisor.quantize_pair(low_bf16(y.y), high_bf16(y.y)) << 16;
                 const u32 high = divisor.quantize_pair(low_bf16(y.z), high_bf16(y.z)) | divisor.quantize_pair(low_bf16(y.w), high_bf16(y.w)) << 16;
-                if (!work.store) continue;
-                const u64 at = (u64)work.unit * g.capacity + work.row + row;
-                *(uint2*)((u8*)g.results + at * 128 + ((work.half * 4 + part / 2) ^ (row & 7)) * 16 + part % 2 * 8) = make_uint2(low, high);
-                if (part == 0 && work.half == 0) g.result_scales[at] = scale;
+                *(uint2*)((u8*)g.results + (first + row) * 128 + ((work.half * 4 + part / 2) ^ (row & 7)) * 16 + part % 2 * 8) = make_uint2(low, high);
             }
             __syncwarp();
             if (threadIdx.x % 32 == 0) barrier_arrive(p.epilogue_barrier(taken));

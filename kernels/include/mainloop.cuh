@@ -13,6 +13,7 @@ constexpr int producer_warp = math_warps;
 constexpr int finish_warps = 3;
 constexpr int first_finish_thread = math_threads + 32;
 constexpr int finish_threads = finish_warps * 32;
+constexpr int finish_barrier = 2; // named barriers: 1 of the math warps, 4 and 5 their turns
 constexpr int block_threads = math_threads + 128; // started with 168 registers each (the most for 384), which then move: 2 x 224 + 56 = 3 x 168
 constexpr int math_registers = 224;
 constexpr int other_registers = 56;
@@ -46,8 +47,9 @@ struct Pipeline {
     u32 rank; // in the cluster
     int slot = 0;
     u32 phase = 0;
+    u32 thread;
 
-    DEVICE Pipeline(u8* m) : memory(m), shared(shared_address(m)), rank(cluster_rank()) {}
+    DEVICE Pipeline(u8* m) : memory(m), shared(shared_address(m)), rank(cluster_rank()), thread(thread_index()) {}
     DEVICE u32 full() const { return shared + barriers_offset + slot * 16; }
     DEVICE u32 empty() const { return full() + 8; }
     DEVICE u32 epilogue_barrier(int i) const { return shared + epilogue_barriers_offset + i * 8; }
@@ -64,7 +66,7 @@ struct Pipeline {
     }
     /// A math warp has read this many slots: both blocks may load into them again.
     DEVICE void release(u32 count) const {
-        const u32 lane = threadIdx.x % 32;
+        const u32 lane = thread % 32;
         if (lane < 2 * count) remote_arrive(remote_address(empty() + lane / 2 * 16, lane % 2));
     }
     DEVICE void init() {
@@ -128,23 +130,9 @@ constexpr int turn_barrier = 4; // and 5, for the second warpgroup
 DEVICE void wait_for_turn(u32 warpgroup) { named_barrier(turn_barrier + warpgroup, math_threads); }
 DEVICE void end_turn(u32 warpgroup) { named_arrive(turn_barrier + 1 - warpgroup, math_threads); }
 
-/// Rows on the M side: a slab of 64 rows x N weight rows of one K block. TwoScales: 8-column blocks alternate between gate and up.
-template <int N, bool TwoScales, bool Last>
-DEVICE void multiply_slab(float (&final)[N / 2], u32 warpgroup, u32 slab, u32 first_column, const Pipeline& p) {
-    float acc[N / 2];
-    const SlotHeader* header = p.header();
-    const int row = slab * slab_rows + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-    wait_for_turn(warpgroup);
-    wgmma_fence();
-    multiply_block<N>(acc, p.operands() + rows_offset + slab * slab_rows * 128, p.operands() + first_column * 128);
-    wgmma_commit();
-    end_turn(warpgroup);
-    const float a0 = header->scales[row], a1 = header->scales[row + 8];
-    const float w0 = TwoScales ? header->weight_scales[0] : header->weight_scales[p.rank], w1 = TwoScales ? header->weight_scales[1] : w0;
-    const float s00 = a0 * w0, s01 = a0 * w1, s10 = a1 * w0, s11 = a1 * w1;
-    wgmma_wait<0>();
-    settle(acc);
-    if (Last) p.release(2);
+/// Rows on the M side: promotes a slab of 64 rows x N weight rows of one K block. TwoScales: 8-column blocks alternate between gate and up.
+template <int N, bool TwoScales> DEVICE void promote_slab(float (&final)[N / 2], const float (&acc)[N / 2], float a0, float a1, float w0, float w1) {
+    const float s00 = a0 * w0, s01 = TwoScales ? a0 * w1 : s00, s10 = a1 * w0, s11 = TwoScales ? a1 * w1 : s10;
 #pragma unroll
     for (int j = 0; j < N / 8; j++) {
         const float s0 = j % 2 ? s01 : s00, s1 = j % 2 ? s11 : s10;
@@ -155,24 +143,8 @@ DEVICE void multiply_slab(float (&final)[N / 2], u32 warpgroup, u32 slab, u32 fi
     }
 }
 
-/// Weights on the M side: the warpgroup's 64 weight rows x N rows of one K block, which took this many slots.
-template <int N, bool TwoScales, int Slots>
-DEVICE void multiply_columns(float (&final)[N / 2], u32 warpgroup, u32 first_row, const Pipeline& p) {
-    float acc[N / 2];
-    const SlotHeader* header = p.header();
-    if (Slots == 2) wait_for_turn(warpgroup);
-    wgmma_fence();
-    multiply_block<N>(acc, p.operands() + warpgroup * 64 * 128, p.operands() + rows_offset + first_row * 128);
-    wgmma_commit();
-    if (Slots == 2) end_turn(warpgroup);
-    const float w0 = TwoScales ? header->weight_scales[0] : header->weight_scales[p.rank], w1 = TwoScales ? header->weight_scales[1] : w0;
-    const float2* scales = (const float2*)(header->scales + first_row) + threadIdx.x % 4;
-    float2 c[N / 8];
-#pragma unroll
-    for (int j = 0; j < N / 8; j++) c[j] = scales[4 * j];
-    wgmma_wait<0>();
-    settle(acc);
-    p.release(Slots);
+/// Weights on the M side: promotes 64 weight rows x N rows.
+template <int N, bool TwoScales> DEVICE void promote_columns(float (&final)[N / 2], const float (&acc)[N / 2], const float2 (&c)[N / 8], float w0, float w1) {
 #pragma unroll
     for (int j = 0; j < N / 8; j++) {
         const float g0 = c[j].x * w0, g1 = c[j].y * w0, u0 = TwoScales ? c[j].x * w1 : g0, u1 = TwoScales ? c[j].y * w1 : g1;
@@ -183,16 +155,75 @@ DEVICE void multiply_columns(float (&final)[N / 2], u32 warpgroup, u32 first_row
     }
 }
 
+/// One turn with rows on the M side: a slab, and where Half or Rest is more than zero, half the columns of the third slab or, behind two slabs, that many
+/// rows on the N side, with this warpgroup's half of the weights. Issued together: what follows a turn (promotion, barriers) takes about as long as the other's
+/// products, so a turn of a few products only would leave the tensor core idle.
+template <int Half, int Rest, bool TwoScales, bool Last>
+DEVICE void multiply_turn(float (&final)[64], float (&half)[Half > 0 ? 32 : 1], float (&rest)[Rest > 0 ? Rest / 2 : 1], u32 warpgroup, u32 slab, const Pipeline& p) {
+    constexpr int third = 2 * slab_rows; // row
+    float acc[64], half_acc[Half > 0 ? 32 : 1], rest_acc[Rest > 0 ? Rest / 2 : 1];
+    const SlotHeader* header = p.header();
+    const u32 rows = p.operands() + rows_offset, weights = p.operands();
+    const int row = p.thread % 128 / 32 * 16 + p.thread % 32 / 4;
+    wait_for_turn(warpgroup);
+    wgmma_fence();
+    if constexpr (Rest > 0) multiply_block<Rest>(rest_acc, weights + warpgroup * 64 * 128, rows + third * 128);
+    if constexpr (Half > 0) multiply_block<64>(half_acc, rows + third * 128, weights + warpgroup * 64 * 128);
+    if constexpr (Half > 0 || Rest > 0) wgmma_commit();
+    multiply_block<128>(acc, rows + slab * slab_rows * 128, weights);
+    wgmma_commit();
+    end_turn(warpgroup);
+    const float w0 = header->weight_scales[TwoScales ? 0 : p.rank], w1 = TwoScales ? header->weight_scales[1] : w0;
+    const float a0 = header->scales[slab * slab_rows + row], a1 = header->scales[slab * slab_rows + row + 8];
+    if constexpr (Half > 0 || Rest > 0) wgmma_wait<1>();
+    if constexpr (Rest > 0) {
+        const float2* scales = (const float2*)(header->scales + third) + p.thread % 4;
+        float2 c[Rest / 8];
+#pragma unroll
+        for (int j = 0; j < Rest / 8; j++) c[j] = scales[4 * j];
+        settle(rest_acc);
+        promote_columns<Rest, TwoScales>(rest, rest_acc, c, w0, w1);
+    }
+    if constexpr (Half > 0) {
+        settle(half_acc);
+        promote_slab<64, TwoScales>(half, half_acc, header->scales[third + row], header->scales[third + row + 8], w0, w1);
+    }
+    wgmma_wait<0>();
+    settle(acc);
+    if (Last) p.release(2);
+    promote_slab<128, TwoScales>(final, acc, a0, a1, w0, w1);
+}
+
+/// Weights on the M side: the warpgroup's 64 weight rows x N rows of one K block, which took this many slots.
+template <int N, bool TwoScales, int Slots> DEVICE void multiply_columns(float (&final)[N / 2], u32 warpgroup, const Pipeline& p) {
+    float acc[N / 2];
+    const SlotHeader* header = p.header();
+    if (Slots == 2) wait_for_turn(warpgroup);
+    wgmma_fence();
+    multiply_block<N>(acc, p.operands() + warpgroup * 64 * 128, p.operands() + rows_offset);
+    wgmma_commit();
+    if (Slots == 2) end_turn(warpgroup);
+    const float w0 = header->weight_scales[TwoScales ? 0 : p.rank], w1 = TwoScales ? header->weight_scales[1] : w0;
+    const float2* scales = (const float2*)header->scales + p.thread % 4;
+    float2 c[N / 8];
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) c[j] = scales[4 * j];
+    wgmma_wait<0>();
+    settle(acc);
+    p.release(Slots);
+    promote_columns<N, TwoScales>(final, acc, c, w0, w1);
+}
+
 template <int Count> DEVICE void clear(float (&values)[Count]) {
 #pragma unroll
     for (int i = 0; i < Count; i++) values[i] = 0.0f;
 }
 
-/// More than 128 rows. Each warpgroup takes one slab; of four slabs another, of three half the columns of the third. A rest is multiplied with its rows on
-/// the N side, half the weights by each. (Three slabs and a rest need more registers than there are.)
+/// More than 96 rows. Each warpgroup takes one slab; of four slabs another, of three half the columns of the third. A rest behind two slabs is multiplied
+/// with its rows on the N side, half the weights by each. (Three slabs and a rest need more registers than there are.)
 template <int Slabs, int Rest, bool TwoScales, class Epilogue>
 DEVICE void tall(const GemmArguments& g, const Work& work, Pipeline& p, Epilogue& epilogue) {
-    float first[64], second[Slabs == 4 ? 64 : 32], rest[Rest > 0 ? Rest / 2 : 1];
+    float first[64], second[Slabs == 4 ? 64 : Slabs == 3 ? 32 : 1], rest[Rest > 0 ? Rest / 2 : 1], none[1] = {};
     clear(first);
     clear(second);
     clear(rest);
@@ -201,16 +232,16 @@ DEVICE void tall(const GemmArguments& g, const Work& work, Pipeline& p, Epilogue
     epilogue.begin(work, p);
     for (int k = 0; k < g.k_blocks; k++) {
         barrier_wait(p.full(), p.phase);
-        multiply_slab<128, TwoScales, Slabs == 2 && Rest == 0>(first, warpgroup, warpgroup, 0, p);
-        if constexpr (Slabs == 3) multiply_slab<64, TwoScales, Rest == 0>(second, warpgroup, 2, warpgroup * 64, p);
-        if constexpr (Slabs == 4) multiply_slab<128, TwoScales, true>(second, warpgroup, 2 + warpgroup, 0, p);
-        if constexpr (Rest > 0) multiply_columns<Rest, TwoScales, 2>(rest, warpgroup, Slabs * slab_rows, p);
+        if constexpr (Slabs == 4) {
+            multiply_turn<0, 0, TwoScales, false>(first, none, none, warpgroup, warpgroup, p);
+            multiply_turn<0, 0, TwoScales, true>(second, none, none, warpgroup, 2 + warpgroup, p);
+        } else multiply_turn<Slabs == 3 ? 64 : 0, Rest, TwoScales, true>(first, second, rest, warpgroup, warpgroup, p);
         p.advance(2);
     }
     epilogue.template tall<Slabs, Rest>(first, second, rest, g, p);
 }
 
-/// Up to 128 rows, all on the N side.
+/// Up to 96 rows, all on the N side.
 template <int N, bool TwoScales, class Epilogue> DEVICE void narrow(const GemmArguments& g, const Work& work, Pipeline& p, Epilogue& epilogue) {
     constexpr int slots_per_block = N <= few_rows ? 1 : 2;
     float final[N / 2];
@@ -220,7 +251,7 @@ template <int N, bool TwoScales, class Epilogue> DEVICE void narrow(const GemmAr
     if (N > few_rows) epilogue.begin(work, p);
     for (int k = 0; k < g.k_blocks; k++) {
         barrier_wait(p.full(), p.phase);
-        multiply_columns<N, TwoScales, slots_per_block>(final, warpgroup, 0, p);
+        multiply_columns<N, TwoScales, slots_per_block>(final, warpgroup, p);
         p.advance(slots_per_block);
     }
     epilogue.template narrow<N>(final, g, work, p);
@@ -247,7 +278,7 @@ template <bool TwoScales, class Epilogue> DEVICE void compute(const GemmArgument
         else if (rows <= 64) narrow<64, TwoScales>(g, work, p, epilogue);
         else if (rows <= 80) narrow<80, TwoScales>(g, work, p, epilogue);
         else if (rows <= 96) narrow<96, TwoScales>(g, work, p, epilogue);
-        else if (rows <= 128) narrow<128, TwoScales>(g, work, p, epilogue);
+        else if (rows <= 128) tall<2, 0, TwoScales>(g, work, p, epilogue);
         else if (rows <= 144) tall<2, 16, TwoScales>(g, work, p, epilogue);
         else if (rows <= 160) tall<2, 32, TwoScales>(g, work, p, epilogue);
         else if (rows <= 192) tall<3, 0, TwoScales>(g, work, p, epilogue);

@@ -24,7 +24,8 @@ DEVICE float with_sign(float x, float sign) { return __uint_as_float(__float_as_
 /// x / s for many x and one positive s, correctly rounded: a rounded reciprocal and one correction. s = Inf makes finite x zero and Inf NaN.
 struct Divisor {
     float s, r;
-    DEVICE explicit Divisor(float scale) : s(scale > 3e38f ? 1.0f : scale), r(scale > 3e38f ? 0.0f : __frcp_rn(scale)) {}
+    DEVICE explicit Divisor(float scale) : Divisor(scale, scale > 3e38f ? 0.0f : __frcp_rn(scale)) {}
+    DEVICE Divisor(float scale, float reciprocal) : s(scale > 3e38f ? 1.0f : scale), r(reciprocal) {} // the first constructor's
     DEVICE float divide(float x) const {
         const float q = x * r;
         return with_sign(fmaf(fmaf(-q, s, x), r, q), x);
@@ -37,6 +38,22 @@ struct Divisor {
 DEVICE float sigmoid_times(float g, float minus_alpha_log2e) {
     const float d = 1.0f + power_of_two(fminf(g * minus_alpha_log2e, 126.0f)), r = reciprocal(d), q = g * r;
     return with_sign(fmaf(fmaf(-q, d, g), r, q), g);
+}
+
+/// The same of many values, step by step, so that all of them are on their way at once.
+template <int Count> DEVICE void sigmoids_times(float (&g)[Count], float minus_alpha_log2e) {
+    float d[Count], r[Count];
+#pragma unroll
+    for (int i = 0; i < Count; i++) d[i] = power_of_two(fminf(g[i] * minus_alpha_log2e, 126.0f));
+#pragma unroll
+    for (int i = 0; i < Count; i++) d[i] += 1.0f;
+#pragma unroll
+    for (int i = 0; i < Count; i++) r[i] = reciprocal(d[i]);
+#pragma unroll
+    for (int i = 0; i < Count; i++) {
+        const float q = g[i] * r[i];
+        g[i] = with_sign(fmaf(fmaf(-q, d[i], g[i]), r[i], q), g[i]);
+    }
 }
 
 enum { silu = 0, swiglustep = 1, gelu_tanh = 2, swigluoai = 3 }; // silu: no limit; the last: with alpha, beta (-0 for none) and limit
@@ -62,6 +79,29 @@ template <int Kind> DEVICE u32 activate_pair(u32 gate, u32 up, const ActivationA
         u0 = within(u0, a.limit) + a.beta, u1 = within(u1, a.limit) + a.beta;
     }
     return staged ? multiply_bf16(pack_bf16(g0, g1), pack_bf16(u0, u1)) : pack_bf16(g0 * u0, g1 * u1);
+}
+
+/// The same of many pairs: gate becomes the result.
+template <int Kind, int Count> DEVICE void activate_pairs(u32 (&gate)[Count], const u32 (&up)[Count], const ActivationArguments& a, bool staged) {
+    if (Kind == silu || Kind == swigluoai) {
+        float g[2 * Count];
+#pragma unroll
+        for (int i = 0; i < Count; i++) {
+            g[2 * i] = low_bf16(gate[i]), g[2 * i + 1] = high_bf16(gate[i]);
+            if (Kind == swigluoai) g[2 * i] = at_most(g[2 * i], a.limit), g[2 * i + 1] = at_most(g[2 * i + 1], a.limit);
+        }
+        sigmoids_times(g, Kind == silu ? -log2e : -log2e * a.alpha);
+#pragma unroll
+        for (int i = 0; i < Count; i++) {
+            float u0 = low_bf16(up[i]), u1 = high_bf16(up[i]);
+            if (Kind == swigluoai) u0 = within(u0, a.limit) + a.beta, u1 = within(u1, a.limit) + a.beta;
+            gate[i] = !staged ? pack_bf16(g[2 * i] * u0, g[2 * i + 1] * u1)
+                              : multiply_bf16(pack_bf16(g[2 * i], g[2 * i + 1]), Kind == silu ? up[i] : pack_bf16(u0, u1));
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < Count; i++) gate[i] = activate_pair<Kind>(gate[i], up[i], a, staged);
+    }
 }
 
 DEVICE u32 absolute_bf16(u32 pair) { return pair & 0x7FFF7FFFu; }

@@ -13,6 +13,12 @@ typedef unsigned long long u64;
 #define SHARED_MEMORY(type, alignment, name) extern __shared__ __align__(alignment) type name[]
 #define offset_of(type, field) __INTADDR__(&((type*)0)->field) // what the compiler itself makes of offsetof
 
+/// Through an exchange with itself: otherwise the compiler asks for it again and again, in the middle of loops, rather than keep it.
+DEVICE u32 thread_index() {
+    u32 x;
+    asm volatile("{.reg .u32 t; mov.u32 t, %%tid.x; shfl.sync.bfly.b32 %0, t, 0, 31, 0xffffffff;}" : "=r"(x));
+    return x;
+}
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 // mbarriers: one phase per ring turn; a wait names the parity of the phase that must have completed.

@@ -6,7 +6,7 @@
 
 constexpr int tile_rows = 256;   // at most; an expert's rows are cut evenly
 constexpr int few_rows = 64;     // up to here a K block of a tile fits in one slot of the ring
-constexpr int narrow_rows = 128; // up to here: weights on the M side, rows on the N side in steps of 8
+constexpr int narrow_rows = 96;  // up to here: weights on the M side, rows on the N side in steps of 8
 constexpr int slab_rows = 64;    // beyond: rows on the M side in slabs of 64, what is left on the N side
 
 DEVICE int round_up_8(int x) { return (x + 7) & ~7; }
