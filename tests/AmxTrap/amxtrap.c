@@ -1,7 +1,8 @@
-// Executes AMX-BF16 instructions on machines without AMX: preloaded into a process, it traps the SIGILL that each of them raises there.
+// Executes AMX-BF16 instructions on machines without AMX, and with evex.c AVX-512 where there is only AVX2: preloaded into a process, it traps the SIGILL that each of them raises there.
 // See README.md beside this file.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include "evex.h"
 #include <immintrin.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -23,10 +24,7 @@ static __thread _Alignas(64) uint8_t tiles[TILES][ROWS][ROW_BYTES];
 
 static int (*real_sigaction)(int, const struct sigaction *, struct sigaction *);
 static struct sigaction next_action; // what the program believes to have installed for SIGILL
-static uint64_t executed;
-
-/// How many instructions were executed here so far, by all threads.
-__attribute__((visibility("default"))) uint64_t amxtrap_executed(void) { return __atomic_load_n(&executed, __ATOMIC_RELAXED); }
+static uint64_t executed_amx, executed_avx512; // by all threads
 
 // A decoded instruction. Names as in the instruction set reference: reg and rm of ModRM, vvvv of VEX.
 typedef struct { const uint8_t *at; int opcode, prefix, reg, rm, vvvv, length, in_register, has_sib; uint64_t address, stride; } Instruction;
@@ -213,14 +211,16 @@ static void on_illegal_instruction(int signal_number, siginfo_t *information, vo
     if (decode(&i, (const uint8_t *)registers[REG_RIP], registers) && execute(&i))
     {
         registers[REG_RIP] += i.length;
-        __atomic_fetch_add(&executed, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&executed_amx, 1, __ATOMIC_RELAXED);
     }
+    else if (evex_execute(context)) __atomic_fetch_add(&executed_avx512, 1, __ATOMIC_RELAXED);
     else pass_on(signal_number, information, context);
 }
 
 __attribute__((destructor)) static void report(void)
 {
-    if (getenv("AMXTRAP_REPORT") != NULL) fprintf(stderr, "amxtrap: %llu instructions\n", (unsigned long long)amxtrap_executed());
+    if (getenv("AMXTRAP_REPORT") == NULL) return;
+    fprintf(stderr, "amxtrap: %llu AMX and %llu AVX-512 instructions\n", (unsigned long long)executed_amx, (unsigned long long)executed_avx512);
 }
 
 __attribute__((constructor)) static void install(void)

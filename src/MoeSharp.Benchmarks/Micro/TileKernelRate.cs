@@ -9,7 +9,7 @@ namespace MoeSharp.Benchmarks;
 public unsafe class TileKernelRate
 {
     private const int Blocks = 8;
-    private NativeBuffer _packed = null!, _operands = null!, _sums = null!;
+    private NativeBuffer _packed = null!, _operands = null!, _sums = null!, _decoded = null!;
     private TileKernels _kernels;
 
     /// <summary>Names in the registry.</summary>
@@ -31,6 +31,7 @@ public unsafe class TileKernelRate
         _packed = new NativeBuffer(Blocks * _kernels.BlockBytes);
         _operands = new NativeBuffer(Blocks * 16 * _kernels.OperandRowBytes); // AMX reads tiles of 16 rows
         _sums = new NativeBuffer(16 * TileBlock.Columns * sizeof(float));
+        _decoded = new NativeBuffer(_kernels.DecodedBytes);
         for (int i = 0; i < _packed.Bytes; i++) _packed.Pointer[i] = 0x38; // code 0x38 is 1; as a scale it is small and positive
         for (int i = 0; i < _operands.Bytes; i += 2) *(ushort*)(_operands.Pointer + i) = kernel.Operand == Operand.Bf16 || i % 4 == 2 ? (ushort)0x3F80 : (ushort)0;
     }
@@ -38,17 +39,20 @@ public unsafe class TileKernelRate
     [GlobalCleanup]
     public void Free()
     {
-        foreach (NativeBuffer buffer in (NativeBuffer[])[_packed, _operands, _sums]) buffer.Dispose();
+        foreach (NativeBuffer buffer in (NativeBuffer[])[_packed, _operands, _sums, _decoded]) buffer.Dispose();
     }
 
     [Benchmark(OperationsPerInvoke = Blocks)]
     public void Multiply()
     {
         var block = new TileBlock { Sums = (float*)_sums.Pointer, SumStride = TileBlock.Columns, Depth = TileBlock.MaxDepth };
-        for (int k = 0; k < Blocks; k++)
+        var run = new BlockRun(_packed.Pointer, Blocks, _kernels.BlockBytes, _packed.Pointer);
+        _kernels.Begin(ref block, _decoded.Pointer, run);
+        for (int k = 0; k < Blocks; k++, run.Advance())
         {
             block.Operands = _operands.Pointer + k * 16 * _kernels.OperandRowBytes;
-            _kernels.Multiply(block, _packed.Pointer + k * _kernels.BlockBytes, Rows, next: _packed.Pointer);
+            _kernels.Multiply(ref block, Rows, run);
         }
+        _kernels.End();
     }
 }

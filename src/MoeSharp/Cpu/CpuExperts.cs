@@ -88,8 +88,8 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         plan.Add("items", ElementType.I32, WorkItem.MaxCount(slots, _shape.Experts), 3, Step.Permute, Step.Down);
         plan.Add("activated", operand, _down.Blocks * slots + AmxEmitter.TileRows - 1, TileBlock.MaxDepth, Step.GateUp, Step.Down);
         plan.Add("activated_scales", ElementType.F32, _down.Blocks, slots, Step.GateUp, Step.Down);
-        plan.Add("gate_up", ElementType.U8, _team.Threads, GateUpJob.ScratchBytes(itemRows, _kernels.OperandRowBytes), Step.GateUp, Step.Activate);
-        plan.Add("down", ElementType.U8, _downThreads, DownJob.ScratchBytes(itemRows, slots, _down.TilesPerChunk * TileBlock.Columns), Step.Down, Step.Combine);
+        plan.Add("gate_up", ElementType.U8, _team.Threads, GateUpJob.ScratchBytes(itemRows, _kernels), Step.GateUp, Step.Activate);
+        plan.Add("down", ElementType.U8, _downThreads, DownJob.ScratchBytes(itemRows, slots, _down.TilesPerChunk * TileBlock.Columns, _kernels), Step.Down, Step.Combine);
     }
 
     public void Run(in ExpertsCall call, Workspace workspace)

@@ -43,30 +43,41 @@ internal unsafe struct DownJob : ITeamJob
 
     private readonly int ChunkColumns => Weights.TilesPerChunk * TileBlock.Columns;
 
-    /// <summary>Bytes of scratch for one thread: an item's sums, then all BF16 rows of a chunk.</summary>
-    public static long ScratchBytes(int itemRows, long rows, int chunkColumns) => chunkColumns * (itemRows * (long)sizeof(float) + rows * sizeof(ushort));
+    /// <summary>Bytes of scratch for one thread: decoded blocks, an item's sums, then all BF16 rows of a chunk.</summary>
+    public static long ScratchBytes(int itemRows, long rows, int chunkColumns, in TileKernels kernels) =>
+        kernels.DecodedBytes + chunkColumns * (itemRows * (long)sizeof(float) + rows * sizeof(ushort));
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Execute(int chunk, int thread)
     {
-        var sums = (float*)(Scratch + thread * (nint)ScratchBytes(ItemRows, Rows, ChunkColumns));
+        byte* decoded = Scratch + thread * (nint)ScratchBytes(ItemRows, Rows, ChunkColumns, Kernels);
+        var sums = (float*)(decoded + Kernels.DecodedBytes);
         var rounded = (BFloat16*)(sums + ItemRows * ChunkColumns);
+        var block = new TileBlock { SumStride = ChunkColumns };
+        Kernels.Begin(ref block, decoded, RunOf(0, chunk, out _));
         for (int i = 0; i < ItemCount; i++)
         {
-            Multiply(i, chunk, sums);
+            Multiply(i, chunk, ref block, sums);
             Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
         }
+        Kernels.End();
         Combine(chunk, rounded);
     }
 
+    /// <summary>An item's blocks of a chunk, followed by the next item's.</summary>
+    private readonly BlockRun RunOf(int i, int chunk, out int tiles)
+    {
+        byte* weights = Weights.Chunk(Items[i].Expert, chunk, out tiles), following = i + 1 < ItemCount ? Weights.Chunk(Items[i + 1].Expert, chunk, out _) : null;
+        return new(weights, Weights.Blocks * tiles, Kernels.BlockBytes, following);
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private readonly void Multiply(int i, int chunk, float* sums)
+    private readonly void Multiply(int i, int chunk, ref TileBlock block, float* sums)
     {
         WorkItem item = Items[i], following = Items[Math.Min(i + 1, ItemCount - 1)];
         new Span<float>(sums, item.Rows * ChunkColumns).Clear();
-        var block = new TileBlock { SumStride = ChunkColumns };
-        byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles), next;
-        for (int k = 0; k < Weights.Blocks; k++, weights = next)
+        BlockRun run = RunOf(i, chunk, out int tiles);
+        for (int k = 0; k < Weights.Blocks; k++)
         {
             bool isLast = k + 1 == Weights.Blocks;
             nint row = (nint)k * Rows + item.FirstRow;
@@ -74,12 +85,11 @@ internal unsafe struct DownJob : ITeamJob
             block.Operands = Activated + row * Kernels.OperandRowBytes;
             block.RowScales = HasScales ? ActivatedScales + row : null;
             block.Sums = sums;
-            next = isLast ? Weights.Chunk(following.Expert, chunk, out _) : weights + tiles * Kernels.BlockBytes;
             nint share = (isLast ? following.Rows : item.Rows) * Kernels.OperandRowBytes / tiles;
             byte* nextOperands = Activated + (isLast ? following.FirstRow : row + Rows) * Kernels.OperandRowBytes;
-            for (int tile = 0; tile < tiles; tile++, weights += Kernels.BlockBytes, block.Sums += TileBlock.Columns, nextOperands += share)
+            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns, nextOperands += share)
             {
-                Kernels.Multiply(block, weights, item.Rows, tile + 1 < tiles ? weights + Kernels.BlockBytes : next);
+                Kernels.Multiply(ref block, item.Rows, run);
                 Prefetch.Bytes(nextOperands, (int)share);
             }
         }

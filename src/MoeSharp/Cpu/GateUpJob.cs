@@ -42,11 +42,11 @@ internal unsafe struct GateUpJob : ITeamJob
     /// <summary>[⌈I/128⌉, S].</summary>
     public float* ActivatedScales;
 
-    /// <summary>Bytes of scratch for one thread: sums, operands of a block, their scales.</summary>
-    public static int ScratchBytes(int rows, int operandRowBytes)
+    /// <summary>Bytes of scratch for one thread: decoded blocks, sums, operands of a block, their scales.</summary>
+    public static int ScratchBytes(int rows, in TileKernels kernels)
     {
         int readable = Formats.Blocks(rows, AmxEmitter.TileRows) * AmxEmitter.TileRows;
-        return readable * (2 * Depth * sizeof(float) + operandRowBytes + sizeof(float));
+        return kernels.DecodedBytes + readable * (2 * Depth * sizeof(float) + kernels.OperandRowBytes + sizeof(float));
     }
 
     [SkipLocalsInit, MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -54,26 +54,29 @@ internal unsafe struct GateUpJob : ITeamJob
     {
         int chunk = ItemsPerChunk > 0 ? task / ItemsPerChunk : task % Weights.Chunks;
         WorkItem item = Items[ItemsPerChunk > 0 ? task % ItemsPerChunk : task / Weights.Chunks];
-        byte* scratch = Scratch + (nint)thread * ScratchBytes(ScratchRows, Kernels.OperandRowBytes), operands = scratch + ScratchRows * 2 * Depth * sizeof(float);
-        float* sums = (float*)scratch, scales = (float*)(operands + ScratchRows * Kernels.OperandRowBytes);
+        byte* decoded = Scratch + (nint)thread * ScratchBytes(ScratchRows, Kernels), operands = decoded + Kernels.DecodedBytes + ScratchRows * 2 * Depth * sizeof(float);
+        float* sums = (float*)(decoded + Kernels.DecodedBytes), scales = (float*)(operands + ScratchRows * Kernels.OperandRowBytes);
         int* tokens = stackalloc int[WorkItem.MaxRows];
         for (int r = 0; r < item.Rows; r++) tokens[r] = SlotOfRow[item.FirstRow + r] / TopK;
         new Span<float>(sums, item.Rows * 2 * Depth).Clear();
         var block = new TileBlock { Operands = operands, RowScales = Quantizer.HasScales ? scales : null, Sums = sums, SumStride = 2 * Depth };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
         Prefetch.Bytes(weights, Kernels.BlockBytes);
+        var run = new BlockRun(weights, Weights.Blocks * tiles, Kernels.BlockBytes, following: null);
+        Kernels.Begin(ref block, decoded, run);
         int share = (item.Rows + tiles - 1) / tiles;
         for (int k = 0; k < Weights.Blocks; k++)
         {
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
             Fetch(tokens, item.Rows, k, block.Depth, operands, scales);
             block.Sums = sums;
-            for (int tile = 0; tile < tiles; tile++, weights += Kernels.BlockBytes, block.Sums += TileBlock.Columns)
+            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns)
             {
-                Kernels.Multiply(block, weights, item.Rows, next: weights + Kernels.BlockBytes);
+                Kernels.Multiply(ref block, item.Rows, run);
                 for (int r = tile * share; r < Math.Min(item.Rows, (tile + 1) * share); r++) Prefetch.Bytes(Source(tokens[r], k + 1), Kernels.OperandRowBytes);
             }
         }
+        Kernels.End();
         if (RowKernels.Activate == null) Activate(item, chunk, sums);
         else ActivateByKernel(item, chunk, sums);
     }

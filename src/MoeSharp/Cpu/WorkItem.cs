@@ -4,7 +4,7 @@ namespace MoeSharp;
 internal readonly record struct WorkItem(int Expert, int FirstRow, int Rows)
 {
     /// <summary>Most rows of an item: their operands for a 128-K block stay in the first two caches beside a block of weights.</summary>
-    public const int MaxRows = 64;
+    public const int MaxRows = 128;
 
     /// <summary>Items that suffice for any routing.</summary>
     public static long MaxCount(long slots, int experts) => Math.Min(slots, experts) + slots / MaxRows;

@@ -49,6 +49,12 @@ internal unsafe struct TileBlock
     public nint AheadStep;
     /// <summary>What the codec looks codes up in; set by <see cref="TileKernels"/>.</summary>
     public byte* Tables;
+    /// <summary>Packed values of the block that comes next, for kernels that decode it meanwhile.</summary>
+    public byte* Next;
+    /// <summary>This block's values as the call before decoded them.</summary>
+    public byte* Decoded;
+    /// <summary>Where the next block's go.</summary>
+    public byte* DecodedNext;
     /// <summary>K of this block: 128, or less in a ragged last one, after which operands have zeros up to the next multiple of 32.</summary>
     public int Depth;
     /// <summary>Rows; kernels with an entry per number of rows do not look.</summary>
@@ -57,7 +63,7 @@ internal unsafe struct TileBlock
     /// <summary>Where generated code finds the fields.</summary>
     internal static class Offsets
     {
-        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, AheadStep, Depth, RowCount;
+        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, AheadStep, Next, Decoded, DecodedNext, Depth, RowCount;
 
         static Offsets()
         {
@@ -71,6 +77,9 @@ internal unsafe struct TileBlock
             SumStride = (int)((byte*)&block.SumStride - first);
             Ahead = (int)((byte*)&block.Ahead - first);
             AheadStep = (int)((byte*)&block.AheadStep - first);
+            Next = (int)((byte*)&block.Next - first);
+            Decoded = (int)((byte*)&block.Decoded - first);
+            DecodedNext = (int)((byte*)&block.DecodedNext - first);
             RowCount = (int)((byte*)&block.RowCount - first);
             Depth = (int)((byte*)&block.Depth - first);
         }

@@ -39,20 +39,57 @@ internal unsafe struct TileKernels
     /// <summary>What the codec looks codes up in; null where it does not.</summary>
     public byte* Tables { get; init; }
 
+    /// <summary>Makes a thread ready for blocks, and decodes the first; null where there is nothing to do.</summary>
+    public delegate* unmanaged<TileBlock*, void> Begins { get; init; }
+    /// <summary>Undoes that.</summary>
+    public delegate* unmanaged<void> Ends { get; init; }
+    /// <summary>Bytes of memory of a thread, aligned to 64, for blocks decoded ahead.</summary>
+    public int DecodedBytes => Begins == null ? 0 : 2 * AmxPanel.Bytes;
+
     /// <summary>Sets the entry for this many rows.</summary>
     public void Set(int rows, nint entry) => _entries[rows] = entry;
 
-    /// <summary>Does any number of rows, in even portions: 15 are 8 + 7.</summary>
-    /// <param name="packed">The block: scales, then values.</param>
-    /// <param name="next">The block that will be needed next: it is fetched meanwhile, each portion asking for its share, since a core has few requests to memory under way at a time.</param>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public readonly void Multiply(TileBlock block, byte* packed, int rows, byte* next)
+    /// <summary>The same with an entry.</summary>
+    public TileKernels With(int rows, nint entry)
     {
+        Set(rows, entry);
+        return this;
+    }
+
+    /// <summary>To be called before a thread multiplies the first block of a run; <see cref="End"/> after the last.</summary>
+    /// <param name="decoded">Memory of the thread: <see cref="DecodedBytes"/>.</param>
+    /// <param name="run">The first block has been asked for already.</param>
+    public readonly void Begin(ref TileBlock block, byte* decoded, in BlockRun run)
+    {
+        if (Begins == null) return;
+        block.Decoded = decoded + AmxPanel.Bytes;
+        block.DecodedNext = decoded;
+        block.Next = run.Current + ScaleBytes;
+        block.Ahead = run.At(1);
+        fixed (TileBlock* first = &block) Begins(first);
+    }
+
+    public readonly void End()
+    {
+        if (Ends != null) Ends();
+    }
+
+    /// <summary>Does any number of rows, in even portions: 15 are 8 + 7.</summary>
+    /// <param name="run">Stands at the block; those after it are fetched meanwhile, each portion asking for its share, since a core has few requests to memory under way at a time.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public readonly void Multiply(ref TileBlock current, int rows, in BlockRun run)
+    {
+        if (Begins != null)
+        {
+            MultiplyDecoded(ref current, rows, run);
+            return;
+        }
+        TileBlock block = current;
         int portions = (rows + MaxRows - 1) / MaxRows;
         block.Tables = Tables;
-        block.Scales = packed;
-        block.Weights = packed + ScaleBytes;
-        block.Ahead = next;
+        block.Scales = run.Current;
+        block.Weights = run.Current + ScaleBytes;
+        block.Ahead = run.At(BlockRun.Distance);
         block.AheadStep = (BlockBytes - ScaleBytes) / (TileBlock.Steps * portions);
         for (; portions > 0; portions--)
         {
@@ -67,5 +104,20 @@ internal unsafe struct TileKernels
             block.Ahead += block.AheadStep * TileBlock.Steps;
             rows -= portion;
         }
+    }
+
+    /// <summary>The same for a kernel that decodes a block ahead.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private readonly void MultiplyDecoded(ref TileBlock block, int rows, in BlockRun run)
+    {
+        byte* decoded = block.DecodedNext;
+        block.DecodedNext = block.Decoded;
+        block.Decoded = decoded;
+        block.Scales = run.Current;
+        block.Weights = run.Current + ScaleBytes;
+        block.Next = run.At(1) + ScaleBytes;
+        block.Ahead = run.At(1 + BlockRun.Distance);
+        block.RowCount = rows;
+        fixed (TileBlock* pinned = &block) ((delegate* unmanaged<TileBlock*, void>)_entries[0])(pinned);
     }
 }

@@ -57,6 +57,29 @@ public class CpuBackendTests
         }
     }
 
+    /// <summary>The two tests around this one in small, with the kernel that is chosen: where each instruction is trapped, they would take an hour.</summary>
+    [Theory]
+    [MemberData(nameof(FormatPairs))]
+    public void AFewRowsAgreeWithTheReferenceAloneAndTogether(WeightFormat format, ActivationFormat activations)
+    {
+        const int tokens = 35, h = 160; // of each expert 32 rows and a tail; of each row a block and a ragged one
+        var random = new RandomExperts(2, 2, h, 48, format);
+        using ExpertWeights weights = random.Weights(biases: true);
+        var options = new ExpertsOptions { TopK = 2, Activations = activations };
+        (BFloat16[] hidden, int[] ids, float[] routerWeights) = random.Call(tokens);
+        using var one = new CpuBackend(1);
+        using var two = new CpuBackend(2);
+        float[] expected = Run(ExpertsBackends.Reference, options, weights, (hidden, ids, routerWeights)), whole = Run(two, options, weights, (hidden, ids, routerWeights));
+        Accuracy accuracy = Accuracy.Of(whole, expected);
+        Assert.True(accuracy.CalcDiff <= (activations == ActivationFormat.Fp8 && format != WeightFormat.MxFp8 ? 5e-4 : 2e-5), $"{format} {activations}: {accuracy}");
+        foreach ((int first, int count) in new[] { (0, 1), (34, 1), (3, 9) })
+        {
+            int end = first + count;
+            float[] some = Run(one, options, weights, (hidden[(first * h)..(end * h)], ids[(2 * first)..(2 * end)], routerWeights[(2 * first)..(2 * end)]));
+            Assert.True(some.AsSpan().SequenceEqual(whole.AsSpan(first * h, count * h)), $"{format} {activations}: {count} rows from {first}");
+        }
+    }
+
     [Theory]
     [MemberData(nameof(FormatPairs))]
     public void BitsDependOnNothingButTheRow(WeightFormat format, ActivationFormat activations)

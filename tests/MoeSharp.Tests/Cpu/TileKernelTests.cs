@@ -1,3 +1,5 @@
+using System.Runtime.Intrinsics.X86;
+
 namespace MoeSharp.Tests;
 
 public unsafe class TileKernelTests
@@ -5,6 +7,9 @@ public unsafe class TileKernelTests
     private const int Columns = TileBlock.Columns, Depth = TileBlock.MaxDepth;
 
     public static TheoryData<string> Kernels => [.. GemmKernels.All.Where(kernel => kernel.IsSupported).Select(kernel => kernel.Name)];
+
+    /// <summary>Whether AVX-512 instructions are trapped in this process: at some microseconds each, a part of the cases must do.</summary>
+    private static bool IsSlow => Environment.GetEnvironmentVariable("MOESHARP_TEST_AMX") == "trap" && !Avx512F.IsSupported;
 
     private static IGemmKernel Kernel(string name) => GemmKernels.All.Single(kernel => kernel.Name == name);
 
@@ -27,7 +32,8 @@ public unsafe class TileKernelTests
     private sealed class Problem(IGemmKernel kernel, WeightFormat format, int tiles, int rows) : IDisposable
     {
         private readonly NativeBuffer _packed = new(tiles * TileBlock.BytesOf(format)), _values = new((long)tiles * Columns * Depth),
-            _operands = new((rows + 16) * Depth * 4L), _rowScales = new(4L * rows), _sums = new(4L * rows * tiles * Columns);
+            _operands = new((rows + 16) * Depth * 4L), _rowScales = new(4L * rows), _sums = new(4L * rows * tiles * Columns),
+            _decoded = new(2 * AmxPanel.Bytes);
 
         public byte* Code(int tile, int column, int k) => _values.Pointer + (tile * Columns + column) * Depth + k;
         public byte* Scales(int tile) => _packed.Pointer + tile * TileBlock.BytesOf(format);
@@ -60,12 +66,15 @@ public unsafe class TileKernelTests
                 SumStride = tiles * Columns,
                 Depth = depth,
             };
-            for (int tile = 0; tile < tiles; tile++, block.Sums += Columns) kernels.Multiply(block, Scales(tile), count ?? rows, next: Scales(0));
+            var run = new BlockRun(Scales(0), tiles, kernels.BlockBytes, following: null);
+            kernels.Begin(ref block, _decoded.Pointer, run);
+            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += Columns) kernels.Multiply(ref block, count ?? rows, run);
+            kernels.End();
         }
 
         public void Dispose()
         {
-            foreach (NativeBuffer buffer in (NativeBuffer[])[_packed, _values, _operands, _rowScales, _sums]) buffer.Dispose();
+            foreach (NativeBuffer buffer in (NativeBuffer[])[_packed, _values, _operands, _rowScales, _sums, _decoded]) buffer.Dispose();
         }
     }
 
@@ -78,7 +87,7 @@ public unsafe class TileKernelTests
         for (int code = 0; code < 256; code++)
         {
             bool isNaN = (code & 0x7F) == 0x7F;
-            for (int k = code % 17; k < Depth; k += 17)
+            for (int k = code % 17 + (IsSlow ? code % 7 * 17 : 0); k < Depth; k += IsSlow ? Depth : 17)
             {
                 for (int i = 0; i < Depth; i++) problem.SetOperand(0, i, i == k ? 1 : 0);
                 for (int n = 0; n < Columns; n++) *problem.Code(0, n, k) = (byte)(n % 2 == 0 ? code : 0x38); // 0x38 is 1
@@ -122,8 +131,9 @@ public unsafe class TileKernelTests
     [MemberData(nameof(Kernels))]
     public void AnyNumberOfRowsAndTilesGivesTheBitsOfOne(string name)
     {
-        const int most = 40;
-        foreach (int tiles in (int[])[1, 2, 3, 7])
+        const int most = 128;
+        int[] counts = IsSlow ? [12, 13, 17, 32, 33, 65, 97, 128] : [.. Enumerable.Range(1, 18), 23, 24, 25, 31, 32, 33, 34, 40, 47, 48, 49, 50, 63, 64, 65, 81, 96, 97, 112, 113, 128]; // around what kernels do at once
+        foreach (int tiles in IsSlow ? (int[])[2] : [1, 2, 3, 7])
         {
             var random = new Random(5);
             using var problem = new Problem(Kernel(name), WeightFormat.Block128, tiles, most);
@@ -134,7 +144,7 @@ public unsafe class TileKernelTests
             for (int r = 0; r < most; r++) problem.Multiply(first: r, count: 1, scaled: true);
             float[] alone = problem.Sums.ToArray();
             Assert.All(alone, sum => Assert.NotEqual(0, sum));
-            for (int count = 1; count <= most; count++)
+            foreach (int count in counts)
             {
                 problem.Sums.Clear();
                 problem.Multiply(count: count, scaled: true);
@@ -220,7 +230,7 @@ public unsafe class TileKernelTests
         for (int i = 0; i < rows * Depth; i++) problem.SetOperand(i / Depth, i % Depth, 1 + random.Next(8));
         problem.Multiply();
         float[] intact = problem.Sums.ToArray();
-        for (int code = 0; code < Columns * Depth; code += 3)
+        for (int code = 0; code < Columns * Depth; code += IsSlow ? 93 : 3)
         {
             problem.Flip = (TileBlock.ScaleBytes + code, code / 3 % 8);
             problem.Sums.Clear();

@@ -1,7 +1,7 @@
 namespace MoeSharp;
 
-/// <summary>Code generated for AMX-BF16: a block's weights are decoded once, then multiplied with 32 rows at a time, in tiles of 16 x 16.</summary>
-internal sealed class AmxKernel : IGemmKernel
+/// <summary>Code generated for AMX-BF16: weights are decoded once, a block ahead, and multiplied with 32 rows at a time, in tiles of 16 x 16.</summary>
+internal sealed unsafe class AmxKernel : IGemmKernel
 {
     private readonly GeneratedCode?[] _code = new GeneratedCode?[(int)WeightFormat.Bf16 + 1];
     private readonly Lock _generate = new();
@@ -18,9 +18,12 @@ internal sealed class AmxKernel : IGemmKernel
     {
         GeneratedCode code;
         lock (_generate) code = _code[(int)format] ??= Generate(format);
-        var kernels = new TileKernels(format, Operand, WorkItem.MaxRows, isUnmanaged: true) { AnyRows = true };
-        kernels.Set(0, code[0]);
-        return kernels;
+        return new TileKernels(format, Operand, AmxEmitter.MostRows, isUnmanaged: true)
+        {
+            AnyRows = true,
+            Begins = (delegate* unmanaged<TileBlock*, void>)code[1],
+            Ends = (delegate* unmanaged<void>)code[2],
+        }.With(0, code[0]);
     }
 
     public RowKernels RowsFor(ExpertsShape shape, bool hasBiases, int downColumns) => GeneratedRows.For(shape, Operand, hasBiases, downColumns);
@@ -28,8 +31,10 @@ internal sealed class AmxKernel : IGemmKernel
     private static GeneratedCode Generate(WeightFormat format)
     {
         var code = new GeneratedCode.Builder();
-        var emitter = new AmxEmitter(code.Assembler, code.Constants, format);
-        code.Add(emitter.EmitEntry);
+        var emitter = new AmxEmitter(code.Assembler, code.Constants, new(code.Assembler), format);
+        code.Add(emitter.EmitBlock);
+        code.Add(emitter.EmitBegin);
+        code.Add(emitter.EmitEnd);
         emitter.EmitTables();
         return code.Load();
     }

@@ -21,9 +21,10 @@ internal static partial class CpuFeatures
         int a1 = X86Base.CpuId(7, 1).Eax;
         bool avx = (state & AvxState) == AvxState, avx512 = avx && (state & Avx512State) == Avx512State;
         Avx2Fma = avx && Has(basic, 12) && Has(basic, 28) && Has(basic, 29) && Has(b, 5);
-        Avx512 = avx512 && Has(b, 16) && Has(b, 30) && Has(b, 31);
-        Avx512Vbmi = Avx512 && Has(c, 1);
-        Avx512Bf16 = Avx512 && Has(a1, 5);
+        bool traps = TrapsAmx && Avx2Fma && !avx512; // the handler knows what is generated here
+        Avx512 = traps || (avx512 && Has(b, 16) && Has(b, 30) && Has(b, 31));
+        Avx512Vbmi = traps || (Avx512 && Has(c, 1));
+        Avx512Bf16 = traps || (Avx512 && Has(a1, 5));
         AmxBf16 = Avx512Vbmi && (TrapsAmx || ((state & AmxState) == AmxState && Has(d, 24) && Has(d, 22) && RequestTiles()));
     }
 

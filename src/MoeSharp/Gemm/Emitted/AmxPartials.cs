@@ -1,0 +1,90 @@
+using Iced.Intel;
+using static Iced.Intel.AssemblerRegisters;
+using static MoeSharp.AmxRegisters;
+
+namespace MoeSharp;
+
+/// <summary>The stack of the AMX microkernel: what tiles have summed up leaves them for memory, where vectors can read it. Twice [32 rows][32 columns], for groups by turns.</summary>
+internal sealed class AmxPartials(Assembler a)
+{
+    /// <summary>Bytes of a row.</summary>
+    public const int RowBytes = 2 * LineBytes;
+    private const int LineBytes = 64, FrameAt = 0, First = LineBytes, Bytes = First + 2 * AmxGroup.Rows * RowBytes;
+
+    /// <summary>Makes room, in whole lines.</summary>
+    public void Reserve()
+    {
+        a.push(rbp);
+        a.mov(rbp, rsp);
+        foreach (AssemblerRegister64 register in Saved) a.push(register);
+        a.sub(rsp, Bytes + LineBytes);
+        a.and(rsp, -LineBytes);
+        a.mov(__[rsp + FrameAt], rbp); // rbp has work to do
+    }
+
+    public void Release()
+    {
+        a.mov(rbp, __[rsp + FrameAt]);
+        a.lea(rsp, __[rbp - 8 * Saved.Length]);
+        foreach (AssemblerRegister64 register in Saved.AsEnumerable().Reverse()) a.pop(register);
+        a.pop(rbp);
+    }
+
+    /// <summary>Goes to the first row of a group.</summary>
+    public void GoTo(int group) => a.lea(Partial, __[rsp + Of(group)]);
+
+    /// <summary>Tiles to memory.</summary>
+    public void Store(AmxGroup group) => EachTile(group, (tile, address) => a.tilestored(address, tile));
+
+    /// <summary>Memory to tiles.</summary>
+    public void Load(AmxGroup group) => EachTile(group, (tile, address) => a.tileloadd(tile, address));
+
+    /// <summary>Tiles start from zero.</summary>
+    public void Clear(AmxGroup group) => EachTile(group, (tile, _) => a.tilezero(tile));
+
+    /// <summary>Code for a row of a group, in a loop: its partial sums, and its sums.</summary>
+    public void EachRow(AmxGroup group, Action emit)
+    {
+        Label row = a.CreateLabel();
+        GoTo(group.Number);
+        a.mov(RowSums, Sums);
+        a.mov(Count, AmxGroup.Rows);
+        a.cmp(Count, RowsLeft);
+        a.cmova(Count, RowsLeft);
+        a.Label(ref row);
+        emit();
+        a.add(Partial, RowBytes);
+        a.add(RowSums, Stride);
+        a.dec(Count);
+        a.jne(row);
+    }
+
+    /// <summary>Sums += partial * factors, a row.</summary>
+    public void AddTimes(AssemblerRegister64 sums, AssemblerRegisterZMM factor0, AssemblerRegisterZMM factor1)
+    {
+        a.vmovups(zmm18, __zmmword_ptr[Partial]);
+        a.vmovups(zmm19, __zmmword_ptr[Partial + LineBytes]);
+        a.vfmadd213ps(zmm18, factor0, __zmmword_ptr[sums]);
+        a.vfmadd213ps(zmm19, factor1, __zmmword_ptr[sums + LineBytes]);
+        a.vmovups(__zmmword_ptr[sums], zmm18);
+        a.vmovups(__zmmword_ptr[sums + LineBytes], zmm19);
+    }
+
+    /// <summary>A row from partial sums to sums, or back.</summary>
+    public void Copy(AssemblerRegister64 from, AssemblerRegister64 to)
+    {
+        a.vmovups(zmm18, __zmmword_ptr[from]);
+        a.vmovups(zmm19, __zmmword_ptr[from + LineBytes]);
+        a.vmovups(__zmmword_ptr[to], zmm18);
+        a.vmovups(__zmmword_ptr[to + LineBytes], zmm19);
+    }
+
+    private static int Of(int group) => First + group % 2 * AmxGroup.Rows * RowBytes;
+
+    private static void EachTile(AmxGroup group, Action<AssemblerRegisterTMM, AssemblerMemoryOperand> emit)
+    {
+        AssemblerRegisterTMM[] tiles = [tmm0, tmm1, tmm2, tmm3];
+        for (int i = 0; i < 2 * group.RowTiles; i++)
+            emit(tiles[i], __[rsp + Line * 2 + (Of(group.Number) + i / 2 * AmxEmitter.TileRows * RowBytes + i % 2 * LineBytes)]);
+    }
+}
