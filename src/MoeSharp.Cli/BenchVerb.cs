@@ -33,7 +33,11 @@ internal sealed class BenchVerb : Verb
     {
         Inputs.CheckSource(arguments, _model, _shape, _layer, _format);
         string? plot = arguments.GetValue(_plot);
-        if (plot is not null) Picture.Check(plot, arguments.GetValue(_model));
+        if (plot is not null)
+        {
+            if (arguments.GetValue(_shape) is { Length: > 1 }) throw new ArgumentException("--plot draws one shape; name one with --shape.");
+            Picture.Check(plot, arguments.GetValue(_model));
+        }
         int[] given = arguments.GetValue(_tokens) ?? []; // an array that was not given is empty, not null
         var routing = arguments.GetValue(_routing) == "zipf" ? RoutingKind.Zipf : RoutingKind.Uniform;
         using var backend = new ChosenBackend(arguments.GetValue(_backend)!, arguments.GetValue(_threads), arguments.GetValue(_kernel));

@@ -98,10 +98,9 @@ public class GpuBenchTests
         }
     }
 
-    [Fact, Trait("Category", "Cuda")]
+    [Fact]
     public void ShapesThatDoNotGoTogetherGetASentence()
     {
-        Gpu.Open().Dispose();
         Assert.Contains("--plot draws one shape", ToolRun.Of("bench", "--shape", "peers", "--backend", "cuda", "--plot", Path.Combine(Path.GetTempPath(), "x.svg")).Sentence());
     }
 
