@@ -5,6 +5,7 @@
 #include "../down.cu"
 #include "../down_wide.cu"
 #include "../experts_few.cu"
+#include "../experts_few_wide.cu"
 #include "../gateup_activate.cu"
 #include "../gateup_activate_wide.cu"
 #include "../permute_codes.cu"
@@ -32,6 +33,7 @@ const Kernel kernels[] = {
     KERNEL(gateup_wide_mxfp8), KERNEL(gateup_wide_mxfp8_large), KERNEL(gateup_wide_block128), KERNEL(gateup_wide_bf16), KERNEL(down_wide_mxfp8),
     KERNEL(down_wide_mxfp8_large), KERNEL(down_wide_block128), KERNEL(down_wide_bf16), KERNEL(experts_few_silu), KERNEL(experts_few_swiglustep),
     KERNEL(experts_few_gelu_tanh), KERNEL(experts_few_swigluoai),
+    KERNEL(experts_few_wide_mxfp8), KERNEL(experts_few_wide_mxfp8_large), KERNEL(experts_few_wide_block128), KERNEL(experts_few_wide_bf16),
 };
 
 struct Constant { const char* name; const int* value; };
@@ -39,7 +41,8 @@ struct Constant { const char* name; const int* value; };
 const Constant constants[] = {SHARED(down), SHARED(gateup_silu), SHARED(gateup_swiglustep), SHARED(gateup_gelu_tanh), SHARED(gateup_swigluoai), SHARED(gateup_plain), SHARED(ceiling_read),
     SHARED(ceiling_fp8), SHARED(gateup_wide_mxfp8), SHARED(gateup_wide_mxfp8_large), SHARED(gateup_wide_block128), SHARED(gateup_wide_bf16), SHARED(down_wide_mxfp8),
     SHARED(down_wide_mxfp8_large), SHARED(down_wide_block128), SHARED(down_wide_bf16), SHARED(experts_few_silu), SHARED(experts_few_swiglustep),
-    SHARED(experts_few_gelu_tanh), SHARED(experts_few_swigluoai)};
+    SHARED(experts_few_gelu_tanh), SHARED(experts_few_swigluoai),
+    SHARED(experts_few_wide_mxfp8), SHARED(experts_few_wide_mxfp8_large), SHARED(experts_few_wide_block128), SHARED(experts_few_wide_bf16)};
 } // namespace
 
 const Kernel* find_kernel(const char* name) {

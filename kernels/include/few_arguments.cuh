@@ -12,7 +12,7 @@ struct alignas(16) FewArguments {
     const int* ids;         // [T, K]
     const int* expert_map;  // [global experts] or null
     const u8* gateup;       // weights and scales as GateUp and Down have them
-    const float* gateup_scales;
+    const float* gateup_scales; // of 128-blocks
     const u8* down;
     const float* down_scales;
     u16* activated;         // [experts with tokens][8 tokens][intermediate blocks * 128] BF16
@@ -24,11 +24,15 @@ struct alignas(16) FewArguments {
     int intermediate_blocks;
     int power_of_two;       // scales of the first quantization
     int ring_slots;
-    int reserved[2];
+    int quantize;           // wide: activations go to MXFP8 and back
+    int reserved;
     u32 halves[few_slots / 32]; // bit n: with n experts GateUp units have 32 weight rows, not 64, so that blocks end closer together
     ActivationArguments activation;
     CombineArguments combine; // tokens, top_k, hidden_size, capacity hold for all steps; row_of_slot is not used; without output this step is left out
+    const float* gateup_biases; // wide, or null
+    const float* down_biases;
 };
 
-static_assert(sizeof(FewArguments) == 240 && offset_of(FewArguments, experts) == 80 && offset_of(FewArguments, ring_slots) == 100, "");
+static_assert(sizeof(FewArguments) == 256 && offset_of(FewArguments, experts) == 80 && offset_of(FewArguments, ring_slots) == 100, "");
 static_assert(offset_of(FewArguments, halves) == 112 && offset_of(FewArguments, activation) == 128 && offset_of(FewArguments, combine) == 160, "");
+static_assert(offset_of(FewArguments, quantize) == 104 && offset_of(FewArguments, gateup_biases) == 240, "");

@@ -5,9 +5,7 @@
 constexpr int few_math_warpgroups = 3;
 constexpr int few_math_threads = few_math_warpgroups * 128;
 constexpr int few_threads = few_math_threads + 32; // and the producer's warp
-constexpr int few_slot_bytes = 64 * 128;           // 64 weight rows of one K block, or 32 of two
-constexpr int few_half_bytes = few_slot_bytes / 2;
-constexpr int few_row_block_bytes = few_tokens * 128;
+constexpr int few_slot_bytes = 64 * 128;
 constexpr int few_shared_bytes = 227 * 1024;
 
 enum FewKind { few_no_more = 0, few_gateup = 1, few_down = 2, few_zeros = 3 };
@@ -34,10 +32,22 @@ struct FewRouting {
     int is_last[few_math_warpgroups];
 };
 
+/// A place in the ring.
+struct FewPlace {
+    int slot = 0;
+    u32 phase = 0;
+    DEVICE void advance(int slots) {
+        if (++slot == slots) {
+            slot = 0;
+            phase ^= 1;
+        }
+    }
+};
+
 /// Shared memory, from the start: ring | rows | weight scales of the ring's slots | scales of rows | barriers | units | routing.
-/// Rows are those of the hidden states, [H/128][8][128] codes; once all GateUp units of the block have multiplied, each warpgroup has
-/// [I/128][8][128] of the same bytes for the intermediate. The host's twin is FewPlan.
-struct FewBlock {
+/// Rows are those of the hidden states, a K block of all tokens after the other; once all GateUp units of the block have multiplied, each warpgroup has
+/// as many of the same bytes as the intermediate takes. The host's twin is FewPlan. How many bytes all these have, a Format says: FewFp8 or FewWide.
+template <class Format> struct FewBlock {
     u8* memory;
     u32 shared;
     int rows, headers, hidden_scales, scales, barriers, unit_barriers, units, routing;
@@ -45,10 +55,10 @@ struct FewBlock {
     DEVICE FewBlock(const FewArguments& f, u8* m) : memory(m), shared(shared_address(m)) {
         const int most = f.hidden_blocks > few_math_warpgroups * f.intermediate_blocks ? f.hidden_blocks : few_math_warpgroups * f.intermediate_blocks;
         rows = f.ring_slots * few_slot_bytes;
-        headers = rows + (most > 4 ? most : 4) * few_row_block_bytes; // products of 32 weight rows read 4096 bytes beyond the last slot
-        hidden_scales = headers + f.ring_slots * 32;
-        scales = hidden_scales + f.hidden_blocks * few_tokens * 4;
-        barriers = scales + few_math_warpgroups * f.intermediate_blocks * few_tokens * 4;
+        headers = rows + (most > 4 ? most : 4) * Format::row_block_bytes; // products of 32 weight rows read 4096 bytes beyond the last slot
+        hidden_scales = headers + f.ring_slots * Format::header_bytes;
+        scales = hidden_scales + f.hidden_blocks * Format::scale_bytes;
+        barriers = scales + few_math_warpgroups * f.intermediate_blocks * Format::scale_bytes;
         unit_barriers = barriers + f.ring_slots * 16;
         units = unit_barriers + few_math_warpgroups * 16;
         routing = units + few_math_warpgroups * (int)sizeof(FewUnit);
@@ -57,6 +67,13 @@ struct FewBlock {
     DEVICE u32 empty(int slot) const { return full(slot) + 8; }
     DEVICE u32 unit_full(int warpgroup) const { return shared + unit_barriers + warpgroup * 16; }
     DEVICE u32 unit_empty(int warpgroup) const { return unit_full(warpgroup) + 8; }
+    DEVICE u8* header(int slot) const { return memory + headers + slot * Format::header_bytes; }
+    /// A unit comes before its copies have begun. While the slot's last contents, another warpgroup's, are still on their way, `full` has the parity that is
+    /// waited for; so those must have been read first. (Those before them have been when a unit comes, so here the parity is certain.)
+    DEVICE void wait_for_weights(const FewPlace& place) const {
+        barrier_wait(empty(place.slot), place.phase ^ 1);
+        barrier_wait(full(place.slot), place.phase);
+    }
     DEVICE FewUnit* unit(int warpgroup) const { return (FewUnit*)(memory + units) + warpgroup; }
     DEVICE FewRouting* routes() const { return (FewRouting*)(memory + routing); }
 
@@ -76,18 +93,6 @@ struct FewBlock {
             fence_barrier_init();
         }
         __syncthreads();
-    }
-};
-
-/// A place in the ring.
-struct FewPlace {
-    int slot = 0;
-    u32 phase = 0;
-    DEVICE void advance(int slots) {
-        if (++slot == slots) {
-            slot = 0;
-            phase ^= 1;
-        }
     }
 };
 

@@ -1,22 +1,15 @@
 #pragma once
 #include "combine.cuh"
 #include "few_block.cuh"
-#include "quantize.cuh"
+#include "numerics.cuh"
 #include "wgmma.cuh"
 // What the math warpgroups do with a unit. Weights are on the M side, 64 rows (or 32 and what happens to lie behind them, which nobody reads); all tokens are on the
-// N side, column t for token t, also those that do not go to the expert: columns do not touch each other, and theirs are not stored. So rows are quantized
-// once for all experts. Numbers follow the chain of mainloop.cuh: per K block four products of 32, then final = fma(sa * sw, acc, final).
+// N side, column t for token t, also those that do not go to the expert: columns do not touch each other, and theirs are not stored. So rows are written once
+// for all experts. What rows are and how they are multiplied, a Format says: FewFp8 or FewWide.
 
 DEVICE void warpgroup_barrier(int warpgroup) { named_barrier(1 + warpgroup, 128); }
 
-/// One of the 16-value chunks of a row: codes to where products read them, the scale of its group beside the other tokens' of the K block.
-DEVICE void write_codes(u8* rows, float* scales, int token, int chunk, const Codes& quantized) {
-    const int at = chunk / 8 * few_tokens + token;
-    *(uint4*)(rows + at * 128 + ((chunk % 8) ^ token) * 16) = quantized.codes;
-    if (chunk % 8 == 0) scales[at] = quantized.scale;
-}
-
-/// Rows of a matrix, one per bit of `tokens`, quantized into shared memory by so many threads.
+/// Rows of a matrix, one per bit of `tokens`, as products read them, into shared memory.
 struct FewRows {
     const u16* from;
     int columns;
@@ -26,17 +19,15 @@ struct FewRows {
     int divide, power_of_two;
 };
 
-DEVICE void quantize_rows(const FewRows& q, int thread, int threads) {
-    const int chunks = (q.columns + 127) / 128 * 8;
+/// By so many threads.
+template <class Format> DEVICE void write_rows(const FewArguments& f, const FewRows& q, int thread, int threads) {
+    const int chunks = (q.columns + 127) / 128 * 8; // of 16 values
     u32 tokens = q.tokens;
 #pragma unroll 1
     for (int chunk = thread;; chunk += threads) { // whole groups of eight threads
         for (; tokens && chunk >= chunks; chunk -= chunks) tokens &= tokens - 1;
         if (!tokens) break;
-        const int token = __ffs(tokens) - 1;
-        Chunk values = {};
-        if (chunk * 16 < q.columns) values = load_whole_chunk(q.from + (u64)token * q.columns + chunk * 16);
-        write_codes(q.rows, q.scales, token, chunk, quantize_chunk(values, q.divide, q.power_of_two));
+        Format::write_chunk(f, q, __ffs(tokens) - 1, chunk);
     }
     fence_async_shared(); // products read what ordinary stores wrote
 }
@@ -49,63 +40,12 @@ struct FewOperands {
     int k_blocks, halves;
 };
 
-/// So many K blocks from k on. All products are issued before the first is waited for.
-template <int Count>
-DEVICE void multiply_few(float (&final)[4], int k, const FewOperands& o, FewPlace& place, const FewArguments& f, const FewBlock& b) {
-    float acc[Count][4], w0[Count], w1[Count];
-    float2 c[Count];
-    int slot[Count];
-    bool ends[Count]; // its slot
-#pragma unroll
-    for (int i = 0; i < Count; i++) {
-        slot[i] = uniform(place.slot);
-        ends[i] = !o.halves || (k + i) % 2 || k + i + 1 == o.k_blocks;
-        // A unit comes before its copies have begun. While the slot's last contents, another warpgroup's, are still on their way, `full` has the parity that is
-        // waited for; so those must have been read first. (Those before them have been when a unit comes, so here the parity is certain.)
-        barrier_wait(b.empty(place.slot), place.phase ^ 1);
-        barrier_wait(b.full(place.slot), place.phase);
-        if (ends[i]) place.advance(f.ring_slots);
-    }
-    wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < Count; i++)
-        multiply_block<8>(acc[i], b.shared + slot[i] * few_slot_bytes + ((k + i) & o.halves) * few_half_bytes, o.rows + (k + i) * few_row_block_bytes);
-    wgmma_commit();
-#pragma unroll
-    for (int i = 0; i < Count; i++) {
-        const float* header = (const float*)(b.memory + b.headers + slot[i] * 32 + ((k + i) & o.halves) * 16);
-        w0[i] = header[o.first], w1[i] = header[o.second];
-        c[i] = *(const float2*)(o.scales + (k + i) * few_tokens);
-    }
-    wgmma_wait<0>();
-#pragma unroll
-    for (int i = 0; i < Count; i++) {
-        settle(acc[i]);
-        if (ends[i] && threadIdx.x % 32 == 0) barrier_arrive(b.empty(slot[i]));
-        final[0] = fmaf(c[i].x * w0[i], acc[i][0], final[0]);
-        final[1] = fmaf(c[i].y * w0[i], acc[i][1], final[1]);
-        final[2] = fmaf(c[i].x * w1[i], acc[i][2], final[2]);
-        final[3] = fmaf(c[i].y * w1[i], acc[i][3], final[3]);
-    }
-}
-
-DEVICE void multiply_unit(float (&final)[4], const FewOperands& o, const FewUnit& unit, const FewArguments& f, const FewBlock& b) {
-    FewPlace place;
-    place.slot = unit.slot;
-    place.phase = unit.phase;
-    int k = 0;
-#pragma unroll 1
-    for (; k + 4 <= o.k_blocks; k += 4) multiply_few<4>(final, k, o, place, f, b);
-#pragma unroll 1
-    for (; k < o.k_blocks; k++) multiply_few<1>(final, k, o, place, f, b);
-}
-
 /// Activated outputs of the expert's tokens, rounded to BF16 and not yet quantized: a group of 128 is spread over several blocks.
-template <int Kind> DEVICE void activate_few(const float (&final)[4], const FewArguments& f, const FewBlock& b, const FewUnit& unit, int warpgroup) {
+template <class Format> DEVICE void activate_few(const float (&final)[4], const FewArguments& f, const FewBlock<Format>& b, const FewUnit& unit, int warpgroup) {
     const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, token = lane % 4 * 2;
     const u32 tokens = b.routes()->tokens[unit.active];
     if (!unit.halves || warp < 2) {
-        const u32 y = activate_pair<Kind>(pack_bf16(final[0], final[1]), pack_bf16(final[2], final[3]), f.activation, f.activation.rounding == 0);
+        const u32 y = Format::activate(pack_bf16(final[0], final[1]), pack_bf16(final[2], final[3]), f.activation);
         const int size = f.intermediate_blocks * 128, output = unit.index * (32 >> unit.halves) + warp * 8 + lane / 4;
         u16* to = f.activated + (u64)(unit.active * few_tokens + token) * size + output;
         if (tokens >> token & 1) *to = (u16)y;
@@ -119,7 +59,7 @@ template <int Kind> DEVICE void activate_few(const float (&final)[4], const FewA
 }
 
 /// Sums up all tokens' slots at 64 output columns.
-DEVICE void combine_columns(const FewArguments& f, const FewBlock& b, int column_unit) {
+template <class Format> DEVICE void combine_columns(const FewArguments& f, const FewBlock<Format>& b, int column_unit) {
     const int* rows = b.routes()->row_of_slot;
     for (int i = threadIdx.x % 128; i < f.combine.tokens * 8; i += 128) {
         const int token = i / 8, chunk = column_unit * 8 + i % 8;
@@ -128,7 +68,7 @@ DEVICE void combine_columns(const FewArguments& f, const FewBlock& b, int column
 }
 
 /// BF16 results of the expert's tokens. True in all threads of whoever finishes these columns for the last expert.
-DEVICE bool store_results(const float (&final)[4], const FewArguments& f, const FewBlock& b, const FewUnit& unit, int warpgroup) {
+template <class Format> DEVICE bool store_results(const float (&final)[4], const FewArguments& f, const FewBlock<Format>& b, const FewUnit& unit, int warpgroup) {
     const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
     const u32 tokens = b.routes()->tokens[unit.active];
     u16* rows = f.results + ((u64)(unit.index / 2) * f.combine.capacity + unit.active * few_tokens) * 128 + lane / 4;
@@ -150,9 +90,9 @@ DEVICE bool store_results(const float (&final)[4], const FewArguments& f, const 
     return *is_last;
 }
 
-/// A math warpgroup: quantizes the hidden states together with the others, then takes its turn's units until there are no more. Quantizing, for either step, and multiplying
+/// A math warpgroup: writes the hidden states together with the others, then takes its turn's units until there are no more. Writing rows, for either step, and multiplying
 /// are in one place each, so that their instructions have long come from memory when Down begins.
-template <int Kind> DEVICE void compute_few(const FewArguments& f, const FewBlock& b) {
+template <class Format> DEVICE void compute_few(const FewArguments& f, const FewBlock<Format>& b) {
     const int warpgroup = uniform(threadIdx.x / 128), thread = threadIdx.x % 128, columns = threadIdx.x % 4 * 2, at = warpgroup * f.intermediate_blocks;
     u8* hidden_rows = b.memory + b.rows;
     float* hidden_scales = (float*)(b.memory + b.hidden_scales);
@@ -174,11 +114,11 @@ template <int Kind> DEVICE void compute_few(const FewArguments& f, const FewBloc
             }
             warpgroup_barrier(warpgroup);
             const int size = f.intermediate_blocks * 128;
-            q = {f.activated + (u64)unit.active * few_tokens * size, size, b.routes()->tokens[unit.active], hidden_rows + at * few_row_block_bytes,
+            q = {f.activated + (u64)unit.active * few_tokens * size, size, b.routes()->tokens[unit.active], hidden_rows + at * Format::row_block_bytes,
                  (float*)(b.memory + b.scales) + at * few_tokens, f.activation.divide, f.activation.power_of_two};
         }
         if (turn == 0 || unit.kind == few_down) {
-            quantize_rows(q, turn == 0 ? threadIdx.x : thread, turn == 0 ? few_math_threads : 128);
+            write_rows<Format>(f, q, turn == 0 ? threadIdx.x : thread, turn == 0 ? few_math_threads : 128);
             named_barrier(turn == 0 ? 1 + few_math_warpgroups : 1 + warpgroup, turn == 0 ? few_math_threads : 128);
         }
         if (turn == 0) continue;
@@ -188,10 +128,12 @@ template <int Kind> DEVICE void compute_few(const FewArguments& f, const FewBloc
             const bool down = unit.kind == few_down;
             const FewOperands o = {shared_address(down ? q.rows : hidden_rows), (down ? q.scales : hidden_scales) + columns, down ? second : 0, down ? second : 1,
                                    down ? f.intermediate_blocks : f.hidden_blocks, unit.halves};
-            multiply_unit(final, o, unit, f, b);
+            const float2 bias = Format::biases(f, b, unit);
+            Format::multiply(final, o, unit, f, b);
+            Format::add_biases(final, bias);
         }
         bool completes = unit.kind == few_zeros && f.combine.output;
-        if (unit.kind == few_gateup) activate_few<Kind>(final, f, b, unit, warpgroup);
+        if (unit.kind == few_gateup) activate_few<Format>(final, f, b, unit, warpgroup);
         else if (unit.kind == few_down) completes = store_results(final, f, b, unit, warpgroup);
         if (completes) combine_columns(f, b, unit.index);
     }

@@ -8,7 +8,7 @@
 // before they have done them. So the launch ends whatever else runs on the GPU and however few of its blocks run at once.
 
 /// The whole warp. Experts are numbered in the order in which slots name them first.
-DEVICE void find_experts(const FewArguments& f, const FewBlock& b) {
+template <class Format> DEVICE void find_experts(const FewArguments& f, const FewBlock<Format>& b) {
     const int lane = threadIdx.x % 32, slots = f.combine.tokens * f.combine.top_k;
     FewRouting* r = b.routes();
     int count = 0;
@@ -41,10 +41,10 @@ DEVICE void find_experts(const FewArguments& f, const FewBlock& b) {
 }
 
 /// One thread.
-DEVICE void produce(const FewArguments& f, const FewBlock& b, u32 number) {
+template <class Format> DEVICE void produce(const FewArguments& f, const FewBlock<Format>& b, u32 number) {
     const u64 stream = policy_evict_first();
     const FewRouting* r = b.routes();
-    const int experts = r->experts, halves = f.halves[experts / 32] >> experts % 32 & 1;
+    const int experts = r->experts, halves = Format::halves ? f.halves[experts / 32] >> experts % 32 & 1 : 0;
     const u32 per_gateup = (u32)(4 * f.intermediate_blocks) << halves, per_down = 2 * f.hidden_blocks;
     const u32 total = experts ? experts * (per_gateup + per_down) : per_down; // nobody has tokens: zeros are written all the same
     FewPlace place;
@@ -76,22 +76,7 @@ DEVICE void produce(const FewArguments& f, const FewBlock& b, u32 number) {
         number = count_up(few_taken(f), few_endless); // needed only after this unit's loads
         if (kind == few_zeros) continue;
         const bool is_gateup = kind == few_gateup;
-        const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
-        const int shift = 1 + unit.halves, bytes = few_slot_bytes >> unit.halves, block = unit.index >> shift;
-        const u64 expert = r->expert[unit.active];
-        const u8* weights = (is_gateup ? f.gateup : f.down) + (expert * blocks + block) * k_blocks * 16384 + (unit.index & ((1 << shift) - 1)) * bytes;
-        const float* scales = (is_gateup ? f.gateup_scales : f.down_scales) + (expert * ((blocks + 1) / 2) + block / 2) * k_blocks * 4;
         gateups += is_gateup;
-        for (int k = 0; k < k_blocks;) {
-            const u32 full = b.full(place.slot), to = b.shared + place.slot * few_slot_bytes;
-            const int both = unit.halves && k + 1 < k_blocks;
-            barrier_wait(b.empty(place.slot), place.phase ^ 1);
-            barrier_arrive_expect(full, (bytes + 16) << both);
-            bulk_load(to, weights + (u64)k * 16384, bytes, full, stream);
-            if (both) bulk_load(to + few_half_bytes, weights + (u64)(k + 1) * 16384, bytes, full, stream);
-            bulk_load(b.shared + b.headers + place.slot * 32, scales + k * 4, 16 << both, full);
-            k += 1 + both;
-            place.advance(f.ring_slots);
-        }
+        Format::load(f, b, is_gateup, unit, place, stream);
     }
 }

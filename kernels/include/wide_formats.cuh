@@ -29,6 +29,7 @@ DEVICE void decode_half(u32* a, const u8* half, u32 thread, u32 factor0, u32 fac
 struct MxFp8 {
     static constexpr bool promotes = false, mx = true; // mx: rows may be MXFP8 too
     static constexpr int tile_rows = 144;
+    static constexpr int tile_bytes = tile_codes;            // 64 rows x 64 values
     static constexpr int piece_bytes = 2 * tile_codes + 256; // then scales: [tile][warp][row % 8] words of four, two per half: rows r and r + 8
     static constexpr int pair_bytes = 2 * piece_bytes;       // two pieces in a row, 128 values
     static constexpr int stages = 6;
@@ -38,12 +39,14 @@ struct MxFp8 {
     static DEVICE u32 scales(const u8* piece, int tile, int first, u32 thread) {
         return *(const u32*)(piece + 2 * tile_codes + tile * 128 + (thread & 0x7C)) >> 16 * first;
     }
-    template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
-        const u32 bytes = scales(piece, tile, first, thread);
-        const u8* codes = piece + tile * tile_codes + first * half_codes;
+    /// From the first of the codes and scale bytes on.
+    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const u8* codes, u32 bytes, u32 thread) {
 #pragma unroll
         for (int h = 0; h < Halves; h++)
             decode_half(a + 8 * h, codes + h * half_codes, thread, only_factor(bytes >> 16 * h & 0xFF), only_factor(bytes >> (16 * h + 8) & 0xFF));
+    }
+    template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
+        decode<Halves>(a, piece + tile * tile_bytes + first * half_codes, scales(piece, tile, first, thread), thread);
     }
 };
 
@@ -51,9 +54,7 @@ struct MxFp8 {
 struct LargeMxFp8 : MxFp8 {
     typedef WideWidths<48, 96, 144> Widths;
 
-    template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
-        const u32 bytes = scales(piece, tile, first, thread);
-        const u8* codes = piece + tile * tile_codes + first * half_codes;
+    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const u8* codes, u32 bytes, u32 thread) {
 #pragma unroll
         for (int h = 0; h < Halves; h++) {
             const u32 byte0 = bytes >> 16 * h & 0xFF, byte1 = bytes >> (16 * h + 8) & 0xFF;
@@ -62,30 +63,39 @@ struct LargeMxFp8 : MxFp8 {
             for (int i = 0; i < 8; i++) a[8 * h + i] = multiply_bf16(a[8 * h + i], second_factor(i % 2 ? byte1 : byte0) * both);
         }
     }
+    template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
+        decode<Halves>(a, piece + tile * tile_bytes + first * half_codes, scales(piece, tile, first, thread), thread);
+    }
 };
 
 struct Block128 {
     static constexpr bool promotes = true, mx = false;
     static constexpr int tile_rows = 128;
+    static constexpr int tile_bytes = tile_codes;
     static constexpr int piece_bytes = 2 * tile_codes;
     static constexpr int pair_bytes = 2 * piece_bytes;
     static constexpr int stages = 6;
     typedef WideWidths<24, 32, 48, 64, 80, 88, 96, 104, 112, 120, 128> Widths;
 
-    template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
+    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const u8* codes, u32, u32 thread) {
 #pragma unroll
-        for (int h = 0; h < Halves; h++) decode_half(a + 8 * h, piece + tile * tile_codes + (first + h) * half_codes, thread, decode_factor, decode_factor);
+        for (int h = 0; h < Halves; h++) decode_half(a + 8 * h, codes + h * half_codes, thread, decode_factor, decode_factor);
+    }
+    template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
+        decode<Halves>(a, piece + tile * tile_bytes + first * half_codes, 0, thread);
     }
 };
 
 struct Bf16 {
     static constexpr bool promotes = false, mx = false;
     static constexpr int tile_rows = 128;
+    static constexpr int tile_bytes = 2 * tile_codes;
     static constexpr int piece_bytes = 4 * tile_codes; // [tile][step of 16 values][128 threads][16 bytes]: rows r, r + 8 at c, then at c + 8
     static constexpr int pair_bytes = 2 * piece_bytes;
     static constexpr int stages = 4;
     typedef WideWidths<24, 32, 48, 64, 96, 128> Widths;
 
+    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const u8* values, u32, u32 thread) { operand<Halves>(a, values, 0, 0, thread); }
     template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
 #pragma unroll
         for (int step = 0; step < 2 * Halves; step++) {

@@ -68,30 +68,33 @@ internal sealed class DeviceCall : IDisposable
         Sizes.Bytes(_plan);
         _base = workspace;
         _wide = Sizes.IsWide ? new WideSteps(_kernels, _weights, _shape, Sizes, Address) : null;
+        if (Sizes.TakesOneLaunch) _few = Few();
         _tokens = tokens;
         if (_wide is not null) return;
         _gateUp = Gemm(_weights.GateUp, _weights.GateUpScales, Buffer.Rows, Buffer.RowScales, Buffer.Intermediate, Sizes.RowBlocks, 2 * Sizes.IntermediateBlocks);
         _gateUp.ResultScales = Address(Buffer.IntermediateScales);
         _gateUp.Activation = ActivationArguments.From(_shape);
         _down = Gemm(_weights.Down, _weights.DownScales, Buffer.Intermediate, Buffer.IntermediateScales, Buffer.Results, Sizes.IntermediateBlocks, Sizes.HiddenBlocks);
-        if (Sizes.TakesOneLaunch) _few = Few();
     }
 
     private FewArguments Few() => new()
     {
-        GateUp = _gateUp.Weights,
-        GateUpScales = _gateUp.WeightScales,
-        Down = _down.Weights,
-        DownScales = _down.WeightScales,
+        GateUp = _weights.GateUp.Address,
+        GateUpScales = _weights.GateUpScales.Address,
+        GateUpBiases = _weights.GateUpBiases.OrNull,
+        Down = _weights.Down.Address,
+        DownScales = _weights.DownScales.Address,
+        DownBiases = _weights.DownBiases.OrNull,
         Activated = Address(Buffer.Intermediate),
         Results = Address(Buffer.Results),
         Experts = _shape.Experts,
         HiddenBlocks = Sizes.HiddenBlocks,
         IntermediateBlocks = Sizes.IntermediateBlocks,
         PowerOfTwo = _shape.PowerOfTwoScales ? 1 : 0,
+        Quantize = _shape.Activations == ActivationFormat.Fp8 ? 1 : 0,
         RingSlots = Sizes.Few.RingSlots,
-        Halves = FewPlan.Halves(Sizes.IntermediateBlocks, _kernels.Context.Multiprocessors),
-        Activation = _gateUp.Activation,
+        Halves = Sizes.IsWide ? default : FewPlan.Halves(Sizes.IntermediateBlocks, _kernels.Context.Multiprocessors),
+        Activation = ActivationArguments.From(_shape),
     };
 
     private GemmArguments Gemm(DeviceRange weights, DeviceRange scales, Buffer rows, Buffer rowScales, Buffer results, int kBlocks, int blocks) => new()
@@ -157,7 +160,8 @@ internal sealed class DeviceCall : IDisposable
         _few.GlobalExperts = GlobalExperts(routes.ExpertMap);
         _few.Counters = counters;
         _few.Combine = combine;
-        _kernels.Few[_few.Activation.Kind].Launch(_few, _kernels.Context.Multiprocessors, stream);
+        if (_wide is not null) _wide.Few(_few, stream);
+        else _kernels.Few[_few.Activation.Kind].Launch(_few, _kernels.Context.Multiprocessors, stream);
         After(Step.Quantize, stream);
     }
 

@@ -29,7 +29,7 @@ internal readonly struct DevicePlan
         MostTiles = checked((int)(IsWide ? 2 * active + Slots / WideTileRows(shape.Format) : active + Slots / TileRows + 1));
         Few = new FewPlan(shape);
         int few = Math.Min(tokens, Few.MostTokens);
-        IntermediateRows = Math.Max(Capacity, 2 * RowsFor(few * shape.TopK, shape.Experts));
+        IntermediateRows = IsWide ? Capacity : Math.Max(Capacity, 2 * RowsFor(few * shape.TopK, shape.Experts));
     }
 
     /// <summary>Rows that suffice for so many slots under any routing.</summary>
@@ -51,7 +51,7 @@ internal readonly struct DevicePlan
     /// <summary>One launch may compute this call.</summary>
     internal bool TakesOneLaunch => Tokens <= Few.MostTokens;
 
-    /// <summary>Rows of 128 bytes per block of the intermediate. The one launch of few tokens keeps it as BF16; a call with more tokens never needs less, so that more room never means fewer
+    /// <summary>Rows of 128 values per block of the intermediate. The one launch of few tokens keeps it as BF16, which takes twice the room of codes; a call with more tokens never needs less, so that more room never means fewer
     /// tokens at a time.</summary>
     private int IntermediateRows { get; }
 

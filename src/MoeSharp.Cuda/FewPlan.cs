@@ -1,24 +1,27 @@
 namespace MoeSharp;
 
-/// <summary>Whether one launch can compute the layer of few tokens, and how: twin of kernels/include/few_arguments.cuh and few_block.cuh.</summary>
+/// <summary>Whether one launch can compute the layer of few tokens, and how: twin of kernels/include/few_arguments.cuh, few_block.cuh, few_fp8.cuh and few_wide.cuh.</summary>
 internal readonly struct FewPlan
 {
     /// <summary>Constants of the kernel.</summary>
     internal const int Tokens = 8, Slots = 128, Columns = 512, Counters = 32 + Slots + Columns;
 
-    private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 64 * 128, RowBlockBytes = Tokens * 128;
+    private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 64 * 128;
     private const int FewestRingSlots = 8; // 64 KB on their way keep the memory of a multiprocessor's share busy
-    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups, UnitBytes = 32, BarrierBytes = 16, HeaderBytes = 32, ChunkValues = 16;
+    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16;
 
     internal FewPlan(ExpertsShape shape)
     {
         int hidden = Formats.Blocks(shape.Hidden, 128), intermediate = Formats.Blocks(shape.Intermediate, 128);
-        long rows = Math.Max(Math.Max(hidden, Warpgroups * intermediate), 4) * (long)RowBlockBytes;
-        long scales = 4L * Tokens * (hidden + Warpgroups * intermediate);
+        bool isWide = WideKernels.Serve(shape.Format, shape.Activations);
+        int rowBlockBytes = Tokens * 128 * (isWide ? 2 : 1); // BF16 or codes
+        int headerBytes = !isWide ? 32 : shape.Format switch { WeightFormat.MxFp8 => 256, WeightFormat.Bf16 => 0, _ => 16 }; // scales of a slot's weights
+        long rows = Math.Max(Math.Max(hidden, Warpgroups * intermediate), 4) * (long)rowBlockBytes;
+        long scales = isWide ? 0 : 4L * Tokens * (hidden + Warpgroups * intermediate);
         long left = SharedBytes - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
-        RingSlots = (int)Math.Max(left / (SlotBytes + HeaderBytes + BarrierBytes), 0);
-        bool serves = !WideKernels.Serve(shape.Format, shape.Activations) && 2 * hidden <= Columns && shape.Hidden % ChunkValues == 0
-            && !shape.HasStraddlingScales && !shape.RouterWeightOnInput && RingSlots >= FewestRingSlots;
+        RingSlots = (int)Math.Max(left / (SlotBytes + headerBytes + BarrierBytes), 0);
+        bool serves = 2 * hidden <= Columns && shape.Hidden % ChunkValues == 0 && !shape.HasStraddlingScales && !shape.RouterWeightOnInput
+            && RingSlots >= FewestRingSlots;
         MostTokens = serves ? Math.Min(Tokens, (Slots - 1) / shape.TopK) : 0;
     }
 

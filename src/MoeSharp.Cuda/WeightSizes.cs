@@ -61,4 +61,8 @@ internal readonly struct WeightSizes
 }
 
 /// <summary>Part of a buffer on the device.</summary>
-internal readonly record struct DeviceRange(ulong Address, long Bytes);
+internal readonly record struct DeviceRange(ulong Address, long Bytes)
+{
+    /// <summary>Its address, or 0 where it is empty.</summary>
+    internal ulong OrNull => Bytes == 0 ? 0 : Address;
+}

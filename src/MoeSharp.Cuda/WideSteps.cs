@@ -6,7 +6,7 @@ internal sealed class WideSteps
     private readonly KernelSet _kernels;
     private readonly ExpertsShape _shape;
     private readonly DevicePlan _sizes;
-    private readonly CudaKernel _gateUpKernel, _downKernel;
+    private readonly CudaKernel _gateUpKernel, _downKernel, _fewKernel;
     private readonly WidePermuteArguments _permute;
     private readonly WideGemmArguments _gateUp, _down;
 
@@ -19,6 +19,7 @@ internal sealed class WideSteps
         int kernel = weights.HasLargeScales ? WideKernels.LargeScales : WideKernels.IndexOf(shape.Format);
         _gateUpKernel = kernels.Wide.GateUp[kernel];
         _downKernel = kernels.Wide.Down[kernel];
+        _fewKernel = kernels.Wide.Few[kernel];
         int quantize = shape.Activations == ActivationFormat.Fp8 ? 1 : 0;
         _permute = new()
         {
@@ -49,7 +50,7 @@ internal sealed class WideSteps
     {
         Weights = weights.Address,
         Scales = scales.Address,
-        Biases = biases.Bytes == 0 ? 0 : biases.Address,
+        Biases = biases.OrNull,
         Rows = rows,
         Results = results,
         Tiles = _permute.Tiles,
@@ -76,6 +77,9 @@ internal sealed class WideSteps
     }
 
     internal void GateUp(nint stream) => _gateUpKernel.Launch(_gateUp, _kernels.Context.Multiprocessors, stream);
+
+    /// <summary>All steps of few tokens.</summary>
+    internal void Few(in FewArguments arguments, nint stream) => _fewKernel.Launch(arguments, _kernels.Context.Multiprocessors, stream);
 
     internal void Down(nint stream) => _downKernel.Launch(_down, _kernels.Context.Multiprocessors, stream);
 }

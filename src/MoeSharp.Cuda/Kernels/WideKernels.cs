@@ -3,11 +3,12 @@ namespace MoeSharp;
 /// <summary>The kernels for weights that are decoded to BF16, loaded when the first such layer comes.</summary>
 internal sealed class WideKernels
 {
-    private const int GemmThreads = 384, PermuteThreads = 1024, PrepareThreads = 256;
+    private const int GemmThreads = 384, FewThreads = 416, PermuteThreads = 1024, PrepareThreads = 256;
 
     internal WideKernels(KernelSet set)
     {
-        CudaModule gateUp = set.Load("gateup_activate_wide"), down = set.Load("down_wide"), prepare = set.Load("prepare_wide");
+        CudaModule few = set.Load("experts_few_wide"), gateUp = set.Load("gateup_activate_wide"), down = set.Load("down_wide"), prepare = set.Load("prepare_wide");
+        Few = [.. Names.Select(name => few.Kernel("experts_few_wide_" + name, FewThreads, staged: true))];
         GateUp = [.. Names.Select(name => gateUp.Kernel("gateup_wide_" + name, GemmThreads, staged: true))];
         Down = [.. Names.Select(name => down.Kernel("down_wide_" + name, GemmThreads, staged: true))];
         Permute = set.Load("permute_wide").Kernel("permute_wide", PermuteThreads);
@@ -26,6 +27,9 @@ internal sealed class WideKernels
     /// <summary>Whether a layer runs on these kernels rather than on those that multiply FP8 by FP8.</summary>
     internal static bool Serve(WeightFormat format, ActivationFormat activations) =>
         activations == ActivationFormat.Bf16 || format is WeightFormat.MxFp8 or WeightFormat.Bf16;
+
+    /// <summary>All steps of few tokens.</summary>
+    internal CudaKernel[] Few { get; }
 
     internal CudaKernel[] GateUp { get; }
     internal CudaKernel[] Down { get; }

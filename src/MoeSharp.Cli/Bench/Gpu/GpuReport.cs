@@ -125,7 +125,7 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? cho
 
     /// <summary>Launches by what they compute; one alone computes everything.</summary>
     private static IEnumerable<(string Name, double Microseconds)> Named(GpuCase row) =>
-        row.Steps.Select(step => (row.Steps.Count == 1 ? "experts_few" : Name(step.Step), step.Microseconds));
+        row.Steps.Select(step => (row.Steps.Count > 1 ? Name(step.Step) : WideKernels.Serve(row.Shape.Format, row.Shape.Activations) ? "experts_few_wide" : "experts_few", step.Microseconds));
 
     /// <summary>A launch by what it computes.</summary>
     private static string Name(Step step) => step switch

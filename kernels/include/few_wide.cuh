@@ -1,0 +1,158 @@
+#pragma once
+#include "few_compute.cuh"
+#include "few_producer.cuh"
+#include "wide_formats.cuh"
+#include "wide_wgmma.cuh"
+// Weights that are decoded to BF16 in registers in the one launch of few tokens: one of the formats of wide_formats.cuh. Rows are BF16, two blocks of
+// [8 tokens][64 values] per K block; for MXFP8 activations they go to MXFP8 and back where they are written. Numbers follow the chains of wide_products.cuh.
+
+template <class Weights> struct FewWide {
+    static constexpr int row_bytes = few_tokens * 128; // 64 values of depth
+    static constexpr int row_block_bytes = 2 * row_bytes;
+    static constexpr int depths = few_slot_bytes / Weights::tile_bytes; // of 64 values, in a slot
+    static constexpr int tile_scale_bytes = 128;                        // MXFP8
+    static constexpr int header_bytes = Weights::mx ? depths * tile_scale_bytes : Weights::promotes ? 16 : 0;
+    static constexpr int scale_bytes = 0;
+    static constexpr bool halves = false; // half the warps would have nothing to decode
+    using Block = FewBlock<FewWide>;
+
+    /// A unit's tiles of 64 weight rows, and scales, into the ring.
+    static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, FewPlace& place, u64 stream) {
+        const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
+        const int block = unit.index / 2, tile = unit.index % 2;
+        const u64 expert = b.routes()->expert[unit.active];
+        const u8* weights = (is_gateup ? f.gateup : f.down) + (expert * blocks + block) * 2 * k_blocks * Weights::piece_bytes + tile * Weights::tile_bytes;
+        const u8* tile_scales = weights + (2 - tile) * Weights::tile_bytes + tile * tile_scale_bytes;
+        const float* scales = (is_gateup ? f.gateup_scales : f.down_scales) + (expert * ((blocks + 1) / 2) + block / 2) * k_blocks * 4;
+        for (int depth = 0; depth < 2 * k_blocks; depth += depths) {
+            const u32 full = b.full(place.slot), to = b.shared + place.slot * few_slot_bytes, header = b.shared + b.headers + place.slot * header_bytes;
+            barrier_wait(b.empty(place.slot), place.phase ^ 1);
+            barrier_arrive_expect(full, few_slot_bytes + header_bytes);
+#pragma unroll
+            for (int i = 0; i < depths; i++) {
+                const u64 at = (u64)(depth + i) * Weights::piece_bytes;
+                bulk_load(to + i * Weights::tile_bytes, weights + at, Weights::tile_bytes, full, stream);
+                if (Weights::mx) bulk_load(header + i * tile_scale_bytes, tile_scales + at, tile_scale_bytes, full, stream);
+            }
+            if (Weights::promotes) bulk_load(header, scales + depth * 2, 16, full);
+            place.advance(f.ring_slots);
+        }
+    }
+
+    /// Four neighbouring threads have a group of 32 in each of both parts.
+    static DEVICE void round_to_mx(u32 (&pairs)[8]) {
+        u32 maxima[8];
+#pragma unroll
+        for (int part = 0; part < 2; part++) {
+            u32 m = 0;
+#pragma unroll
+            for (int i = 0; i < 4; i++) m = maximum_bf16(m, absolute_bf16(pairs[4 * part + i]));
+#pragma unroll
+            for (int step = 1; step < 4; step *= 2) m = maximum_bf16(m, __shfl_xor_sync(0xFFu << (threadIdx.x & 24), m, step));
+            m = maximum_bf16(m, m >> 16 | m << 16);
+#pragma unroll
+            for (int i = 0; i < 4; i++) maxima[4 * part + i] = m;
+        }
+        mx_round(pairs, maxima);
+    }
+
+    /// 16 values of a row, eight of either half of a K block.
+    static DEVICE void write_chunk(const FewArguments& f, const FewRows& q, int token, int chunk) {
+        u32 pairs[8] = {};
+#pragma unroll
+        for (int part = 0; part < 2; part++) {
+            const int column = chunk / 8 * 128 + part * 64 + chunk % 8 * 8;
+            if (column >= q.columns) continue;
+            const uint4 v = *(const uint4*)(q.from + (u64)token * q.columns + column);
+            pairs[4 * part] = v.x, pairs[4 * part + 1] = v.y, pairs[4 * part + 2] = v.z, pairs[4 * part + 3] = v.w;
+        }
+        if (Weights::mx && f.quantize) round_to_mx(pairs);
+#pragma unroll
+        for (int part = 0; part < 2; part++)
+            *(uint4*)(q.rows + (chunk / 8 * 2 + part) * row_bytes + token * 128 + ((chunk % 8) ^ token) * 16) =
+                make_uint4(pairs[4 * part], pairs[4 * part + 1], pairs[4 * part + 2], pairs[4 * part + 3]);
+    }
+
+    /// Of the weight rows r and r + 8 that this thread holds. Asked for before the products, since they come from cold memory.
+    static DEVICE float2 biases(const FewArguments& f, const Block& b, const FewUnit& unit) {
+        const bool is_gateup = unit.kind == few_gateup;
+        const float* from = is_gateup ? f.gateup_biases : f.down_biases;
+        if (!from) return make_float2(0.0f, 0.0f);
+        const int blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
+        from += (u64)b.routes()->expert[unit.active] * blocks * 128 + unit.index * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+        return make_float2(from[0], from[8]);
+    }
+    static DEVICE void add_biases(float (&final)[4], float2 bias) { // also zeros, which make 0 of -0
+        final[0] += bias.x;
+        final[1] += bias.x;
+        final[2] += bias.y;
+        final[3] += bias.y;
+    }
+
+    /// Operand A of 64 values of depth.
+    static DEVICE void decode(u32 (&a)[16], const Block& b, int slot, int depth) {
+        const u32 thread = threadIdx.x % 128;
+        const u32 scales = Weights::mx ? *(const u32*)(b.header(slot) + depth * tile_scale_bytes + (thread & 0x7C)) : 0;
+        Weights::template decode<2>(a, b.memory + slot * few_slot_bytes + depth * Weights::tile_bytes, scales, thread);
+    }
+
+    static DEVICE void release(const Block& b, int slot) {
+        __syncwarp(); // all lanes have read
+        if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(slot));
+    }
+
+    /// While 64 values are multiplied, the next 64 are decoded.
+    static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, const FewArguments& f, const Block& b) {
+        FewPlace place;
+        place.slot = uniform(unit.slot);
+        place.phase = unit.phase;
+        u32 a[2][16];
+        b.wait_for_weights(place);
+        decode(a[0], b, place.slot, 0);
+        int k = 0;
+        do {
+            float sum[4], s0 = 0.0f, s1 = 0.0f;
+            float (&to)[4] = Weights::promotes ? sum : final;
+            const u32 rows = o.rows + k * row_block_bytes;
+            wgmma_fence();
+            multiply_wide<8, 2>(to, a[0], operand_descriptor(rows), Weights::promotes);
+            wgmma_commit();
+            if (depths == 1) {
+                release(b, place.slot);
+                place.advance(f.ring_slots);
+                b.wait_for_weights(place);
+            }
+            decode(a[1], b, place.slot, depths - 1);
+            if (Weights::promotes) {
+                const float* header = (const float*)b.header(place.slot);
+                s0 = header[o.first], s1 = header[o.second];
+            }
+            release(b, place.slot);
+            place.advance(f.ring_slots);
+            wgmma_fence();
+            multiply_wide<8, 2>(to, a[1], operand_descriptor(rows + row_bytes), false);
+            wgmma_commit();
+            wgmma_wait<1>(); // the first operand is free
+            if (k + 1 < o.k_blocks) {
+                b.wait_for_weights(place);
+                decode(a[0], b, place.slot, 0);
+            }
+            wgmma_wait<0>();
+            settle(to);
+            if (Weights::promotes) {
+                final[0] = fmaf(s0, sum[0], final[0]);
+                final[1] = fmaf(s0, sum[1], final[1]);
+                final[2] = fmaf(s1, sum[2], final[2]);
+                final[3] = fmaf(s1, sum[3], final[3]);
+            }
+        } while (++k < o.k_blocks);
+    }
+
+    static DEVICE u32 activate(u32 gate, u32 up, const ActivationArguments& a) {
+        const bool rounds = a.rounding == 0;
+        return a.kind == silu ? activate_pair<silu>(gate, up, a, rounds)
+            : a.kind == swigluoai ? activate_pair<swigluoai>(gate, up, a, rounds)
+            : a.kind == swiglustep ? activate_pair<swiglustep>(gate, up, a, rounds)
+                                   : activate_pair<gelu_tanh>(gate, up, a, rounds);
+    }
+};
