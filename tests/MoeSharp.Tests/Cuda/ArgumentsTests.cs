@@ -74,6 +74,7 @@ public class ArgumentsTests
         {
             (nameof(FewArguments.Experts), "experts"), (nameof(FewArguments.RingSlots), "ring_slots"), (nameof(FewArguments.Halves), "halves"),
             (nameof(FewArguments.Activation), "activation"), (nameof(FewArguments.Combine), "combine"),
+            (nameof(FewArguments.Quantize), "quantize"), (nameof(FewArguments.GateUpBiases), "gateup_biases"),
         })
             Assert.Contains($"offset_of(FewArguments, {twin}) == {Marshal.OffsetOf<FewArguments>(field)}", asserted);
         Assert.Contains($"constexpr int few_tokens = {FewPlan.Tokens};", asserted);

@@ -1,4 +1,5 @@
 using CsCheck;
+using MoeSharp.Cli;
 
 namespace MoeSharp.Tests;
 
@@ -75,6 +76,22 @@ public class DevicePlanTests
         string scheduler = File.ReadAllText(Repository.PathOf("kernels/include/scheduler.cuh"));
         Assert.Contains($"constexpr int tile_rows = {DevicePlan.TileRows};", scheduler);
         Assert.Contains($"constexpr int narrow_rows = {DevicePlan.NarrowRows};", scheduler);
+    }
+
+    /// <summary>Slots that shared memory leaves to the ring of the one launch, on layers of real sizes; 0 tokens where they are too few.</summary>
+    [Theory]
+    [InlineData(7168, 2048, WeightFormat.Block128, ActivationFormat.Fp8, 20, 8)]
+    [InlineData(7168, 2048, WeightFormat.MxFp8, ActivationFormat.Fp8, 13, 8)]
+    [InlineData(7168, 2048, WeightFormat.MxFp8, ActivationFormat.Bf16, 13, 8)]
+    [InlineData(7168, 2048, WeightFormat.Block128, ActivationFormat.Bf16, 14, 8)]
+    [InlineData(7168, 2048, WeightFormat.Bf16, ActivationFormat.Bf16, 14, 8)]
+    [InlineData(2048, 768, WeightFormat.MxFp8, ActivationFormat.Fp8, 22, 8)]
+    [InlineData(4096, 14336, WeightFormat.MxFp8, ActivationFormat.Fp8, 0, 0)]
+    public void TheRingTakesWhatIsLeft(int hidden, int intermediate, WeightFormat format, ActivationFormat activations, int slots, int tokens)
+    {
+        ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", 8, 2, hidden, intermediate), format);
+        var plan = new FewPlan(ExpertsShape.From(new() { TopK = 2, Activations = activations }, weights));
+        Assert.Equal((slots, tokens), (plan.RingSlots, plan.MostTokens));
     }
 
     private static DevicePlan Plan(int tokens, int topK, int experts)

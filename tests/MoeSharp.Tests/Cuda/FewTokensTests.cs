@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using MoeSharp.Cli;
 
 namespace MoeSharp.Tests;
@@ -16,8 +15,8 @@ public class FewTokensTests
     [InlineData(2, 2, 1, 3584, 128)] // units longer than the ring
     public void OneLaunchGivesTheBitsOfFour(int tokens, int experts, int topK, int hidden, int intermediate)
     {
-        using var at = new Layer(new() { TopK = topK }, experts, hidden, intermediate, tokens);
-        foreach ((string name, int[] ids) in Routings(tokens, topK, experts)) at.Compare(ids, name);
+        using var at = new FewLayer(new() { TopK = topK }, experts, hidden, intermediate, tokens);
+        foreach ((string name, int[] ids) in FewLayer.Routings(tokens, topK, experts)) at.Compare(ids, name);
     }
 
     [Theory]
@@ -27,7 +26,7 @@ public class FewTokensTests
     {
         foreach (Activation activation in new[] { Activation.Silu(), Activation.Silu(7f), Activation.SwigluStep(), Activation.GeluTanh(), Activation.SwigluOai() })
         {
-            using var at = new Layer(new() { TopK = 2, Activation = activation, Rounding = rounding }, 4, 256, 256, 4, format);
+            using var at = new FewLayer(new() { TopK = 2, Activation = activation, Rounding = rounding }, 4, 256, 256, 4, format);
             at.Compare(RandomLayer.Ids(4, 2, 4, 3), $"{activation.Kind}, {format}, {rounding}");
         }
     }
@@ -36,7 +35,7 @@ public class FewTokensTests
     public void AnExpertMapPicksTheLocalExperts()
     {
         int[] map = [.. Enumerable.Range(0, 12).Select(g => g % 3 == 1 ? g / 3 : -1)];
-        using var at = new Layer(new() { TopK = 2, GlobalExperts = 12 }, 4, 256, 128, 7, map: map);
+        using var at = new FewLayer(new() { TopK = 2, GlobalExperts = 12 }, 4, 256, 128, 7, map: map);
         at.Compare(RandomLayer.Ids(7, 2, 12, 3), "mapped");
         at.Compare([.. Enumerable.Repeat(0, 14)], "all elsewhere");
         at.Compare([.. Enumerable.Range(0, 14).Select(i => i - 1)], "ids that no map has");
@@ -45,7 +44,7 @@ public class FewTokensTests
     [Fact]
     public void OutputsOfFp32AndWithoutWeightsGiveTheBitsOfFour()
     {
-        using var at = new Layer(new() { TopK = 2 }, 4, 256, 128, 5);
+        using var at = new FewLayer(new() { TopK = 2 }, 4, 256, 128, 5);
         int[] ids = RandomLayer.Ids(5, 2, 4, 3, dropped: 0.3);
         at.Compare(ids, "FP32", isF32: true);
         at.Compare(ids, "ones", weighted: false);
@@ -54,12 +53,12 @@ public class FewTokensTests
     [Fact]
     public void AGraphOfOneLaunchReplaysUnderOtherRoutings()
     {
-        using var at = new Layer(new() { TopK = 2 }, 4, 256, 128, 6);
+        using var at = new FewLayer(new() { TopK = 2 }, 4, 256, 128, 6);
         using CudaGraph one = at.Capture(fourLaunches: false), four = at.Capture(fourLaunches: true);
         Assert.Equal((1, 4), (one.Nodes, four.Nodes));
         for (int round = 0; round < 2; round++)
         {
-            foreach ((string name, int[] ids) in Routings(6, 2, 4))
+            foreach ((string name, int[] ids) in FewLayer.Routings(6, 2, 4))
             {
                 at.Route(ids);
                 Assert.Equal(at.Output(() => four.Launch(at.Stream)), at.Output(() => one.Launch(at.Stream)));
@@ -75,7 +74,7 @@ public class FewTokensTests
     [InlineData(2, 2, 256, true)]
     public void OtherCallsTakeFourLaunches(int tokens, int topK, int hidden, bool checkSteps)
     {
-        using var at = new Layer(new() { TopK = topK }, topK, hidden, 128, tokens, checkSteps: checkSteps);
+        using var at = new FewLayer(new() { TopK = topK }, topK, hidden, 128, tokens, checkSteps: checkSteps);
         using CudaGraph graph = at.Capture(fourLaunches: false);
         Assert.Equal(4, graph.Nodes);
     }
@@ -118,7 +117,7 @@ public class FewTokensTests
         {
             layer.Call.Prepare(tokens);
             IEnumerable<(string, int[])> random = Enumerable.Range(0, 40).Select(seed => ($"seed {seed}", RandomLayer.Ids(tokens, topK, experts, seed, dropped: seed % 3 * 0.4)));
-            foreach ((string name, int[] ids) in random.Concat(Routings(tokens, topK, experts)))
+            foreach ((string name, int[] ids) in random.Concat(FewLayer.Routings(tokens, topK, experts)))
             {
                 buffers.Route(ids, RandomLayer.TopkWeights(tokens, topK, 4), layer.Call.Stream);
                 CudaQueueTests.Same(Run(fourLaunches: true, tokens), Run(fourLaunches: false, tokens), $"T={tokens}, {name}");
@@ -131,98 +130,6 @@ public class FewTokensTests
             layer.Call.Workspace.Fill(0xFF, layer.Call.Stream);
             buffers.Enqueue(layer.Call);
             return buffers.Output(tokens * hidden, layer.Call.Stream);
-        }
-    }
-
-    private static IEnumerable<(string Name, int[] Ids)> Routings(int tokens, int topK, int experts) =>
-    [
-        ("random", RandomLayer.Ids(tokens, topK, experts, 3)),
-        ("all to one", [.. Enumerable.Repeat(experts - 1, tokens * topK)]), // a token's slots too
-        ("none", [.. Enumerable.Repeat(-1, tokens * topK)]),
-        ("gaps", RandomLayer.Ids(tokens, topK, experts, 5, dropped: 0.5)),
-        ("one slot", [.. Enumerable.Range(0, tokens * topK).Select(i => i == tokens * topK - 1 ? 1 : -1)]),
-    ];
-
-    /// <summary>One layer as calls of one and of four launches with the same inputs.</summary>
-    private sealed class Layer : IDisposable
-    {
-        private readonly List<IDisposable> _own = [];
-        private readonly DeviceCall _one, _four;
-        private readonly DeviceBuffer _hidden, _ids, _weights, _map, _output;
-        private readonly int _mapLength;
-
-        public Layer(
-            ExpertsOptions options, int experts, int hidden, int intermediate, int tokens, WeightFormat format = WeightFormat.Block128, int[]? map = null, bool checkSteps = false)
-            : this(options, RandomLayer.Weights(format, experts, hidden, intermediate, 1), tokens, map, checkSteps)
-        {
-        }
-
-        public Layer(ExpertsOptions options, ExpertWeights weights, int tokens, int[]? map = null, bool checkSteps = false)
-        {
-            CudaBackend backend = Own(Gpu.Open(checkSteps));
-            ExpertsShape shape = ExpertsShape.From(options, weights);
-            DeviceWeights device = Own(new DeviceWeights(backend.Kernels(), weights, allowNaN: false));
-            _one = Own(new DeviceCall(backend.Kernels(), device, shape));
-            _four = Own(new DeviceCall(backend.Kernels(), device, shape) { TakesFourLaunches = true });
-            foreach (DeviceCall call in new[] { _one, _four }) call.Prepare(tokens);
-            _hidden = Upload(RandomLayer.Hidden(tokens, shape.Hidden, 2));
-            _weights = Upload(RandomLayer.TopkWeights(tokens, shape.TopK, 4));
-            _ids = Upload(new int[tokens * shape.TopK]);
-            _map = Upload(map ?? [0]);
-            _mapLength = map?.Length ?? 0;
-            _output = Own(new DeviceBuffer(backend.Context(), 4L * tokens * shape.Hidden, "output"));
-        }
-
-        public CudaStream Stream => _one.Stream;
-
-        public void Route(int[] ids) => _ids.Upload<int>(ids, Stream);
-
-        /// <summary>Twice, since the first leaves counters behind.</summary>
-        public void Compare(int[] ids, string what, bool isF32 = false, bool weighted = true)
-        {
-            Route(ids);
-            byte[] expected = Output(() => Enqueue(_four, isF32, weighted));
-            for (int round = 0; round < 2; round++)
-            {
-                byte[] ours = Output(() => Enqueue(_one, isF32, weighted));
-                int at = expected.AsSpan().CommonPrefixLength(ours);
-                Assert.True(at == ours.Length, $"{what}, round {round}: byte {at} of {ours.Length} differs");
-            }
-        }
-
-        public CudaGraph Capture(bool fourLaunches) => Own(Stream.Capture(() => Enqueue(fourLaunches ? _four : _one, false, true)));
-
-        /// <summary>What was written over NaN, beginning with NaN everywhere in both workspaces.</summary>
-        public byte[] Output(Action enqueue)
-        {
-            _one.Workspace.Fill(0xFF, Stream);
-            _four.Workspace.Fill(0xFF, Stream);
-            _output.Fill(0xFF, Stream);
-            enqueue();
-            var bytes = new byte[_output.Bytes];
-            _output.Download<byte>(bytes, Stream);
-            return bytes;
-        }
-
-        private void Enqueue(DeviceCall call, bool isF32, bool weighted) =>
-            call.Enqueue(_hidden.Address, _ids.Address, _mapLength == 0 ? 0 : _map.Address, weighted ? _weights.Address : 0, _output.Address, isF32, Stream.Raw);
-
-        private DeviceBuffer Upload<T>(T[] values) where T : unmanaged
-        {
-            DeviceBuffer buffer = Own(new DeviceBuffer(Stream.Context, (long)values.Length * Marshal.SizeOf<T>(), "a test's input"));
-            buffer.Upload<T>(values, Stream);
-            return buffer;
-        }
-
-        private T Own<T>(T what) where T : IDisposable
-        {
-            _own.Add(what);
-            return what;
-        }
-
-        public void Dispose()
-        {
-            for (int i = _own.Count - 1; i >= 0; i--) _own[i].Dispose();
         }
     }
 }

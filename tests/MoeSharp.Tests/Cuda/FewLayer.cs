@@ -1,0 +1,103 @@
+using System.Runtime.InteropServices;
+
+namespace MoeSharp.Tests;
+
+/// <summary>One layer as calls of one and of four launches with the same inputs.</summary>
+internal sealed class FewLayer : IDisposable
+{
+    private readonly List<IDisposable> _own = [];
+    private readonly DeviceCall _one, _four;
+    private readonly DeviceBuffer _hidden, _ids, _weights, _map, _output, _counters;
+    private readonly int _mapLength;
+    private int _launches; // of the call that takes one
+
+    public FewLayer(
+        ExpertsOptions options, int experts, int hidden, int intermediate, int tokens, WeightFormat format = WeightFormat.Block128, int[]? map = null, bool checkSteps = false)
+        : this(options, RandomLayer.Weights(format, experts, hidden, intermediate, 1), tokens, map, checkSteps)
+    {
+    }
+
+    public FewLayer(ExpertsOptions options, ExpertWeights weights, int tokens, int[]? map = null, bool checkSteps = false, BFloat16[]? hidden = null)
+    {
+        CudaBackend backend = Own(Gpu.Open(checkSteps));
+        ExpertsShape shape = ExpertsShape.From(options, weights);
+        DeviceWeights device = Own(new DeviceWeights(backend.Kernels(), weights, allowNaN: options.AllowNaNWeights, activations: shape.Activations));
+        _one = Own(new DeviceCall(backend.Kernels(), device, shape));
+        _four = Own(new DeviceCall(backend.Kernels(), device, shape) { TakesFourLaunches = true });
+        foreach (DeviceCall call in new[] { _one, _four }) call.Prepare(tokens);
+        _one.Launched = _ => _launches++;
+        _hidden = Upload(hidden ?? RandomLayer.Hidden(tokens, shape.Hidden, 2));
+        _weights = Upload(RandomLayer.TopkWeights(tokens, shape.TopK, 4));
+        _ids = Upload(new int[tokens * shape.TopK]);
+        _map = Upload(map ?? [0]);
+        _mapLength = map?.Length ?? 0;
+        _counters = Upload(new uint[FewPlan.Counters]);
+        _output = Own(new DeviceBuffer(backend.Context(), 4L * tokens * shape.Hidden, "output"));
+    }
+
+    public static IEnumerable<(string Name, int[] Ids)> Routings(int tokens, int topK, int experts) =>
+    [
+        ("random", RandomLayer.Ids(tokens, topK, experts, 3)),
+        ("all to one", [.. Enumerable.Repeat(experts - 1, tokens * topK)]), // a token's slots too
+        ("none", [.. Enumerable.Repeat(-1, tokens * topK)]),
+        ("gaps", RandomLayer.Ids(tokens, topK, experts, 5, dropped: 0.5)),
+        ("one slot", [.. Enumerable.Range(0, tokens * topK).Select(i => i == tokens * topK - 1 ? 1 : -1)]),
+    ];
+
+    public CudaStream Stream => _one.Stream;
+
+    public void Route(int[] ids) => _ids.Upload<int>(ids, Stream);
+
+    /// <summary>Twice, since the first leaves counters behind: zeros.</summary>
+    public void Compare(int[] ids, string what, bool isF32 = false, bool weighted = true)
+    {
+        Route(ids);
+        byte[] expected = Output(() => Enqueue(_four, isF32, weighted));
+        for (int round = 0; round < 2; round++)
+        {
+            _launches = 0;
+            byte[] ours = Output(() => Enqueue(_one, isF32, weighted));
+            Assert.Equal(1, _launches);
+            int at = expected.AsSpan().CommonPrefixLength(ours);
+            Assert.True(at == ours.Length, $"{what}, round {round}: byte {at} of {ours.Length} differs");
+            var counters = new uint[FewPlan.Counters];
+            _counters.Download<uint>(counters, Stream);
+            Assert.True(counters.All(counter => counter == 0), $"{what}, round {round}: counter {Array.FindIndex(counters, counter => counter != 0)} is left behind");
+        }
+    }
+
+    public CudaGraph Capture(bool fourLaunches) => Own(Stream.Capture(() => Enqueue(fourLaunches ? _four : _one, false, true)));
+
+    /// <summary>What was written over NaN, beginning with NaN everywhere in both workspaces.</summary>
+    public byte[] Output(Action enqueue)
+    {
+        _one.Workspace.Fill(0xFF, Stream);
+        _four.Workspace.Fill(0xFF, Stream);
+        _output.Fill(0xFF, Stream);
+        enqueue();
+        var bytes = new byte[_output.Bytes];
+        _output.Download<byte>(bytes, Stream);
+        return bytes;
+    }
+
+    private void Enqueue(DeviceCall call, bool isF32, bool weighted) => call.Enqueue(new HiddenRows(_hidden.Address),
+        new Routes(_ids.Address, _mapLength == 0 ? 0 : _map.Address, weighted ? _weights.Address : 0), new Combined(_output.Address, isF32, default), _counters.Address, Stream.Raw);
+
+    private DeviceBuffer Upload<T>(T[] values) where T : unmanaged
+    {
+        DeviceBuffer buffer = Own(new DeviceBuffer(Stream.Context, (long)values.Length * Marshal.SizeOf<T>(), "a test's input"));
+        buffer.Upload<T>(values, Stream);
+        return buffer;
+    }
+
+    private T Own<T>(T what) where T : IDisposable
+    {
+        _own.Add(what);
+        return what;
+    }
+
+    public void Dispose()
+    {
+        for (int i = _own.Count - 1; i >= 0; i--) _own[i].Dispose();
+    }
+}
