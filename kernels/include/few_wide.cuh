@@ -24,6 +24,7 @@ template <class Weights> struct FewWide {
         const u8* weights = (is_gateup ? f.gateup : f.down) + (expert * blocks + block) * 2 * k_blocks * Weights::piece_bytes + tile * Weights::tile_bytes;
         const u8* tile_scales = weights + (2 - tile) * Weights::tile_bytes + tile * tile_scale_bytes;
         const float* scales = (is_gateup ? f.gateup_scales : f.down_scales) + (expert * ((blocks + 1) / 2) + block / 2) * k_blocks * 4;
+#pragma unroll 1
         for (int depth = 0; depth < 2 * k_blocks; depth += depths) {
             const u32 full = b.full(place.slot), to = b.shared + place.slot * few_slot_bytes, header = b.shared + b.headers + place.slot * header_bytes;
             barrier_wait(b.empty(place.slot), place.phase ^ 1);
