@@ -3,7 +3,7 @@
 #include "include/few_layer.cuh"
 
 #define EXPERTS_FEW(kind)                                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(few_threads, 1) experts_few_##kind(const __grid_constant__ FewArguments f) { experts_few<FewFp8<kind>>(f); } \
+    extern "C" __global__ void __launch_bounds__(FewBlock<FewFp8<kind>>::threads, 1) experts_few_##kind(const __grid_constant__ FewArguments f) { experts_few<FewFp8<kind>>(f); } \
     extern "C" __device__ const int experts_few_##kind##_shared = few_shared_bytes;
 
 EXPERTS_FEW(silu)

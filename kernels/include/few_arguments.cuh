@@ -23,7 +23,7 @@ struct alignas(16) FewArguments {
     int hidden_blocks;
     int intermediate_blocks;
     int power_of_two;       // scales of the first quantization
-    int ring_slots;
+    int ring_slots;         // of each ring
     int quantize;           // wide: activations go to MXFP8 and back
     int reserved;
     u32 halves[few_slots / 32]; // bit n: with n experts GateUp units have 32 weight rows, not 64, so that blocks end closer together

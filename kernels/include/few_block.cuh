@@ -1,10 +1,10 @@
 #pragma once
 #include "few_arguments.cuh"
-// A block of the one launch: its warps, its shared memory and its ring.
+// A block of the one launch: its warps, its shared memory and its ring, or rings: a Format says (own_rings) whether the math warpgroups share a producer and a ring, or
+// each has its own.
 
 constexpr int few_math_warpgroups = 3;
 constexpr int few_math_threads = few_math_warpgroups * 128;
-constexpr int few_threads = few_math_threads + 32; // and the producer's warp
 constexpr int few_slot_bytes = 64 * 128;
 constexpr int few_shared_bytes = 227 * 1024;
 
@@ -25,26 +25,27 @@ struct alignas(16) FewUnit {
 /// Who goes where, from the ids alone; every block finds the same.
 struct FewRouting {
     int experts;                   // with tokens
-    u32 gateups_done;              // units of GateUp whose products are there, of this block
+    u32 gateups_done;              // units of GateUp whose products are there, of this block; with own rings: warpgroups that have no more such units
     int expert[few_slots];         // by number
     u32 tokens[few_slots];         // by number, a bit each
     int row_of_slot[few_slots];    // 8 * number + token, or -1
     int is_last[few_math_warpgroups];
 };
 
-/// A place in the ring.
+/// A place in a ring, of so many slots from the first on.
 struct FewPlace {
-    int slot = 0;
+    int slot;
     u32 phase = 0;
-    DEVICE void advance(int slots) {
-        if (++slot == slots) {
-            slot = 0;
+    DEVICE explicit FewPlace(int first = 0) : slot(first) {}
+    DEVICE void advance(int slots, int first = 0) {
+        if (++slot == first + slots) {
+            slot = first;
             phase ^= 1;
         }
     }
 };
 
-/// Shared memory, from the start: ring | rows | weight scales of the ring's slots | scales of rows | barriers | units | routing.
+/// Shared memory, from the start: ring, or rings one after the other | rows | weight scales of the ring's slots | scales of rows | barriers | units | routing.
 /// Rows are those of the hidden states, a K block of all tokens after the other; once all GateUp units of the block have multiplied, each warpgroup has
 /// as many of the same bytes as the intermediate takes. The host's twin is FewPlan. How many bytes all these have, a Format says: FewFp8 or FewWide.
 template <class Format> struct FewBlock {
@@ -52,14 +53,17 @@ template <class Format> struct FewBlock {
     u32 shared;
     int rows, headers, hidden_scales, scales, barriers, unit_barriers, units, routing;
 
+    static constexpr int rings = Format::own_rings ? few_math_warpgroups : 1;
+    static constexpr int threads = few_math_threads + rings * 32; // a producer's warp for each
+
     DEVICE FewBlock(const FewArguments& f, u8* m) : memory(m), shared(shared_address(m)) {
         const int most = f.hidden_blocks > few_math_warpgroups * f.intermediate_blocks ? f.hidden_blocks : few_math_warpgroups * f.intermediate_blocks;
-        rows = f.ring_slots * few_slot_bytes;
+        rows = f.ring_slots * (rings * few_slot_bytes);
         headers = rows + (most > 4 ? most : 4) * Format::row_block_bytes; // products of 32 weight rows read 4096 bytes beyond the last slot
-        hidden_scales = headers + f.ring_slots * Format::header_bytes;
+        hidden_scales = headers + f.ring_slots * (rings * Format::header_bytes);
         scales = hidden_scales + f.hidden_blocks * Format::scale_bytes;
         barriers = scales + few_math_warpgroups * f.intermediate_blocks * Format::scale_bytes;
-        unit_barriers = barriers + f.ring_slots * 16;
+        unit_barriers = barriers + f.ring_slots * (rings * 16);
         units = unit_barriers + few_math_warpgroups * 16;
         routing = units + few_math_warpgroups * (int)sizeof(FewUnit);
     }
@@ -68,20 +72,14 @@ template <class Format> struct FewBlock {
     DEVICE u32 unit_full(int warpgroup) const { return shared + unit_barriers + warpgroup * 16; }
     DEVICE u32 unit_empty(int warpgroup) const { return unit_full(warpgroup) + 8; }
     DEVICE u8* header(int slot) const { return memory + headers + slot * Format::header_bytes; }
-    /// A unit comes before its copies have begun. While the slot's last contents, another warpgroup's, are still on their way, `full` has the parity that is
-    /// waited for; so those must have been read first. (Those before them have been when a unit comes, so here the parity is certain.)
-    DEVICE void wait_for_weights(const FewPlace& place) const {
-        barrier_wait(empty(place.slot), place.phase ^ 1);
-        barrier_wait(full(place.slot), place.phase);
-    }
     DEVICE FewUnit* unit(int warpgroup) const { return (FewUnit*)(memory + units) + warpgroup; }
     DEVICE FewRouting* routes() const { return (FewRouting*)(memory + routing); }
 
     DEVICE void init(const FewArguments& f) const {
-        const int i = (int)threadIdx.x - few_math_threads; // lanes of the producer's warp
-        if (i >= 0) {
+        const int i = (int)threadIdx.x - few_math_threads; // lanes of the first producer's warp
+        if (i >= 0 && (rings == 1 || i < 32)) {
 #pragma unroll 1
-            for (int s = i; s < f.ring_slots; s += 32) {
+            for (int s = i; s < rings * f.ring_slots; s += 32) {
                 barrier_init(full(s), 1);
                 barrier_init(empty(s), 4);
             }

@@ -53,7 +53,7 @@ template <class Format> DEVICE void activate_few(const float (&final)[4], const 
     }
     warpgroup_barrier(warpgroup); // all have read the hidden rows and written
     if (threadIdx.x % 128 == 0) {
-        count_release_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done));
+        if (!Format::own_rings) count_release_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done));
         count_release(few_activated(f, unit.active));
     }
 }
@@ -98,6 +98,8 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
     float* hidden_scales = (float*)(b.memory + b.hidden_scales);
     FewRows q = {f.hidden, f.combine.hidden_size, (1u << f.combine.tokens) - 1, hidden_rows, hidden_scales, 1, f.power_of_two};
     FewUnit unit = {};
+    FewPlace place(Format::own_rings ? warpgroup * f.ring_slots : 0);
+    bool reads_hidden = true;
     for (u32 turn = 0;; turn++) { // turn 0: the hidden states
         if (turn > 0) {
             barrier_wait(b.unit_full(warpgroup), ~turn & 1);
@@ -105,11 +107,15 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
             unit.kind = uniform(unit.kind);
             __syncwarp(); // all lanes have read
             if (threadIdx.x % 32 == 0) barrier_arrive(b.unit_empty(warpgroup));
+            if (Format::own_rings && reads_hidden && unit.kind != few_gateup) { // numbers of units grow, so no more of those come
+                reads_hidden = false;
+                if (thread == 0) count_release_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done));
+            }
             if (unit.kind == few_no_more) return;
         }
         if (unit.kind == few_down) {
             if (thread == 0) {
-                wait_for_count_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done), unit.gateups); // until then the hidden states lie there
+                wait_for_count_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done), Format::own_rings ? few_math_warpgroups : unit.gateups); // until then the hidden states lie there
                 wait_for_count(few_activated(f, unit.active), unit.gateups_of_expert);
             }
             warpgroup_barrier(warpgroup);
@@ -129,7 +135,7 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
             const FewOperands o = {shared_address(down ? q.rows : hidden_rows), (down ? q.scales : hidden_scales) + columns, down ? second : 0, down ? second : 1,
                                    down ? f.intermediate_blocks : f.hidden_blocks, unit.halves};
             const float2 bias = Format::biases(f, b, unit);
-            Format::multiply(final, o, unit, f, b);
+            Format::multiply(final, o, unit, place, f, b);
             Format::add_biases(final, bias);
         }
         bool completes = unit.kind == few_zeros && f.combine.output;

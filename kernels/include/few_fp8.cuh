@@ -9,12 +9,13 @@ template <int Kind> struct FewFp8 {
     static constexpr int row_block_bytes = few_tokens * 128;
     static constexpr int header_bytes = 2 * 16;         // a slot of 32 weight rows has two K blocks
     static constexpr int scale_bytes = few_tokens * 4;  // of rows, per K block
+    static constexpr bool own_rings = false;
     static constexpr bool halves = true;
     static constexpr int half_bytes = few_slot_bytes / 2;
     using Block = FewBlock<FewFp8>;
 
     /// A unit's weights and scales into the ring.
-    static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, FewPlace& place, u64 stream) {
+    static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, int, FewPlace& place, u64 stream) {
         const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
         const int shift = 1 + unit.halves, bytes = few_slot_bytes >> unit.halves, block = unit.index >> shift;
         const u64 expert = b.routes()->expert[unit.active];
@@ -56,7 +57,10 @@ template <int Kind> struct FewFp8 {
         for (int i = 0; i < Count; i++) {
             slot[i] = uniform(place.slot);
             ends[i] = !o.halves || (k + i) % 2 || k + i + 1 == o.k_blocks;
-            b.wait_for_weights(place);
+            // A unit comes before its copies have begun. While the slot's last contents, another warpgroup's, are still on their way, `full` has the parity that is
+            // waited for; so those must have been read first. (Those before them have been when a unit comes, so here the parity is certain.)
+            barrier_wait(b.empty(place.slot), place.phase ^ 1);
+            barrier_wait(b.full(place.slot), place.phase);
             if (ends[i]) place.advance(f.ring_slots);
         }
         wgmma_fence();
@@ -82,7 +86,7 @@ template <int Kind> struct FewFp8 {
         }
     }
 
-    static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, const FewArguments& f, const Block& b) {
+    static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, FewPlace&, const FewArguments& f, const Block& b) {
         FewPlace place;
         place.slot = unit.slot;
         place.phase = unit.phase;

@@ -3,18 +3,35 @@
 #include "few_producer.cuh"
 // Steps 2 to 7 of up to eight tokens in one launch: memory is read from the first ids to the last weights without a pause between steps.
 
+constexpr int few_producers_barrier = few_math_warpgroups + 2, few_order_barrier = few_math_warpgroups + 3; // named; those before are the math warpgroups'
+
+/// The producers' warps.
+template <class Format> DEVICE void produce_few(const FewArguments& f, const FewBlock<Format>& b) {
+    const int producer = Format::own_rings ? uniform(threadIdx.x / 32) - few_math_threads / 32 : 0;
+    const bool leads = threadIdx.x % 32 == 0;
+    u32 first = 0;
+    if (leads && producer == 0) first = count_up(few_taken(f), few_endless); // on its way while the ids are read
+    if (producer == 0) find_experts(f, b);
+    if (Format::own_rings) {
+        // Of few units each block shall take one before any takes two, roughly.
+        named_barrier(few_producers_barrier, b.rings * 32);
+        if (producer == 2) named_barrier(few_order_barrier, 64);
+        if (leads && producer > 0) first = count_up(few_taken(f), few_endless);
+        if (producer == 1) {
+            first = uniform(first); // it is there
+            named_arrive(few_order_barrier, 64);
+        }
+    }
+    if (leads) produce(f, b, producer, first);
+}
+
 template <class Format> DEVICE void experts_few(const FewArguments& f) {
     SHARED_MEMORY(u8, 1024, memory);
     const FewBlock<Format> block(f, memory);
     block.init(f);
     wait_for_earlier_kernels();
     launch_dependents();
-    if (uniform(threadIdx.x / 32) == few_math_threads / 32) {
-        u32 first = 0;
-        if (threadIdx.x % 32 == 0) first = count_up(few_taken(f), few_endless); // on its way while the ids are read
-        find_experts(f, block);
-        if (threadIdx.x % 32 == 0) produce(f, block, first);
-    } else {
-        compute_few(f, block);
-    }
+    const int warp = uniform(threadIdx.x / 32), first_producer = few_math_threads / 32;
+    if (Format::own_rings ? warp >= first_producer : warp == first_producer) produce_few(f, block);
+    else compute_few(f, block);
 }

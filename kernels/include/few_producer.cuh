@@ -1,10 +1,10 @@
 #pragma once
 #include "few_block.cuh"
 #include "local_expert.cuh"
-// The producer's warp: finds out from the ids which experts have tokens, then one thread takes units and keeps the ring full.
+// A producer's warp: the first finds out from the ids which experts have tokens; then one thread of each takes units and keeps its ring full.
 //
-// Units are numbered: GateUp expert by expert, then Down. A block takes the next number when it begins to load the one before, from a counter that all
-// blocks share. Only Down waits for other blocks, for GateUp units; their numbers are lower, so they were taken by blocks that run, and those wait for nobody
+// Units are numbered: GateUp expert by expert, then Down. A producer takes the next number when it begins to load the one before, from a counter that all
+// blocks share. Only Down waits for other blocks, for GateUp units; their numbers are lower, so they were taken in blocks that run, and those wait for nobody
 // before they have done them. So the launch ends whatever else runs on the GPU and however few of its blocks run at once.
 
 /// The whole warp. Experts are numbered in the order in which slots name them first.
@@ -40,22 +40,24 @@ template <class Format> DEVICE void find_experts(const FewArguments& f, const Fe
     __syncwarp();
 }
 
-/// One thread.
-template <class Format> DEVICE void produce(const FewArguments& f, const FewBlock<Format>& b, u32 number) {
+/// One thread of each producer's warp.
+template <class Format> DEVICE void produce(const FewArguments& f, const FewBlock<Format>& b, int producer, u32 number) {
     const u64 stream = policy_evict_first();
     const FewRouting* r = b.routes();
     const int experts = r->experts, halves = Format::halves ? f.halves[experts / 32] >> experts % 32 & 1 : 0;
     const u32 per_gateup = (u32)(4 * f.intermediate_blocks) << halves, per_down = 2 * f.hidden_blocks;
     const u32 total = experts ? experts * (per_gateup + per_down) : per_down; // nobody has tokens: zeros are written all the same
-    FewPlace place;
-    u32 gateups = 0, passed = 0; // GateUp units that this block took; units of the steps and experts before this one
+    const int first_slot = Format::own_rings ? producer * f.ring_slots : 0;
+    FewPlace place(first_slot);
+    u32 gateups = 0, passed = 0; // GateUp units that this producer took; units of the steps and experts before this one
     int active = 0, kind = experts ? few_gateup : few_zeros;
-    for (int turn = 0, warpgroup = 0, left = few_math_warpgroups; left > 0;) {
+    constexpr int warpgroups = Format::own_rings ? 1 : few_math_warpgroups; // of each
+    for (int turn = 0, warpgroup = producer, left = warpgroups; left > 0;) {
         const bool more = number < total;
         FewUnit unit = {};
         if (!more) {
-            // every block takes one number too many; the very last taker knows that nobody takes another
-            if (left-- == few_math_warpgroups && number == total + gridDim.x - 1) *few_taken(f) = 0;
+            // every producer takes one number too many; the very last taker knows that nobody takes another
+            if (left-- == warpgroups && number == total + b.rings * gridDim.x - 1) *few_taken(f) = 0;
         } else {
             for (u32 count; experts && number - passed >= (count = kind == few_gateup ? per_gateup : per_down); passed += count)
                 if (++active == experts) active = 0, kind = few_down;
@@ -71,12 +73,13 @@ template <class Format> DEVICE void produce(const FewArguments& f, const FewBloc
         barrier_wait(b.unit_empty(warpgroup), ~turn & 1);
         *b.unit(warpgroup) = unit;
         barrier_arrive(b.unit_full(warpgroup));
-        if (++warpgroup == few_math_warpgroups) warpgroup = 0, turn++;
+        if (warpgroups == 1) turn++;
+        else if (++warpgroup == warpgroups) warpgroup = 0, turn++;
         if (!more) continue;
         number = count_up(few_taken(f), few_endless); // needed only after this unit's loads
         if (kind == few_zeros) continue;
         const bool is_gateup = kind == few_gateup;
         gateups += is_gateup;
-        Format::load(f, b, is_gateup, unit, place, stream);
+        Format::load(f, b, is_gateup, unit, first_slot, place, stream);
     }
 }

@@ -13,11 +13,12 @@ template <class Weights> struct FewWide {
     static constexpr int tile_scale_bytes = 128;                        // MXFP8
     static constexpr int header_bytes = Weights::mx ? depths * tile_scale_bytes : Weights::promotes ? 16 : 0;
     static constexpr int scale_bytes = 0;
+    static constexpr bool own_rings = true; // one warpgroup cannot decode as fast as memory brings, and units may be longer than a ring
     static constexpr bool halves = false; // half the warps would have nothing to decode
     using Block = FewBlock<FewWide>;
 
     /// A unit's tiles of 64 weight rows, and scales, into the ring.
-    static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, FewPlace& place, u64 stream) {
+    static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, int first_slot, FewPlace& place, u64 stream) {
         const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
         const int block = unit.index / 2, tile = unit.index % 2;
         const u64 expert = b.routes()->expert[unit.active];
@@ -36,7 +37,7 @@ template <class Weights> struct FewWide {
                 if (Weights::mx) bulk_load(header + i * tile_scale_bytes, tile_scales + at, tile_scale_bytes, full, stream);
             }
             if (Weights::promotes) bulk_load(header, scales + depth * 2, 16, full);
-            place.advance(f.ring_slots);
+            place.advance(f.ring_slots, first_slot);
         }
     }
 
@@ -103,12 +104,10 @@ template <class Weights> struct FewWide {
     }
 
     /// While 64 values are multiplied, the next 64 are decoded.
-    static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, const FewArguments& f, const Block& b) {
-        FewPlace place;
-        place.slot = uniform(unit.slot);
-        place.phase = unit.phase;
+    static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, FewPlace& place, const FewArguments& f, const Block& b) {
+        const int first_slot = uniform(threadIdx.x / 128) * f.ring_slots;
         u32 a[2][16];
-        b.wait_for_weights(place);
+        barrier_wait(b.full(place.slot), place.phase);
         decode(a[0], b, place.slot, 0);
         int k = 0;
         do {
@@ -120,8 +119,8 @@ template <class Weights> struct FewWide {
             wgmma_commit();
             if (depths == 1) {
                 release(b, place.slot);
-                place.advance(f.ring_slots);
-                b.wait_for_weights(place);
+                place.advance(f.ring_slots, first_slot);
+                barrier_wait(b.full(place.slot), place.phase);
             }
             decode(a[1], b, place.slot, depths - 1);
             if (Weights::promotes) {
@@ -129,13 +128,13 @@ template <class Weights> struct FewWide {
                 s0 = header[o.first], s1 = header[o.second];
             }
             release(b, place.slot);
-            place.advance(f.ring_slots);
+            place.advance(f.ring_slots, first_slot);
             wgmma_fence();
             multiply_wide<8, 2>(to, a[1], operand_descriptor(rows + row_bytes), false);
             wgmma_commit();
             wgmma_wait<1>(); // the first operand is free
             if (k + 1 < o.k_blocks) {
-                b.wait_for_weights(place);
+                barrier_wait(b.full(place.slot), place.phase);
                 decode(a[0], b, place.slot, 0);
             }
             wgmma_wait<0>();

@@ -7,7 +7,7 @@ internal readonly struct FewPlan
     internal const int Tokens = 8, Slots = 128, Columns = 512, Counters = 32 + Slots + Columns;
 
     private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 64 * 128;
-    private const int FewestRingSlots = 8; // 64 KB on their way keep the memory of a multiprocessor's share busy
+    private const int FewestRingSlots = 8, FewestWideRingSlots = 3; // 64 KB on their way keep the memory of a multiprocessor's share busy
     private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16;
 
     internal FewPlan(ExpertsShape shape)
@@ -19,16 +19,17 @@ internal readonly struct FewPlan
         long rows = Math.Max(Math.Max(hidden, Warpgroups * intermediate), 4) * (long)rowBlockBytes;
         long scales = isWide ? 0 : 4L * Tokens * (hidden + Warpgroups * intermediate);
         long left = SharedBytes - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
-        RingSlots = (int)Math.Max(left / (SlotBytes + headerBytes + BarrierBytes), 0);
+        int rings = isWide ? Warpgroups : 1;
+        RingSlots = (int)Math.Max(left / (rings * (SlotBytes + headerBytes + BarrierBytes)), 0);
         bool serves = 2 * hidden <= Columns && shape.Hidden % ChunkValues == 0 && !shape.HasStraddlingScales && !shape.RouterWeightOnInput
-            && RingSlots >= FewestRingSlots;
+            && RingSlots >= (isWide ? FewestWideRingSlots : FewestRingSlots);
         MostTokens = serves ? Math.Min(Tokens, (Slots - 1) / shape.TopK) : 0;
     }
 
     /// <summary>Calls of up to so many tokens; 0 where the kernel does not serve the layer.</summary>
     internal int MostTokens { get; }
 
-    /// <summary>Of 8 KB.</summary>
+    /// <summary>Of 8 KB, of each ring: the wide kernel has one per warpgroup.</summary>
     internal int RingSlots { get; }
 
     /// <summary>GateUp in units of 32 weight rows where blocks then wait less for the last one: by an eighth at least, since smaller units cost more instructions.</summary>
