@@ -85,7 +85,7 @@ template <class Format> struct FewBlock {
             }
             if (i < few_math_warpgroups) {
                 barrier_init(unit_full(i), 1);
-                barrier_init(unit_empty(i), 4);
+                barrier_init(unit_empty(i), 128);
             }
             if (i == 0) routes()->gateups_done = 0;
             fence_barrier_init();

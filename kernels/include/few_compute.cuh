@@ -105,8 +105,7 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
             barrier_wait(b.unit_full(warpgroup), ~turn & 1);
             unit = *b.unit(warpgroup);
             unit.kind = uniform(unit.kind);
-            __syncwarp(); // all lanes have read
-            if (threadIdx.x % 32 == 0) barrier_arrive(b.unit_empty(warpgroup));
+            barrier_arrive(b.unit_empty(warpgroup)); // each for itself, which compute-sanitizer can follow
             if (Format::own_rings && reads_hidden && unit.kind != few_gateup) { // numbers of units grow, so no more of those come
                 reads_hidden = false;
                 if (thread == 0) count_release_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done));
