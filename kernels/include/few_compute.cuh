@@ -90,6 +90,9 @@ template <class Format> DEVICE bool store_results(const float (&final)[4], const
     return *is_last;
 }
 
+/// All math warpgroups have written the hidden states, and the warp that reads the ids knows the experts.
+constexpr int few_begin_barrier = 1 + few_math_warpgroups, few_begin_threads = few_math_threads + 32;
+
 /// A math warpgroup: writes the hidden states together with the others, then takes its turn's units until there are no more. Writing rows, for either step, and multiplying
 /// are in one place each, so that their instructions have long come from memory when Down begins.
 template <class Format> DEVICE void compute_few(const FewArguments& f, const FewBlock<Format>& b) {
@@ -124,7 +127,7 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
         }
         if (turn == 0 || unit.kind == few_down) {
             write_rows<Format>(f, q, turn == 0 ? threadIdx.x : thread, turn == 0 ? few_math_threads : 128);
-            named_barrier(turn == 0 ? 1 + few_math_warpgroups : 1 + warpgroup, turn == 0 ? few_math_threads : 128);
+            named_barrier(turn == 0 ? few_begin_barrier : 1 + warpgroup, turn == 0 ? few_begin_threads : 128);
         }
         if (turn == 0) continue;
         float final[4] = {};
