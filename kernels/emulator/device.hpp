@@ -122,6 +122,7 @@ DEVICE void __syncthreads() { named_barrier(0, (int)blockDim.x); }
 DEVICE u32 cluster_rank() { return emulator::current->block->rank; }
 DEVICE u32 cluster_size() { return emulator::cluster_blocks; }
 DEVICE u32 thread_index() { return threadIdx.x; }
+DEVICE bool elect_one() { return threadIdx.x % 32 == 0; }
 DEVICE u32 shared_address(const void* p) {
     const u64 offset = (u64)((const u8*)p - emulator::current->block->shared);
     if (offset >= emulator::usable_shared_bytes) emulator::fault("an address outside of the block's shared memory");

@@ -25,7 +25,8 @@ template <class Format> DEVICE void produce_few(const FewArguments& f, const Few
             named_arrive(few_order_barrier, 64);
         }
     }
-    if (leads) produce(f, b, producer, first);
+    first = uniform(first);
+    if (elect_one()) produce(f, b, producer, first);
 }
 
 template <class Format> DEVICE void experts_few(const FewArguments& f) {

@@ -296,7 +296,7 @@ template <bool TwoScales, class Epilogue> DEVICE void grouped_gemm(const GemmArg
     if (uniform(threadIdx.x / 128) == math_warpgroups) {
         registers_decrease<other_registers>();
         if (uniform(threadIdx.x / 32) != producer_warp) Epilogue::finish(g, p);
-        else if (threadIdx.x % 32 == 0) {
+        else if (elect_one()) {
             fence_async(); // rows were written by ordinary stores of an earlier kernel
             produce(g, p);
         }

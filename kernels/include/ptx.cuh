@@ -19,6 +19,12 @@ DEVICE u32 thread_index() {
     asm volatile("{.reg .u32 t; mov.u32 t, %%tid.x; shfl.sync.bfly.b32 %0, t, 0, 31, 0xffffffff;}" : "=r"(x));
     return x;
 }
+/// One lane of a whole warp, which the compiler knows to be one: it then issues bulk copies as they are, not in a loop over lanes.
+DEVICE bool elect_one() {
+    u32 elected;
+    asm volatile("{.reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p;}" : "=r"(elected));
+    return elected;
+}
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 // mbarriers: one phase per ring turn; a wait names the parity of the phase that must have completed.

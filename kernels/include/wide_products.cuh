@@ -249,7 +249,7 @@ template <class Format, class Epilogue> DEVICE void wide_gemm(const WideGemmArgu
     launch_dependents();
     if (uniform(threadIdx.x / 128) == wide_math_threads / 128) {
         registers_decrease<wide_producer_registers>();
-        if (threadIdx.x == wide_math_threads) {
+        if (uniform(threadIdx.x / 32) == wide_math_threads / 32 && elect_one()) {
             fence_async(); // rows were written by ordinary stores of an earlier kernel
             wide_produce(g, ring);
         }
