@@ -11,6 +11,11 @@ namespace MoeSharp.Kernels;
 /// </summary>
 internal static partial class Program
 {
+    private const int OldestCompiler = 12040;
+
+    /// <summary>What compilers after the oldest make faster; they make experts_few slower and the wide kernels spill (docs/cuda.md).</summary>
+    private static readonly string[] s_betterNewer = ["down", "gateup_activate"];
+
     private static int Main(string[] args)
     {
         if (args.Length is 0 or > 2 || (args.Length == 2 && args[1] != "--check"))
@@ -28,6 +33,7 @@ internal static partial class Program
         var stale = new List<string>();
         foreach (string source in Directory.EnumerateFiles(kernels, "*.cu").Order(StringComparer.Ordinal))
         {
+            if (version > OldestCompiler && !s_betterNewer.Contains(Path.GetFileNameWithoutExtension(source))) continue;
             (byte[] cubin, string log) = compiler.Compile(source);
             string name = Path.GetFileNameWithoutExtension(source);
             Put(Path.Combine(target, name + ".cubin"), cubin);

@@ -206,16 +206,18 @@ internal sealed class DeviceCall : IDisposable
     /// <summary>Clusters of two blocks.</summary>
     private int Grid => _kernels.Context.Multiprocessors / 2 * 2;
 
+    private GroupedGemms Gemms => Sizes.HasManyRows(_kernels.Context.Multiprocessors) ? _kernels.ManyRows : _kernels.FewRows;
+
     private void GateUp(nint stream)
     {
         if (_wide is not null) _wide.GateUp(stream);
-        else _kernels.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, Grid, stream, cluster: 2);
+        else Gemms.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, Grid, stream, cluster: 2);
     }
 
     private void Down(nint stream)
     {
         if (_wide is not null) _wide.Down(stream);
-        else _kernels.Down.Launch(_down, Grid, stream, cluster: 2);
+        else Gemms.Down.Launch(_down, Grid, stream, cluster: 2);
     }
 
     /// <summary>Hidden states times their router weights, in the workspace.</summary>
@@ -249,7 +251,7 @@ internal sealed class DeviceCall : IDisposable
             return;
         }
         int multiprocessors = _kernels.Context.Multiprocessors;
-        bool longRuns = hidden.Codes == 0 && Sizes.HasLongRuns(multiprocessors); // what they gain is in writing rows
+        bool longRuns = hidden.Codes == 0 && Sizes.HasManyRows(multiprocessors); // what they gain is in writing rows
         (int blocks, int tokensPerBlock, int shared) = longRuns ? Sizes.RunsGrid(multiprocessors) : Sizes.QuantizeGrid(multiprocessors);
         CudaKernel kernel = longRuns ? _kernels.QuantizeRuns : _kernels.Quantize;
         var arguments = new QuantizeArguments
@@ -290,7 +292,7 @@ internal sealed class DeviceCall : IDisposable
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
         Quantize(new HiddenRows(hidden), ids, expertMap, Stream.Raw);
-        _kernels.GateUpPlain.Launch(_gateUp with { Results = results }, Grid, Stream.Raw, cluster: 2);
+        Gemms.GateUpPlain.Launch(_gateUp with { Results = results }, Grid, Stream.Raw, cluster: 2);
     }
 
     /// <summary>Bytes on the device that a call with host spans takes beside the weights.</summary>

@@ -134,11 +134,11 @@ internal readonly struct DevicePlan
     }
 
     /// <summary>
-    /// Whether quantize_permute_runs places the rows: where 256 or more per multiprocessor are expected under even routing (33792 for 132 of them). It writes rows faster, but counts in several
+    /// Whether quantize_permute_runs places the rows, and the GEMMs are those of the newer compiler: where 256 or more per multiprocessor are expected under even routing (33792 for 132 of them). It writes rows faster, but counts in several
     /// blocks for the same tokens and lists rows first. On an H200, T = 8192 and 65536 rows, it takes 223, 64.7, 120 and 95.4 us instead of 274, 78.7, 150 and 113.5 (DeepSeek-V3, Qwen3-30B,
     /// Qwen3-235B, MiniMax-M2), but 79.7 instead of 75.9 for the 8192 rows of a rank with 32 of 256 experts; at T = 2048 equally long within 2 us (26.5 instead of 23 there), at T = 128 10 instead of 7.3.
     /// </summary>
-    internal bool HasLongRuns(int multiprocessors) =>
+    internal bool HasManyRows(int multiprocessors) =>
         !IsWide && (long)Slots * Experts >= (long)RowsOfLongRuns * multiprocessors * GlobalExperts && SharedOfRuns(1) <= MaximumShared;
 
     private const int RowsOfLongRuns = 256, MaximumShared = 227 * 1024;

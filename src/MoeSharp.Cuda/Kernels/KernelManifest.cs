@@ -9,7 +9,7 @@ namespace MoeSharp;
 /// <param name="Kernels">What the assembler reported of each entry point.</param>
 internal sealed record KernelManifest(string SourceHash, int Compiler, IReadOnlyList<KernelReport> Kernels)
 {
-    /// <summary>The builds in this assembly, oldest compiler first. Both give the same bits; the newer needs a driver of its own generation.</summary>
+    /// <summary>The builds in this assembly, oldest compiler first, and all kernels are in the first. Both give the same bits; the newer holds those that gain, and needs a driver of its own generation.</summary>
     internal static IReadOnlyList<string> Builds { get; } = ["12.4", "13.0"];
 
     /// <summary>The build for a driver: the newest that it runs and that was made from the same sources as the first, which is refreshed with every change.</summary>
@@ -26,7 +26,7 @@ internal sealed record KernelManifest(string SourceHash, int Compiler, IReadOnly
     internal static string Explain(int driverVersion)
     {
         string chosen = Choose(driverVersion), newest = Builds[^1];
-        if (chosen == newest) return newest;
+        if (chosen == newest) return $"{Builds[0]}, and {newest} for GEMMs of many rows";
         KernelManifest? newer = Read(newest);
         string why = newer is null ? "is not carried"
             : driverVersion < newer.Compiler / 1000 * 1000 ? $"needs a driver that offers CUDA {newer.Compiler / 1000}"
@@ -36,6 +36,9 @@ internal sealed record KernelManifest(string SourceHash, int Compiler, IReadOnly
 
     /// <summary>The manifest of a build, or null where the assembly does not carry it.</summary>
     internal static KernelManifest? Read(string build) => Resource(build, "manifest.json") is { } json ? Parse(json) : null;
+
+    /// <summary>Whether a build holds a kernel file.</summary>
+    internal static bool Carries(string build, string file) => Assembly.GetExecutingAssembly().GetManifestResourceInfo($"kernels/{build}/{file}.cubin") is not null;
 
     /// <summary>A file of a build, or null.</summary>
     internal static byte[]? Resource(string build, string file)

@@ -29,6 +29,19 @@ public class KernelManifestTests
         }
     }
 
+    [Fact]
+    public void TheNewerBuildHoldsTheGemmsOfTheSameSources()
+    {
+        KernelManifest first = KernelManifest.Read(KernelManifest.Builds[0])!, newer = KernelManifest.Read(KernelManifest.Builds[1])!;
+        Assert.SkipUnless(first.SourceHash == newer.SourceHash, "kernels/prebuilt/13.0 was made from other sources and is not used; run kernels/KernelCompiler with NVRTC 13.0 (docs/cuda.md).");
+        Assert.Equal(["down", "gateup_activate"], newer.Kernels.Select(k => k.File).Distinct().Order());
+        Assert.All(newer.Kernels, k => Assert.True(KernelManifest.Carries(KernelManifest.Builds[1], k.File), k.File));
+        Assert.False(KernelManifest.Carries(KernelManifest.Builds[1], "combine"));
+    }
+
+    [Fact]
+    public void NewDriversGetTheNewerBuild() => Assert.Equal("13.0", KernelManifest.Choose(13000));
+
     [Theory]
     [InlineData(12000)]
     [InlineData(12080)]
