@@ -83,7 +83,7 @@ public class DevicePlanTests
     {
         ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", experts, topK, 2048, 768), format);
         var plan = new DevicePlan(ExpertsShape.From(new() { TopK = topK, GlobalExperts = global, Activations = activations }, weights), tokens);
-        Assert.Equal(longRuns, plan.HasLongRuns(multiprocessors: 132));
+        Assert.Equal(longRuns, plan.HasManyRows(multiprocessors: 132));
     }
 
     [Fact]
