@@ -89,8 +89,12 @@ struct Pipeline {
 DEVICE void produce(const GemmArguments& g, Pipeline& p) {
     const u64 stream = policy_evict_first();
     const int clusters = gridDim.x / 2, units = *g.tile_count * ((g.blocks + 1) / 2);
-    for (int index = blockIdx.x / 2;; index += clusters) {
-        const Work work = index < units ? work_at(g, index, p.rank) : Work{};
+    int index = blockIdx.x / 2;
+    ExpertTiles next = index < units ? tiles_at(g, index) : ExpertTiles{};
+    while (true) {
+        const Work work = index < units ? work_at(g, next, index, p.rank) : Work{};
+        index += clusters;
+        if (index < units) next = tiles_at(g, index); // it comes while this unit is loaded
         const int n = round_up_8(work.rows), block = 2 * work.unit + (2 * work.unit + work.half < g.blocks ? work.half : 0);
         const bool two_slots = work.rows > few_rows;
         const u32 row_bytes = two_slots ? (n + box_rows - 1) / box_rows * box_rows * 128 : n * 128;

@@ -25,11 +25,11 @@ struct alignas(16) Work {
 };
 enum { no_more_work = 0, narrow_unit = 1, tall_unit = 2 };
 
-DEVICE Work work_at(const GemmArguments& g, int index, int rank) {
-    const int units = (g.blocks + 1) / 2;
+DEVICE ExpertTiles tiles_at(const GemmArguments& g, int index) { return g.tiles[index / ((g.blocks + 1) / 2)]; }
+
+DEVICE Work work_at(const GemmArguments& g, const ExpertTiles& t, int index, int rank) {
     Work w = {};
-    const ExpertTiles t = g.tiles[index / units];
-    const int local = index - t.first * units, tile = local % t.tiles;
+    const int local = index - t.first * ((g.blocks + 1) / 2), tile = local % t.tiles;
     w.unit = local / t.tiles;
     w.expert = t.expert;
     w.half = rank;
