@@ -29,7 +29,8 @@ struct FewRouting {
     int expert[few_slots];         // by number
     u32 tokens[few_slots];         // by number, a bit each
     int row_of_slot[few_slots];    // 8 * number + token, or -1
-    int is_last[few_math_warpgroups];
+    int is_last[few_math_warpgroups]; // with own rings: what each math warpgroup has posted to the finishing warp, and
+    u32 posts;                        // how often any has
 };
 
 /// A place in a ring, of so many slots from the first on.
@@ -54,7 +55,7 @@ template <class Format> struct FewBlock {
     int rows, headers, hidden_scales, scales, barriers, unit_barriers, units, routing;
 
     static constexpr int rings = Format::own_rings ? few_math_warpgroups : 1;
-    static constexpr int threads = few_math_threads + rings * 32; // a producer's warp for each
+    static constexpr int threads = few_math_threads + (rings + Format::own_rings) * 32; // a producer's warp for each, with own rings a finishing warp
 
     DEVICE FewBlock(const FewArguments& f, u8* m) : memory(m), shared(shared_address(m)) {
         const int most = f.hidden_blocks > few_math_warpgroups * f.intermediate_blocks ? f.hidden_blocks : few_math_warpgroups * f.intermediate_blocks;
@@ -88,6 +89,8 @@ template <class Format> struct FewBlock {
                 barrier_init(unit_empty(i), 128);
             }
             if (i == 0) routes()->gateups_done = 0;
+            if (Format::own_rings && i < few_math_warpgroups) routes()->is_last[i] = 0;
+            if (Format::own_rings && i == 0) routes()->posts = 0;
             fence_barrier_init();
         }
         __syncthreads();

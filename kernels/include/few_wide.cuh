@@ -91,51 +91,59 @@ template <class Weights> struct FewWide {
         final[3] += bias.y;
     }
 
-    /// Operand A of 64 values of depth.
-    static DEVICE void decode(u32 (&a)[16], const Block& b, int slot, int depth) {
-        const u32 thread = threadIdx.x % 128;
-        const u32 scales = Weights::mx ? *(const u32*)(b.header(slot) + depth * tile_scale_bytes + (thread & 0x7C)) : 0;
-        Weights::template decode<2>(a, b.memory + slot * few_slot_bytes + depth * Weights::tile_bytes, scales, thread);
-    }
+    /// What a thread decodes of 64 values of depth, as it lies.
+    struct Parts {
+        HalfParts<Weights::tile_bytes / half_codes> parts;
+        u32 scales;
+        DEVICE Parts(const Block& b, int slot, int depth)
+            : parts(b.memory + slot * few_slot_bytes + depth * Weights::tile_bytes, threadIdx.x % 128),
+              scales(Weights::mx ? *(const u32*)(b.header(slot) + depth * tile_scale_bytes + (threadIdx.x & 0x7C)) : 0) {}
+        DEVICE void decode(u32 (&a)[16]) const { Weights::template decode<2>(a, parts, scales); }
+    };
 
-    static DEVICE void release(const Block& b, int slot) {
+    /// A warp has read a slot; the next.
+    static DEVICE void leave(const FewArguments& f, const Block& b, FewPlace& place, int first_slot) {
         __syncwarp(); // all lanes have read
-        if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(slot));
+        if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot));
+        place.advance(f.ring_slots, first_slot);
+    }
+    static DEVICE Parts enter(const Block& b, const FewPlace& place) {
+        barrier_wait(b.full(place.slot), place.phase);
+        return Parts(b, place.slot, 0);
     }
 
-    /// While 64 values are multiplied, the next 64 are decoded.
+    /// While 64 values are multiplied, the next 64 are decoded, and those after them are on their way from shared memory.
     static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, FewPlace& place, const FewArguments& f, const Block& b) {
-        const int first_slot = uniform(threadIdx.x / 128) * f.ring_slots;
+        const int first_slot = uniform(threadIdx.x / 128) * f.ring_slots, k_blocks = uniform(o.k_blocks);
         u32 a[2][16];
-        barrier_wait(b.full(place.slot), place.phase);
-        decode(a[0], b, place.slot, 0);
+        Parts even = enter(b, place);
+        even.decode(a[0]);
+        if (depths == 1) leave(f, b, place, first_slot);
+        Parts odd = depths == 1 ? enter(b, place) : Parts(b, place.slot, 1);
         int k = 0;
         do {
             float sum[4], s0 = 0.0f, s1 = 0.0f;
             float (&to)[4] = Weights::promotes ? sum : final;
             const u32 rows = o.rows + k * row_block_bytes;
+            const bool more = k + 1 < k_blocks;
             wgmma_fence();
             multiply_wide<8, 2>(to, a[0], operand_descriptor(rows), Weights::promotes);
             wgmma_commit();
-            if (depths == 1) {
-                release(b, place.slot);
-                place.advance(f.ring_slots, first_slot);
-                barrier_wait(b.full(place.slot), place.phase);
-            }
-            decode(a[1], b, place.slot, depths - 1);
             if (Weights::promotes) {
                 const float* header = (const float*)b.header(place.slot);
                 s0 = header[o.first], s1 = header[o.second];
             }
-            release(b, place.slot);
-            place.advance(f.ring_slots, first_slot);
+            odd.decode(a[1]);
+            leave(f, b, place, first_slot);
+            if (more) even = enter(b, place);
             wgmma_fence();
             multiply_wide<8, 2>(to, a[1], operand_descriptor(rows + row_bytes), false);
             wgmma_commit();
             wgmma_wait<1>(); // the first operand is free
-            if (k + 1 < o.k_blocks) {
-                barrier_wait(b.full(place.slot), place.phase);
-                decode(a[0], b, place.slot, 0);
+            if (more) {
+                even.decode(a[0]);
+                if (depths == 1) leave(f, b, place, first_slot);
+                odd = depths == 1 ? enter(b, place) : Parts(b, place.slot, 1);
             }
             wgmma_wait<0>();
             settle(to);
@@ -145,7 +153,7 @@ template <class Weights> struct FewWide {
                 final[2] = fmaf(s1, sum[2], final[2]);
                 final[3] = fmaf(s1, sum[3], final[3]);
             }
-        } while (++k < o.k_blocks);
+        } while (++k < k_blocks);
     }
 
     static DEVICE u32 activate(u32 gate, u32 up, const ActivationArguments& a) {

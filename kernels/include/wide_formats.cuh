@@ -14,10 +14,9 @@ constexpr int half_codes = 64 * 32;
 /// 16 bytes of one thread of a warpgroup.
 DEVICE uint4 thread_part(const u8* parts, u32 thread) { return *(const uint4*)(parts + thread * 16); }
 
-/// E4M3 codes of one half of a tile, [128 threads][16 bytes]: woven words of codes c, c + 1, c + 8, c + 9 for row r, then r + 8, at two steps of 16 values.
+/// A thread's E4M3 codes of one half of a tile, [128 threads][16 bytes]: woven words of codes c, c + 1, c + 8, c + 9 for row r, then r + 8, at two steps of 16 values.
 /// Times 2^-120 and the factors of both rows.
-DEVICE void decode_half(u32* a, const u8* half, u32 thread, u32 factor0, u32 factor1) {
-    const uint4 v = thread_part(half, thread);
+DEVICE void decode_part(u32* a, uint4 v, u32 factor0, u32 factor1) {
     const u32 words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -25,6 +24,15 @@ DEVICE void decode_half(u32* a, const u8* half, u32 thread, u32 factor0, u32 fac
         a[i / 2 * 4 + i % 2 + 2] = multiply_bf16(second_codes(words[i]), i % 2 ? factor1 : factor0);
     }
 }
+
+/// The parts of so many halves.
+template <int Halves> struct HalfParts {
+    uint4 of[Halves];
+    DEVICE HalfParts(const u8* codes, u32 thread) {
+#pragma unroll
+        for (int h = 0; h < Halves; h++) of[h] = thread_part(codes + h * half_codes, thread);
+    }
+};
 
 struct MxFp8 {
     static constexpr bool promotes = false, mx = true; // mx: rows may be MXFP8 too
@@ -39,14 +47,13 @@ struct MxFp8 {
     static DEVICE u32 scales(const u8* piece, int tile, int first, u32 thread) {
         return *(const u32*)(piece + 2 * tile_codes + tile * 128 + (thread & 0x7C)) >> 16 * first;
     }
-    /// From the first of the codes and scale bytes on.
-    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const u8* codes, u32 bytes, u32 thread) {
+    /// Of parts and scale bytes, from the first half on.
+    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const HalfParts<Halves>& parts, u32 bytes) {
 #pragma unroll
-        for (int h = 0; h < Halves; h++)
-            decode_half(a + 8 * h, codes + h * half_codes, thread, only_factor(bytes >> 16 * h & 0xFF), only_factor(bytes >> (16 * h + 8) & 0xFF));
+        for (int h = 0; h < Halves; h++) decode_part(a + 8 * h, parts.of[h], only_factor(bytes >> 16 * h & 0xFF), only_factor(bytes >> (16 * h + 8) & 0xFF));
     }
     template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
-        decode<Halves>(a, piece + tile * tile_bytes + first * half_codes, scales(piece, tile, first, thread), thread);
+        decode<Halves>(a, HalfParts<Halves>(piece + tile * tile_bytes + first * half_codes, thread), scales(piece, tile, first, thread));
     }
 };
 
@@ -54,17 +61,17 @@ struct MxFp8 {
 struct LargeMxFp8 : MxFp8 {
     typedef WideWidths<48, 96, 144> Widths;
 
-    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const u8* codes, u32 bytes, u32 thread) {
+    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const HalfParts<Halves>& parts, u32 bytes) {
 #pragma unroll
         for (int h = 0; h < Halves; h++) {
             const u32 byte0 = bytes >> 16 * h & 0xFF, byte1 = bytes >> (16 * h + 8) & 0xFF;
-            decode_half(a + 8 * h, codes + h * half_codes, thread, first_factor(byte0) * both, first_factor(byte1) * both);
+            decode_part(a + 8 * h, parts.of[h], first_factor(byte0) * both, first_factor(byte1) * both);
 #pragma unroll
             for (int i = 0; i < 8; i++) a[8 * h + i] = multiply_bf16(a[8 * h + i], second_factor(i % 2 ? byte1 : byte0) * both);
         }
     }
     template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
-        decode<Halves>(a, piece + tile * tile_bytes + first * half_codes, scales(piece, tile, first, thread), thread);
+        decode<Halves>(a, HalfParts<Halves>(piece + tile * tile_bytes + first * half_codes, thread), scales(piece, tile, first, thread));
     }
 };
 
@@ -77,12 +84,12 @@ struct Block128 {
     static constexpr int stages = 6;
     typedef WideWidths<24, 32, 48, 64, 80, 88, 96, 104, 112, 120, 128> Widths;
 
-    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const u8* codes, u32, u32 thread) {
+    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const HalfParts<Halves>& parts, u32) {
 #pragma unroll
-        for (int h = 0; h < Halves; h++) decode_half(a + 8 * h, codes + h * half_codes, thread, decode_factor, decode_factor);
+        for (int h = 0; h < Halves; h++) decode_part(a + 8 * h, parts.of[h], decode_factor, decode_factor);
     }
     template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
-        decode<Halves>(a, piece + tile * tile_bytes + first * half_codes, 0, thread);
+        decode<Halves>(a, HalfParts<Halves>(piece + tile * tile_bytes + first * half_codes, thread), 0);
     }
 };
 
@@ -95,7 +102,13 @@ struct Bf16 {
     static constexpr int stages = 4;
     typedef WideWidths<24, 32, 48, 64, 96, 128> Widths;
 
-    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const u8* values, u32, u32 thread) { operand<Halves>(a, values, 0, 0, thread); }
+    template <int Halves> static DEVICE void decode(u32 (&a)[8 * Halves], const HalfParts<2 * Halves>& parts, u32) { // steps of 16 values lie as halves of codes do
+#pragma unroll
+        for (int step = 0; step < 2 * Halves; step++) {
+            const uint4 v = parts.of[step];
+            a[4 * step] = v.x, a[4 * step + 1] = v.y, a[4 * step + 2] = v.z, a[4 * step + 3] = v.w;
+        }
+    }
     template <int Halves> static DEVICE void operand(u32 (&a)[8 * Halves], const u8* piece, int tile, int first, u32 thread) {
 #pragma unroll
         for (int step = 0; step < 2 * Halves; step++) {

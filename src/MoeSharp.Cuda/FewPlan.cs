@@ -8,7 +8,7 @@ internal readonly struct FewPlan
 
     private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 64 * 128;
     private const int FewestRingSlots = 8, FewestWideRingSlots = 3; // 64 KB on their way keep the memory of a multiprocessor's share busy
-    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16;
+    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups + 4, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16;
 
     internal FewPlan(ExpertsShape shape)
     {
