@@ -15,7 +15,7 @@ struct alignas(16) FewUnit {
     int kind;
     int active;  // number of the expert among those with tokens
     int index;   // of the unit among the expert's
-    int halves;  // 1: 32 weight rows, two K blocks to a slot; 0: 64 weight rows
+    int halves;  // 1: 32 weight rows, twice the depth to a slot; 0: 64 weight rows
     int slot;    // of its first K block
     u32 phase;
     u32 gateups; // GateUp units that this block took before
@@ -59,7 +59,8 @@ template <class Format> struct FewBlock {
 
     DEVICE FewBlock(const FewArguments& f, u8* m) : memory(m), shared(shared_address(m)) {
         const int most = f.hidden_blocks > few_math_warpgroups * f.intermediate_blocks ? f.hidden_blocks : few_math_warpgroups * f.intermediate_blocks;
-        rows = f.ring_slots * (rings * few_slot_bytes);
+        rows = f.ring_slots * (rings * Format::slot_bytes);
+        if (Format::slot_bytes % 1024) rows = (rows + 1023) & ~1023;
         headers = rows + (most > 4 ? most : 4) * Format::row_block_bytes; // products of 32 weight rows read 4096 bytes beyond the last slot
         hidden_scales = headers + f.ring_slots * (rings * Format::header_bytes);
         scales = hidden_scales + f.hidden_blocks * Format::scale_bytes;

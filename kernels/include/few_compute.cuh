@@ -179,9 +179,11 @@ template <class Format> DEVICE void finish_few(const FewArguments& f, const FewB
         const int kind = what & 3, active = what / 8 % few_slots, index = what / (8 * few_slots);
         taken += __popc(__ballot_sync(~0u, what != 0));
         ended += __popc(__ballot_sync(~0u, what == 4 + few_no_more));
+        const int experts = b.routes()->experts;
+        const u32 gateups_of_expert = (u32)(4 * f.intermediate_blocks) << (f.halves[experts / 32] >> experts % 32 & 1);
         int last = kind == few_zeros && f.combine.output;
         if (kind == few_gateup) count_release(few_activated(f, active));
-        if (kind == few_down) count_stored(f, b, active, index, 4 * f.intermediate_blocks, &last);
+        if (kind == few_down) count_stored(f, b, active, index, gateups_of_expert, &last);
         if (!__any_sync(~0u, last)) continue;
         const int columns = last ? index : -1, first = __shfl_sync(~0u, columns, 0), second = __shfl_sync(~0u, columns, 1), third = __shfl_sync(~0u, columns, 2);
 #pragma unroll 1
