@@ -230,6 +230,7 @@ DEVICE u32 count_up(u32* counter, u32 last) {
 DEVICE u32 count_acquire_release(u32* counter, u32 last) { return count_up(counter, last); }
 DEVICE void count_release(u32* counter) { ++*counter; }
 DEVICE void wait_for_count(const u32* counter, u32 count) { wait_for_count_at(counter, count, "wait_for_count"); }
+DEVICE void count_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
 DEVICE void count_release_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
 DEVICE void wait_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "wait_for_count_shared"); }
 DEVICE void add_release_shared(u32 word, u32 amount) { *(u32*)shared_pointer(word, 4) += amount; }

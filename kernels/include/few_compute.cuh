@@ -107,6 +107,9 @@ template <class Format> DEVICE bool store_results(const float (&final)[4], const
     return *is_last;
 }
 
+/// All math warpgroups have written the hidden states, and the warp that reads the ids knows the experts.
+constexpr int few_begin_barrier = 1 + few_math_warpgroups, few_begin_threads = few_math_threads + 32;
+
 /// A math warpgroup: writes the hidden states together with the others, then takes its turn's units until there are no more. Writing rows, for either step, and multiplying
 /// are in one place each, so that their instructions have long come from memory when Down begins.
 template <class Format> DEVICE void compute_few(const FewArguments& f, const FewBlock<Format>& b) {
@@ -144,7 +147,7 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
         }
         if (turn == 0 || unit.kind == few_down) {
             write_rows<Format>(f, q, turn == 0 ? threadIdx.x : thread, turn == 0 ? few_math_threads : 128);
-            named_barrier(turn == 0 ? 1 + few_math_warpgroups : 1 + warpgroup, turn == 0 ? few_math_threads : 128);
+            named_barrier(turn == 0 ? few_begin_barrier : 1 + warpgroup, turn == 0 ? few_begin_threads : 128);
         }
         if (turn == 0) continue;
         float final[4] = {};
@@ -185,6 +188,7 @@ template <class Format> DEVICE void finish_few(const FewArguments& f, const FewB
         if (kind == few_gateup) count_release(few_activated(f, active));
         if (kind == few_down) count_stored(f, b, active, index, gateups_of_expert, &last);
         if (!__any_sync(~0u, last)) continue;
+        __syncwarp(); // what that lane sees, all see
         const int columns = last ? index : -1, first = __shfl_sync(~0u, columns, 0), second = __shfl_sync(~0u, columns, 1), third = __shfl_sync(~0u, columns, 2);
 #pragma unroll 1
         for (int i = lane; i < few_math_warpgroups * items; i += 32) {

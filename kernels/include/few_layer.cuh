@@ -11,7 +11,10 @@ template <class Format> DEVICE void produce_few(const FewArguments& f, const Few
     const bool leads = threadIdx.x % 32 == 0;
     u32 first = 0;
     if (leads && producer == 0) first = count_up(few_taken(f), few_endless); // on its way while the ids are read
-    if (producer == 0) find_experts(f, b);
+    if (producer == 0) {
+        find_experts(f, b);
+        named_arrive(few_begin_barrier, few_begin_threads);
+    }
     if (Format::own_rings) {
         // Of few units each block shall take one before any takes two, roughly.
         named_barrier(few_producers_barrier, b.rings * 32);

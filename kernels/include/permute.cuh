@@ -2,6 +2,17 @@
 #include "local_expert.cuh"
 // Where the rows of a block's own slots go: every block counts all ids, so nothing is exchanged between blocks; stable, by token, then slot. Whatever the format of the rows.
 
+/// Ids of four neighbouring slots; -1 beyond the last.
+template <class Arguments> DEVICE void load_ids(const Arguments& q, int slot, int total, bool aligned, int (&id)[4]) {
+    if (aligned && slot + 3 < total) {
+        const uint4 ids = *(const uint4*)(q.ids + slot);
+        id[0] = (int)ids.x, id[1] = (int)ids.y, id[2] = (int)ids.z, id[3] = (int)ids.w;
+    } else {
+#pragma unroll
+        for (int j = 0; j < 4; j++) id[j] = slot + j < total ? q.ids[slot + j] : -1;
+    }
+}
+
 /// Counts the slots of each expert: those before `first` in counts[0 .. E), the others in counts[E .. 2E); keeps the experts of slots
 /// [first, last). All threads of the block call it.
 template <class Arguments> DEVICE void count_slots(const Arguments& q, int first, int last, int* counts, int* expert_of_slot) {
@@ -11,16 +22,7 @@ template <class Arguments> DEVICE void count_slots(const Arguments& q, int first
     for (int base = threadIdx.x / 32 * 128; base < total; base += batch * step) { // whole warps
         int expert[batch][4];
 #pragma unroll
-        for (int i = 0; i < batch; i++) {
-            const int slot = base + i * step + lane * 4;
-            if (aligned && slot + 3 < total) {
-                const uint4 ids = *(const uint4*)(q.ids + slot);
-                expert[i][0] = (int)ids.x, expert[i][1] = (int)ids.y, expert[i][2] = (int)ids.z, expert[i][3] = (int)ids.w;
-            } else {
-#pragma unroll
-                for (int j = 0; j < 4; j++) expert[i][j] = slot + j < total ? q.ids[slot + j] : -1;
-            }
-        }
+        for (int i = 0; i < batch; i++) load_ids(q, base + i * step + lane * 4, total, aligned, expert[i]);
 #pragma unroll
         for (int i = 0; i < batch; i++)
 #pragma unroll
@@ -68,21 +70,19 @@ template <class Arguments, class TilesOf> DEVICE void place_experts(const Argume
     if (blockIdx.x == 0 && threadIdx.x == 0) *q.tile_count = tiles;
 }
 
-/// One warp: turns the experts of this block's slots into their rows, in order.
-template <class Arguments> DEVICE void rank_slots(const Arguments& q, int first, int last, int* cursor, int* row_of_slot) {
+/// One warp: tells of each slot in [begin, end), in order, its expert and row (-1: none).
+template <int unrolled, class ExpertOf, class Tell> DEVICE void rank_slots(int begin, int end, int* cursor, ExpertOf expert_of, Tell tell) {
     const int lane = threadIdx.x % 32;
-    for (int base = first; base < last; base += 32) {
-        const int slot = base + lane, expert = slot < last ? row_of_slot[slot - first] : -1;
+#pragma unroll unrolled
+    for (int base = begin; base < end; base += 32) {
+        const int slot = base + lane, expert = slot < end ? expert_of(slot) : -1;
         const u32 same = __match_any_sync(~0u, expert);
         const int rank = __popc(same & ((1u << lane) - 1));
         const int row = expert < 0 ? -1 : cursor[expert] + rank;
         __syncwarp();
         if (expert >= 0 && rank == 0) cursor[expert] += __popc(same);
         __syncwarp();
-        if (slot < last) {
-            row_of_slot[slot - first] = row;
-            q.row_of_slot[slot] = row;
-        }
+        if (slot < end) tell(slot, expert, row);
     }
 }
 
@@ -96,7 +96,10 @@ template <class Arguments, class TilesOf> DEVICE void find_rows(const Arguments&
     if (threadIdx.x < 32) {
         place_experts(q, before, after, cursor, tiles_of);
         __syncwarp();
-        rank_slots(q, first, last, cursor, row_of_slot);
+        rank_slots<4>(first, last, cursor, [&](int slot) { return row_of_slot[slot - first]; }, [&](int slot, int, int row) {
+            row_of_slot[slot - first] = row;
+            q.row_of_slot[slot] = row;
+        });
     }
     __syncthreads();
 }

@@ -114,6 +114,7 @@ DEVICE void wait_for_count(const u32* counter, u32 count) {
     do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
     while (now < count);
 }
+DEVICE void count_shared(u32 counter) { asm volatile("red.relaxed.cta.shared::cta.add.u32 [%0], 1;" ::"r"(counter) : "memory"); } // atomicAdd works out the address anew each time
 DEVICE void count_release_shared(u32 counter) { asm volatile("red.release.cta.shared::cta.add.u32 [%0], 1;" ::"r"(counter) : "memory"); }
 DEVICE void wait_for_count_shared(u32 counter, u32 count) {
     u32 now;

@@ -30,8 +30,8 @@ struct Codes {
     float scale;
 };
 
-/// All eight threads of the group call it.
-DEVICE Codes quantize_chunk(const Chunk& c, int divide, int power_of_two) {
+/// All threads of the mask call it, whole groups of eight.
+DEVICE Codes quantize_chunk(const Chunk& c, int divide, int power_of_two, u32 mask) {
     float x[16];
 #pragma unroll
     for (int i = 0; i < 8; i++) x[2 * i] = low_bf16(c.words[i]), x[2 * i + 1] = high_bf16(c.words[i]);
@@ -39,7 +39,7 @@ DEVICE Codes quantize_chunk(const Chunk& c, int divide, int power_of_two) {
 #pragma unroll
     for (int i = 0; i < 16; i++) m = fmaxf(m, fabsf(x[i]));
 #pragma unroll
-    for (int step = 1; step < 8; step *= 2) m = fmaxf(m, __shfl_xor_sync(0xFFu << (threadIdx.x & 24), m, step));
+    for (int step = 1; step < 8; step *= 2) m = fmaxf(m, __shfl_xor_sync(mask, m, step));
     const float scale = group_scale(m, divide, power_of_two);
     const Divisor divisor(scale);
     u32 codes[4];
@@ -48,3 +48,6 @@ DEVICE Codes quantize_chunk(const Chunk& c, int divide, int power_of_two) {
         codes[i] = divisor.quantize_pair(x[4 * i], x[4 * i + 1]) | divisor.quantize_pair(x[4 * i + 2], x[4 * i + 3]) << 16;
     return Codes{make_uint4(codes[0], codes[1], codes[2], codes[3]), scale};
 }
+
+/// All eight threads of the group call it.
+DEVICE Codes quantize_chunk(const Chunk& c, int divide, int power_of_two) { return quantize_chunk(c, divide, power_of_two, 0xFFu << (threadIdx.x & 24)); }

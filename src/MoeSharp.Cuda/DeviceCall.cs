@@ -248,7 +248,10 @@ internal sealed class DeviceCall : IDisposable
             _wide.Permute(hidden.Bf16, ids, expertMap, stream);
             return;
         }
-        (int blocks, int tokensPerBlock) = Sizes.QuantizeGrid(_kernels.Context.Multiprocessors);
+        int multiprocessors = _kernels.Context.Multiprocessors;
+        bool longRuns = hidden.Codes == 0 && Sizes.HasLongRuns(multiprocessors); // what they gain is in writing rows
+        (int blocks, int tokensPerBlock, int shared) = longRuns ? Sizes.RunsGrid(multiprocessors) : Sizes.QuantizeGrid(multiprocessors);
+        CudaKernel kernel = longRuns ? _kernels.QuantizeRuns : _kernels.Quantize;
         var arguments = new QuantizeArguments
         {
             Hidden = hidden.Bf16,
@@ -268,7 +271,6 @@ internal sealed class DeviceCall : IDisposable
             PowerOfTwo = _shape.PowerOfTwoScales ? 1 : 0,
             GlobalExperts = GlobalExperts(expertMap),
         };
-        int shared = 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK);
         WriteRows(arguments);
         if (Sizes.RowBlocks == Sizes.HiddenBlocks) return;
         ulong rows = (ulong)Sizes.HiddenBlocks * (ulong)Sizes.Capacity; // the second half like the first: GateUp passes over both
@@ -278,7 +280,7 @@ internal sealed class DeviceCall : IDisposable
 
         void WriteRows(in QuantizeArguments arguments)
         {
-            _kernels.Quantize.Launch(arguments, blocks, stream, dynamicShared: shared);
+            kernel.Launch(arguments, blocks, stream, dynamicShared: shared);
             if (hidden.Codes != 0) PlaceCodes(hidden, arguments.Rows, arguments.Scales, stream);
         }
     }

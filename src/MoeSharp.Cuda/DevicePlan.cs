@@ -18,6 +18,9 @@ internal readonly struct DevicePlan
     {
         Tokens = tokens;
         Slots = checked(tokens * shape.TopK);
+        TopK = shape.TopK;
+        Experts = shape.Experts;
+        GlobalExperts = shape.GlobalExperts;
         HiddenBlocks = Formats.Blocks(shape.Hidden, 128);
         RowBlocks = shape.HasStraddlingScales ? 2 * HiddenBlocks : HiddenBlocks;
         IntermediateBlocks = Formats.Blocks(shape.Intermediate, 128);
@@ -74,6 +77,12 @@ internal readonly struct DevicePlan
 
     private int HiddenSize { get; }
 
+    private int TopK { get; }
+
+    private int Experts { get; }
+
+    private int GlobalExperts { get; }
+
     /// <summary>Rows that suffice for any routing.</summary>
     internal int Capacity { get; }
 
@@ -117,11 +126,52 @@ internal readonly struct DevicePlan
     /// <summary>The same for the wide kernels: what they call entries.</summary>
     internal static int WideEntries(int rows, int tileRows) => rows > WideFewRows ? Formats.Blocks(rows, tileRows) : rows > 0 ? 2 : 0;
 
-    /// <summary>Blocks of the quantizing kernel: each takes a run of tokens.</summary>
-    internal (int Blocks, int TokensPerBlock) QuantizeGrid(int multiprocessors)
+    /// <summary>Blocks of quantize_permute and permute_wide, tokens of each and its shared memory.</summary>
+    internal (int Blocks, int TokensPerBlock, int Shared) QuantizeGrid(int multiprocessors)
     {
         int perBlock = Formats.Blocks(Tokens, Math.Min(Tokens, multiprocessors));
-        return (Formats.Blocks(Tokens, perBlock), perBlock);
+        return (Formats.Blocks(Tokens, perBlock), perBlock, sizeof(int) * (3 * Experts + perBlock * TopK));
+    }
+
+    /// <summary>
+    /// Whether quantize_permute_runs places the rows: where 256 or more per multiprocessor are expected under even routing (33792 for 132 of them). It writes rows faster, but counts in several
+    /// blocks for the same tokens and lists rows first. On an H200, T = 8192 and 65536 rows, it takes 223, 64.7, 120 and 95.4 us instead of 274, 78.7, 150 and 113.5 (DeepSeek-V3, Qwen3-30B,
+    /// Qwen3-235B, MiniMax-M2), but 79.7 instead of 75.9 for the 8192 rows of a rank with 32 of 256 experts; at T = 2048 equally long within 2 us (26.5 instead of 23 there), at T = 128 10 instead of 7.3.
+    /// </summary>
+    internal bool HasLongRuns(int multiprocessors) =>
+        !IsWide && (long)Slots * Experts >= (long)RowsOfLongRuns * multiprocessors * GlobalExperts && SharedOfRuns(1) <= MaximumShared;
+
+    private const int RowsOfLongRuns = 256, MaximumShared = 227 * 1024;
+
+    /// <summary>
+    /// Blocks of quantize_permute_runs, tokens of each and its shared memory. Several blocks have the same run of tokens and share the K blocks: the longer a run, the more rows of an
+    /// expert are neighbours in it and are written together.
+    /// </summary>
+    internal (int Blocks, int TokensPerBlock, int Shared) RunsGrid(int multiprocessors)
+    {
+        const int longRun = 256, longestRun = 512; // beyond the first, rows are neighbours enough; beyond the second, shared memory is too small
+        int parts = 1, most = longestRun;
+        long least = long.MaxValue;
+        for (int pass = 0; pass < 2; pass++) // the most parts that keep the largest block's work within 3 % of the least
+            for (int p = 1; p <= Math.Min(HiddenBlocks, multiprocessors); p++)
+            {
+                int run = Formats.Blocks(Tokens, multiprocessors / p);
+                long work = (long)run * Formats.Blocks(HiddenBlocks, p);
+                if (p > 1 && run > longRun) break;
+                if (pass == 0) least = Math.Min(least, work);
+                else if (work <= least + least / 32) parts = p;
+            }
+        while (most > 1 && SharedOfRuns(most) > MaximumShared) most /= 2;
+        int perBlock = Math.Min(most, Formats.Blocks(Tokens, Math.Min(Tokens, multiprocessors / parts)));
+        return (Formats.Blocks(Tokens, perBlock) * parts, perBlock, SharedOfRuns(perBlock));
+    }
+
+    /// <summary>As kernels/quantize_permute_runs.cu lays it out.</summary>
+    private int SharedOfRuns(int tokens)
+    {
+        const int stageUnits = 256, unitBytes = 128 + sizeof(float), rankers = 8, sums = 96;
+        int slots = tokens * TopK, counters = Math.Max(2 * Math.Max(stageUnits, Formats.Blocks(tokens, 4) * 4) * unitBytes / sizeof(int), 2 * (Experts + 1));
+        return sizeof(int) * (counters + rankers * Experts + Experts + Experts % 2 + sums + slots + slots % 2 + 2 * slots);
     }
 }
 

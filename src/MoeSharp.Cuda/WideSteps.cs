@@ -68,8 +68,7 @@ internal sealed class WideSteps
             ExpertMap = expertMap,
             GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
         };
-        (int blocks, int tokensPerBlock) = _sizes.QuantizeGrid(_kernels.Context.Multiprocessors);
-        int shared = 4 * (3 * _shape.Experts + tokensPerBlock * _shape.TopK);
+        (int blocks, _, int shared) = _sizes.QuantizeGrid(_kernels.Context.Multiprocessors);
         _kernels.Wide.Permute.Launch(arguments, blocks, stream, dynamicShared: shared);
         if (_sizes.RowBlocks == _sizes.HiddenBlocks) return;
         arguments.Rows += (ulong)_sizes.HiddenBlocks * (ulong)_sizes.Capacity * 256; // the second half like the first: GateUp passes over both

@@ -20,6 +20,7 @@ internal sealed class KernelSet : IDisposable
         GateUpPlain = gateUp.Kernel("gateup_plain", GemmThreads, staged: true);
         Down = down.Kernel("down", GemmThreads, staged: true);
         Quantize = quantize.Kernel("quantize_permute", QuantizeThreads);
+        QuantizeRuns = Load("quantize_permute_runs").Kernel("quantize_permute_runs", QuantizeThreads, staged: true);
         Combine = combine.Kernel("combine", Threads);
         Prepare = prepare.Kernel("prepare", Threads);
         Weigh = Load("quantize_weigh").Kernel("quantize_weigh", Threads);
@@ -47,6 +48,9 @@ internal sealed class KernelSet : IDisposable
     internal CudaKernel Down { get; }
 
     internal CudaKernel Quantize { get; }
+
+    /// <summary>The same of many rows: <see cref="DevicePlan.HasLongRuns"/>.</summary>
+    internal CudaKernel QuantizeRuns { get; }
 
     internal CudaKernel Combine { get; }
 

@@ -55,10 +55,36 @@ public class DevicePlanTests
     [Fact]
     public void QuantizingBlocksCoverAllTokensOnce() => Gen.Select(Gen.Int[1, 100_000], Gen.Int[1, 200]).Sample((tokens, multiprocessors) =>
     {
-        (int blocks, int perBlock) = Plan(tokens, 1, 8).QuantizeGrid(multiprocessors);
+        (int blocks, int perBlock, _) = Plan(tokens, 1, 8).QuantizeGrid(multiprocessors);
         Assert.True(blocks <= multiprocessors && (long)(blocks - 1) * perBlock < tokens && (long)blocks * perBlock >= tokens,
             $"{blocks} blocks of {perBlock} tokens for {tokens} tokens on {multiprocessors} multiprocessors");
     });
+
+    [Fact]
+    public void LongRunsCoverAllTokensAndFit() => Gen.Select(Gen.Int[1, 100_000], Gen.Int[1, 200], Gen.Int[1, 60], Gen.Int[1, 32]).Sample((tokens, multiprocessors, hiddenBlocks, topK) =>
+    {
+        ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", 256, topK, hiddenBlocks * 128, 128), WeightFormat.Block128);
+        (int blocks, int perBlock, int shared) = new DevicePlan(ExpertsShape.From(new() { TopK = topK }, weights), tokens).RunsGrid(multiprocessors);
+        int runs = (tokens + perBlock - 1) / perBlock, parts = blocks / runs;
+        Assert.True(parts >= 1 && blocks == runs * parts && parts <= hiddenBlocks && shared is > 0 and <= 227 * 1024 && perBlock <= 512 && (blocks <= multiprocessors || (parts == 1 && perBlock >= 256)),
+            $"{parts} blocks for each of {runs} runs of {perBlock} tokens with {shared} bytes, for {tokens} tokens, K={topK}, {hiddenBlocks} K blocks, on {multiprocessors} multiprocessors");
+    });
+
+    /// <summary>256 rows per multiprocessor, of the experts that are here.</summary>
+    [Theory]
+    [InlineData(8192, 8, 256, 256, WeightFormat.Block128, ActivationFormat.Fp8, true)]
+    [InlineData(8192, 8, 32, 256, WeightFormat.Block128, ActivationFormat.Fp8, false)]
+    [InlineData(33792, 8, 32, 256, WeightFormat.Block128PowerOfTwo, ActivationFormat.Fp8, true)]
+    [InlineData(4224, 8, 128, 128, WeightFormat.Block128, ActivationFormat.Fp8, true)]
+    [InlineData(4223, 8, 128, 128, WeightFormat.Block128, ActivationFormat.Fp8, false)]
+    [InlineData(8192, 8, 256, 256, WeightFormat.Block128, ActivationFormat.Bf16, false)]
+    [InlineData(8192, 8, 256, 256, WeightFormat.MxFp8, ActivationFormat.Fp8, false)]
+    public void ManyRowsArePlacedInLongRuns(int tokens, int topK, int experts, int global, WeightFormat format, ActivationFormat activations, bool longRuns)
+    {
+        ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", experts, topK, 2048, 768), format);
+        var plan = new DevicePlan(ExpertsShape.From(new() { TopK = topK, GlobalExperts = global, Activations = activations }, weights), tokens);
+        Assert.Equal(longRuns, plan.HasLongRuns(multiprocessors: 132));
+    }
 
     [Fact]
     public void BuffersOfDifferentStepsShareBytes()

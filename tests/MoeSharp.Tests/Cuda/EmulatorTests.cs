@@ -42,6 +42,28 @@ public class EmulatedMachineTests
         Assert.Equal("", Difference(backend, 90));
     }
 
+    /// <summary>600 rows are many for two multiprocessors and few for eight, so another kernel quantizes and places them.</summary>
+    [Fact]
+    public void LongRunsGiveTheBitsOfShortOnes()
+    {
+        const int tokens = 300, hidden = 256;
+        using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 4, hidden, 128, 1);
+        var plan = new DevicePlan(ExpertsShape.From(new() { TopK = 2 }, weights), tokens);
+        Assert.Equal((true, false), (plan.HasLongRuns(2), plan.HasLongRuns(8)));
+        CudaQueueTests.Same(Output(8), Output(2), "long runs");
+
+        BFloat16[] Output(int multiprocessors)
+        {
+            Emulator.Set("multiprocessors", multiprocessors);
+            using CudaBackend backend = Gpu.Open();
+            using var experts = new FusedExperts(new() { TopK = 2 }, weights, backend);
+            var output = new BFloat16[tokens * hidden];
+            experts.Forward(RandomLayer.Hidden(tokens, hidden, 2), RandomLayer.Ids(tokens, 2, 4, 3, dropped: 0.1), RandomLayer.TopkWeights(tokens, 2, 4), output);
+            Assert.Equal("", Difference(backend, tokens));
+            return output;
+        }
+    }
+
     [Fact]
     public void DriversAndGpusThatDoNotSufficeGetASentence()
     {

@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace MoeSharp.Tests;
 
-/// <summary>Where the first kernel puts rows, what it writes there and its tiles, against the CPU's permutation and quantizer: equal in every bit.</summary>
+/// <summary>Where the first kernels put rows, what they write there and their tiles, against the CPU's permutation and quantizer: equal in every bit.</summary>
 [Trait("Category", "Cuda")]
 public class QuantizePermuteTests
 {
@@ -23,17 +23,22 @@ public class QuantizePermuteTests
     };
 
     [Theory, MemberData(nameof(Cases))]
-    public void RowsLieWhereTheCpuPutsThem(string what, int tokens, int topK, int experts, int global)
+    public void RowsLieWhereTheCpuPutsThem(string what, int tokens, int topK, int experts, int global) => Compare(longRuns: false, what, tokens, topK, experts, global);
+
+    [Theory, MemberData(nameof(Cases))]
+    public void RowsOfLongRunsLieThereToo(string what, int tokens, int topK, int experts, int global) => Compare(longRuns: true, what, tokens, topK, experts, global);
+
+    private static void Compare(bool longRuns, string what, int tokens, int topK, int experts, int global)
     {
         using CudaBackend backend = Gpu.Open();
         foreach (bool misaligned in new[] { false, true })
             foreach (WeightFormat format in new[] { WeightFormat.Block128, WeightFormat.Block128PowerOfTwo })
-                Compare(backend, $"{what}, T={tokens} K={topK} E={experts} of {global}, {format}, ids {(misaligned ? "not " : "")}aligned", what, tokens, topK, experts, global,
+                Compare(backend, longRuns, $"{what}, T={tokens} K={topK} E={experts} of {global}, {format}, ids {(misaligned ? "not " : "")}aligned", what, tokens, topK, experts, global,
                     format, misaligned);
     }
 
     private static void Compare(
-        CudaBackend backend, string where, string what, int tokens, int topK, int experts, int global, WeightFormat format, bool misaligned)
+        CudaBackend backend, bool longRuns, string where, string what, int tokens, int topK, int experts, int global, WeightFormat format, bool misaligned)
     {
         int[] ids = Ids(what, tokens, topK, global), local = new int[ids.Length];
         int[] map = experts == global ? [] : [.. Enumerable.Range(0, global).Select(e => e % 8 == 3 ? e / 8 : -1)];
@@ -50,8 +55,10 @@ public class QuantizePermuteTests
         using DeviceBuffer hidden = Upload(stream, x), idBuffer = Upload<int>(stream, [.. new int[shift], .. ids]), mapBuffer = Upload<int>(stream, [.. map, 0]);
         using DeviceBuffer rows = Room(stream, (long)blocks * capacity * 128), scales = Room(stream, (long)blocks * capacity * 4);
         using DeviceBuffer rowOfSlot = Room(stream, ids.Length * 4), tiles = Room(stream, plan.MostTiles * 32), tileCount = Room(stream, 4);
-        (int grid, int perBlock) = plan.QuantizeGrid(kernels.Context.Multiprocessors);
-        kernels.Quantize.Launch(new QuantizeArguments
+        int multiprocessors = kernels.Context.Multiprocessors;
+        (int grid, int perBlock, int shared) = !longRuns ? plan.QuantizeGrid(multiprocessors)
+            : plan.RunsGrid(misaligned ? 24 : multiprocessors); // on 24 several blocks share a run, and runs of 4099 tokens are long; on the emulator's four they are the longest
+        (longRuns ? kernels.QuantizeRuns : kernels.Quantize).Launch(new QuantizeArguments
         {
             Hidden = hidden.Address,
             Ids = idBuffer.Address + 4 * (ulong)shift,
@@ -69,7 +76,7 @@ public class QuantizePermuteTests
             TokensPerBlock = perBlock,
             PowerOfTwo = shape.PowerOfTwoScales ? 1 : 0,
             GlobalExperts = global,
-        }, grid, stream.Raw, dynamicShared: 4 * (3 * experts + perBlock * topK));
+        }, grid, stream.Raw, dynamicShared: shared);
 
         var counts = new int[experts];
         Permutation.Count(local, counts);
@@ -130,7 +137,7 @@ public class QuantizePermuteTests
         using DeviceBuffer hidden = Upload(stream, x), idBuffer = Upload<int>(stream, ids), mapBuffer = Upload<int>(stream, [.. map, 0]);
         using DeviceBuffer rows = Room(stream, (long)blocks * capacity * 256), rowOfSlot = Room(stream, ids.Length * 4);
         using DeviceBuffer tiles = Room(stream, plan.MostTiles * 32), tileCount = Room(stream, 4);
-        (int grid, int perBlock) = plan.QuantizeGrid(kernels.Context.Multiprocessors);
+        (int grid, int perBlock, int shared) = plan.QuantizeGrid(kernels.Context.Multiprocessors);
         kernels.Wide.Permute.Launch(new WidePermuteArguments
         {
             Hidden = hidden.Address,
@@ -149,7 +156,7 @@ public class QuantizePermuteTests
             GlobalExperts = global,
             Quantize = mx ? 1 : 0,
             TileRows = DevicePlan.WideTileRows(WeightFormat.MxFp8),
-        }, grid, stream.Raw, dynamicShared: 4 * (3 * experts + perBlock * topK));
+        }, grid, stream.Raw, dynamicShared: shared);
 
         var counts = new int[experts];
         Permutation.Count(local, counts);
