@@ -39,9 +39,8 @@ DEVICE u32 pair(const WidePrepareArguments& p, const Source& s, int column) { //
 }
 
 /// 16 bytes of one thread: E4M3 values of two rows at two steps of 16, or BF16 values at one.
-DEVICE uint4 part(const WidePrepareArguments& p, int block, int depth, int tile, int index) {
-    const int thread = index % 128, group = index / 128, lane = thread % 32;
-    const int r = tile * 64 + thread / 32 * 16 + lane / 4;
+DEVICE uint4 part(const WidePrepareArguments& p, int block, int depth, int warp, int group, int lane) {
+    const int r = warp * 16 + lane / 4;
     const Source low = source_of(p, block, r), high = source_of(p, block, r + 8);
     if (p.format == bf16) {
         const int c = depth * 64 + group * 16 + lane % 4 * 2;
@@ -79,11 +78,12 @@ extern "C" __global__ void __launch_bounds__(256) prepare_wide(const __grid_cons
     const u64 chunks = (u64)p.blocks * p.k_blocks * 2 * piece_chunks;
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < chunks; i += (u64)gridDim.x * blockDim.x) {
         const int index = (int)(i % piece_chunks), depth = (int)(i / piece_chunks % (2 * p.k_blocks)), block = (int)(i / piece_chunks / (2 * p.k_blocks));
-        const int tile = index / (piece_chunks / 2);
+        const int warp = index / (piece_chunks / 8), group = index / 32 % (piece_chunks / 256), chunk = index % (piece_chunks / 4); // of a quarter
         u8* piece = p.to + ((u64)block * 2 * p.k_blocks + depth) * piece_bytes;
-        *(uint4*)(piece + index * 16) = wide::part(p, block, depth, tile, index % (piece_chunks / 2));
-        if (p.format == wide::mxfp8 && index < 64) // 16 rows have 8 words
-            ((u32*)(piece + 2 * tile_codes))[index] = wide::scale_bytes(p, block, depth, index / 8 * 16 + index % 8);
+        u8* quarter = piece + warp / 2 * (piece_bytes / 4);
+        *(uint4*)(quarter + chunk * 16) = wide::part(p, block, depth, warp, group, index % 32);
+        if (p.format == wide::mxfp8 && chunk < 16) // 16 rows have 8 words
+            ((u32*)(quarter + quarter_codes))[chunk] = wide::scale_bytes(p, block, depth, warp / 2 * 32 + chunk / 8 * 16 + chunk % 8);
     }
 }
 

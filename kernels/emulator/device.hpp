@@ -234,6 +234,12 @@ DEVICE void wait_for_count(const u32* counter, u32 count) { wait_for_count_at(co
 DEVICE void count_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
 DEVICE void count_release_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
 DEVICE void wait_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "wait_for_count_shared"); }
+DEVICE void add_release_shared(u32 word, u32 amount) { *(u32*)shared_pointer(word, 4) += amount; }
+DEVICE u32 load_acquire_shared(u32 word) { return *(const volatile u32*)shared_pointer(word, 4); }
+DEVICE void wait_for_zero_shared(u32 word) {
+    while (const u32 now = load_acquire_shared(word)) emulator::wait_while((const u32*)shared_pointer(word, 4), ~0u, now, "wait_for_zero_shared");
+}
+DEVICE void doze_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "doze_for_count_shared"); }
 
 /// Lane 8 i + c writes column c of matrix i, whose rows are spread over the lanes.
 template <int Count> void store_transposed(u32 to, const u32 (&pairs)[Count]) {

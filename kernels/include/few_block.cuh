@@ -15,7 +15,7 @@ struct alignas(16) FewUnit {
     int kind;
     int active;  // number of the expert among those with tokens
     int index;   // of the unit among the expert's
-    int halves;  // 1: 32 weight rows, two K blocks to a slot; 0: 64 weight rows
+    int halves;  // 1: 32 weight rows, twice the depth to a slot; 0: 64 weight rows
     int slot;    // of its first K block
     u32 phase;
     u32 gateups; // GateUp units that this block took before
@@ -29,7 +29,8 @@ struct FewRouting {
     int expert[few_slots];         // by number
     u32 tokens[few_slots];         // by number, a bit each
     int row_of_slot[few_slots];    // 8 * number + token, or -1
-    int is_last[few_math_warpgroups];
+    int is_last[few_math_warpgroups]; // with own rings: what each math warpgroup has posted to the finishing warp, and
+    u32 posts;                        // how often any has
 };
 
 /// A place in a ring, of so many slots from the first on.
@@ -54,11 +55,12 @@ template <class Format> struct FewBlock {
     int rows, headers, hidden_scales, scales, barriers, unit_barriers, units, routing;
 
     static constexpr int rings = Format::own_rings ? few_math_warpgroups : 1;
-    static constexpr int threads = few_math_threads + rings * 32; // a producer's warp for each
+    static constexpr int threads = few_math_threads + (rings + Format::own_rings) * 32; // a producer's warp for each, with own rings a finishing warp
 
     DEVICE FewBlock(const FewArguments& f, u8* m) : memory(m), shared(shared_address(m)) {
         const int most = f.hidden_blocks > few_math_warpgroups * f.intermediate_blocks ? f.hidden_blocks : few_math_warpgroups * f.intermediate_blocks;
-        rows = f.ring_slots * (rings * few_slot_bytes);
+        rows = f.ring_slots * (rings * Format::slot_bytes);
+        if (Format::slot_bytes % 1024) rows = (rows + 1023) & ~1023;
         headers = rows + (most > 4 ? most : 4) * Format::row_block_bytes; // products of 32 weight rows read 4096 bytes beyond the last slot
         hidden_scales = headers + f.ring_slots * (rings * Format::header_bytes);
         scales = hidden_scales + f.hidden_blocks * Format::scale_bytes;
@@ -88,6 +90,8 @@ template <class Format> struct FewBlock {
                 barrier_init(unit_empty(i), 128);
             }
             if (i == 0) routes()->gateups_done = 0;
+            if (Format::own_rings && i < few_math_warpgroups) routes()->is_last[i] = 0;
+            if (Format::own_rings && i == 0) routes()->posts = 0;
             fence_barrier_init();
         }
         __syncthreads();

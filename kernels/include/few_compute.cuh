@@ -40,6 +40,16 @@ struct FewOperands {
     int k_blocks, halves;
 };
 
+/// With own rings: a math warpgroup, one that has written, tells the finishing warp that a unit is stored. What must wait until all of the GPU sees it, that warp does.
+template <class Format> DEVICE void post(const FewBlock<Format>& b, const FewUnit& unit, int warpgroup) {
+    const u32 posted = b.shared + b.routing + offset_of(FewRouting, is_last) + warpgroup * 4;
+    wait_for_zero_shared(posted); // the one before is taken; all wait, since the assembler would not believe that one thread's loop ends before products
+    warpgroup_barrier(warpgroup);
+    if (threadIdx.x % 128 > 0) return;
+    add_release_shared(posted, 4 + unit.kind + unit.active * 8 + unit.index * (8 * few_slots));
+    count_release_shared(b.shared + b.routing + offset_of(FewRouting, posts));
+}
+
 /// Activated outputs of the expert's tokens, rounded to BF16 and not yet quantized: a group of 128 is spread over several blocks.
 template <class Format> DEVICE void activate_few(const float (&final)[4], const FewArguments& f, const FewBlock<Format>& b, const FewUnit& unit, int warpgroup) {
     const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, token = lane % 4 * 2;
@@ -51,20 +61,31 @@ template <class Format> DEVICE void activate_few(const float (&final)[4], const 
         if (tokens >> token & 1) *to = (u16)y;
         if (tokens >> token & 2) to[size] = (u16)(y >> 16);
     }
+    if (Format::own_rings) return;
     warpgroup_barrier(warpgroup); // all have read the hidden rows and written
     if (threadIdx.x % 128 == 0) {
-        if (!Format::own_rings) count_release_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done));
+        count_release_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done));
         count_release(few_activated(f, unit.active));
     }
 }
 
-/// Sums up all tokens' slots at 64 output columns.
+/// Sums up a token's slots at eight of 64 output columns.
+template <class Format> DEVICE void combine_item(const FewArguments& f, const FewBlock<Format>& b, int column_unit, int i) {
+    const int token = i / 8, chunk = column_unit * 8 + i % 8;
+    if (chunk * 8 < f.combine.hidden_size) combine_chunk<true>(f.combine, token, chunk, b.routes()->row_of_slot + token * f.combine.top_k);
+}
+
+/// Of all tokens.
 template <class Format> DEVICE void combine_columns(const FewArguments& f, const FewBlock<Format>& b, int column_unit) {
-    const int* rows = b.routes()->row_of_slot;
-    for (int i = threadIdx.x % 128; i < f.combine.tokens * 8; i += 128) {
-        const int token = i / 8, chunk = column_unit * 8 + i % 8;
-        if (chunk * 8 < f.combine.hidden_size) combine_chunk<true>(f.combine, token, chunk, rows + token * f.combine.top_k);
-    }
+    for (int i = threadIdx.x % 128; i < f.combine.tokens * 8; i += 128) combine_item(f, b, column_unit, i);
+}
+
+/// These results are stored. Sets is_last, where outputs are wanted: whether those of all experts are at these columns.
+template <class Format> DEVICE void count_stored(const FewArguments& f, const FewBlock<Format>& b, int active, int column_unit, u32 gateups_of_expert, int* is_last) {
+    const u32 others = b.routes()->experts - 1;
+    if (f.combine.output) *is_last = count_acquire_release(few_added(f, column_unit), others) == others;
+    // At the expert's counter Down units count too: the last of them, which sets it back, comes when all are past their wait.
+    count_up(few_activated(f, active), gateups_of_expert + 2 * f.hidden_blocks - 1);
 }
 
 /// BF16 results of the expert's tokens. True in all threads of whoever finishes these columns for the last expert.
@@ -77,14 +98,10 @@ template <class Format> DEVICE bool store_results(const float (&final)[4], const
         const int token = lane % 4 * 2 + i % 2, chunk = (unit.index % 2 * 8 + warp * 2 + i / 2) ^ token;
         if (tokens >> token & 1) rows[token * 128 + chunk * 8] = (u16)pack_bf16(final[i], 0.0f);
     }
+    if (Format::own_rings) return false;
     warpgroup_barrier(warpgroup);
     int* is_last = &b.routes()->is_last[warpgroup];
-    if (threadIdx.x % 128 == 0) {
-        const u32 others = b.routes()->experts - 1;
-        if (f.combine.output) *is_last = count_acquire_release(few_added(f, unit.index), others) == others;
-        // At the expert's counter Down units count too: the last of them, which sets it back, comes when all are past their wait.
-        count_up(few_activated(f, unit.active), unit.gateups_of_expert + 2 * f.hidden_blocks - 1);
-    }
+    if (threadIdx.x % 128 == 0) count_stored(f, b, unit.active, unit.index, unit.gateups_of_expert, is_last);
     if (!f.combine.output) return false;
     warpgroup_barrier(warpgroup);
     return *is_last;
@@ -113,7 +130,10 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
                 reads_hidden = false;
                 if (thread == 0) count_release_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done));
             }
-            if (unit.kind == few_no_more) return;
+            if (unit.kind == few_no_more) {
+                if (Format::own_rings) post(b, unit, warpgroup);
+                return;
+            }
         }
         if (unit.kind == few_down) {
             if (thread == 0) {
@@ -143,6 +163,37 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
         bool completes = unit.kind == few_zeros && f.combine.output;
         if (unit.kind == few_gateup) activate_few<Format>(final, f, b, unit, warpgroup);
         else if (unit.kind == few_down) completes = store_results(final, f, b, unit, warpgroup);
-        if (completes) combine_columns(f, b, unit.index);
+        if (Format::own_rings) post(b, unit, warpgroup);
+        else if (completes) combine_columns(f, b, unit.index);
+    }
+}
+
+/// With own rings, a warp: tells other blocks what the math warpgroups have stored, which takes the time of several slots and is beside theirs, and sums up columns.
+/// Lane w is for warpgroup w, so that those that end together do not wait for each other.
+template <class Format> DEVICE void finish_few(const FewArguments& f, const FewBlock<Format>& b) {
+    const u32 lane = threadIdx.x % 32, posted = b.shared + b.routing + offset_of(FewRouting, is_last) + lane * 4;
+    const int items = f.combine.tokens * 8; // of 64 columns
+    for (u32 taken = 0, ended = 0; ended < few_math_warpgroups;) {
+        if (lane == 0) doze_for_count_shared(b.shared + b.routing + offset_of(FewRouting, posts), taken + 1);
+        __syncwarp();
+        u32 what = 0;
+        if (lane < few_math_warpgroups) what = load_acquire_shared(posted);
+        if (what) add_release_shared(posted, 0 - what);
+        const int kind = what & 3, active = what / 8 % few_slots, index = what / (8 * few_slots);
+        taken += __popc(__ballot_sync(~0u, what != 0));
+        ended += __popc(__ballot_sync(~0u, what == 4 + few_no_more));
+        const int experts = b.routes()->experts;
+        const u32 gateups_of_expert = (u32)(4 * f.intermediate_blocks) << (f.halves[experts / 32] >> experts % 32 & 1);
+        int last = kind == few_zeros && f.combine.output;
+        if (kind == few_gateup) count_release(few_activated(f, active));
+        if (kind == few_down) count_stored(f, b, active, index, gateups_of_expert, &last);
+        if (!__any_sync(~0u, last)) continue;
+        __syncwarp(); // what that lane sees, all see
+        const int columns = last ? index : -1, first = __shfl_sync(~0u, columns, 0), second = __shfl_sync(~0u, columns, 1), third = __shfl_sync(~0u, columns, 2);
+#pragma unroll 1
+        for (int i = lane; i < few_math_warpgroups * items; i += 32) {
+            const int column_unit = i < items ? first : i < 2 * items ? second : third;
+            if (column_unit >= 0) combine_item(f, b, column_unit, i % items);
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 template <int Kind> struct FewFp8 {
     static constexpr int row_block_bytes = few_tokens * 128;
+    static constexpr int slot_bytes = few_slot_bytes;
     static constexpr int header_bytes = 2 * 16;         // a slot of 32 weight rows has two K blocks
     static constexpr int scale_bytes = few_tokens * 4;  // of rows, per K block
     static constexpr bool own_rings = false;

@@ -36,6 +36,7 @@ template <class Format> DEVICE void experts_few(const FewArguments& f) {
     wait_for_earlier_kernels();
     launch_dependents();
     const int warp = uniform(threadIdx.x / 32), first_producer = few_math_threads / 32;
-    if (Format::own_rings ? warp >= first_producer : warp == first_producer) produce_few(f, block);
+    if (Format::own_rings && warp == first_producer + block.rings) finish_few(f, block);
+    else if (Format::own_rings ? warp >= first_producer : warp == first_producer) produce_few(f, block);
     else compute_few(f, block);
 }

@@ -128,6 +128,20 @@ DEVICE void wait_for_count_shared(u32 counter, u32 count) {
     while (now < count);
 }
 
+// A word of shared memory by which one warp hands work to another: 0, or what there is to do.
+DEVICE void add_release_shared(u32 word, u32 amount) { asm volatile("red.release.cta.shared::cta.add.u32 [%0], %1;" ::"r"(word), "r"(amount) : "memory"); }
+DEVICE u32 load_acquire_shared(u32 word) {
+    u32 now;
+    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(now) : "r"(word) : "memory");
+    return now;
+}
+DEVICE void wait_for_zero_shared(u32 word) {
+    while (load_acquire_shared(word) != 0) {}
+}
+DEVICE void doze_for_count_shared(u32 counter, u32 count) { // by whoever must not take issue slots from others
+    while (load_acquire_shared(counter) < count) asm volatile("nanosleep.u32 32;");
+}
+
 // Matrices of 8 x 8 16-bit values, as products leave them (two neighbours of row lane / 4 per lane), to shared memory as columns: lane 8 i + c gives the
 // address of column c of matrix i, 16 bytes.
 DEVICE void store_transposed(u32 to, const u32 (&pairs)[1]) {

@@ -8,19 +8,21 @@ internal readonly struct FewPlan
 
     private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 64 * 128;
     private const int FewestRingSlots = 8, FewestWideRingSlots = 3; // 64 KB on their way keep the memory of a multiprocessor's share busy
-    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16;
+    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups + 4, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16, RowsAlignment = 1024;
 
     internal FewPlan(ExpertsShape shape)
     {
         int hidden = Formats.Blocks(shape.Hidden, 128), intermediate = Formats.Blocks(shape.Intermediate, 128);
         bool isWide = WideKernels.Serve(shape.Format, shape.Activations);
         int rowBlockBytes = Tokens * 128 * (isWide ? 2 : 1); // BF16 or codes
-        int headerBytes = !isWide ? 32 : shape.Format switch { WeightFormat.MxFp8 => 256, WeightFormat.Bf16 => 0, _ => 16 }; // scales of a slot's weights
+        int slotBytes = SlotBytes, headerBytes = 32; // scales of two K blocks
+        if (isWide && shape.Format == WeightFormat.MxFp8) (slotBytes, headerBytes) = (SlotBytes + 256, 0); // within the slot
+        if (isWide && shape.Format == WeightFormat.Bf16) headerBytes = 0;
         long rows = Math.Max(Math.Max(hidden, Warpgroups * intermediate), 4) * (long)rowBlockBytes;
         long scales = isWide ? 0 : 4L * Tokens * (hidden + Warpgroups * intermediate);
-        long left = SharedBytes - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
+        long left = SharedBytes - (slotBytes == SlotBytes ? 0 : RowsAlignment) - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
         int rings = isWide ? Warpgroups : 1;
-        RingSlots = (int)Math.Max(left / (rings * (SlotBytes + headerBytes + BarrierBytes)), 0);
+        RingSlots = (int)Math.Max(left / (rings * (slotBytes + headerBytes + BarrierBytes)), 0);
         bool serves = 2 * hidden <= Columns && shape.Hidden % ChunkValues == 0 && !shape.HasStraddlingScales && !shape.RouterWeightOnInput
             && RingSlots >= (isWide ? FewestWideRingSlots : FewestRingSlots);
         MostTokens = serves ? Math.Min(Tokens, (Slots - 1) / shape.TopK) : 0;
@@ -32,14 +34,16 @@ internal readonly struct FewPlan
     /// <summary>Of 8 KB, of each ring: the wide kernel has one per warpgroup.</summary>
     internal int RingSlots { get; }
 
-    /// <summary>GateUp in units of 32 weight rows where blocks then wait less for the last one: by an eighth at least, since smaller units cost more instructions.</summary>
-    internal static FewHalves Halves(int intermediateBlocks, int grid)
+    /// <summary>GateUp in units of 32 weight rows where blocks then wait less for the last one: by an eighth at least, since smaller units cost more instructions. Of the wide kernel a unit takes a
+    /// warpgroup, which decodes 32 rows in the time of 64: there only where all units are then under way at once.</summary>
+    internal static FewHalves Halves(int intermediateBlocks, int grid, bool isWide)
     {
         FewHalves halves = default;
         for (int experts = 1; experts < Slots; experts++)
         {
             int units = 4 * intermediateBlocks * experts;
-            if (8 * Formats.Blocks(2 * units, grid) <= 7 * 2 * Formats.Blocks(units, grid)) halves[experts / 32] |= 1u << experts;
+            bool helps = isWide ? 2 * units <= Warpgroups * grid : 8 * Formats.Blocks(2 * units, grid) <= 7 * 2 * Formats.Blocks(units, grid);
+            if (helps) halves[experts / 32] |= 1u << experts;
         }
         return halves;
     }
