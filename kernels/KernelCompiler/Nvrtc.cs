@@ -19,15 +19,15 @@ internal sealed unsafe class Nvrtc(string library)
         }
     }
 
-    /// <summary>Compiles one file; includes are looked up beside it.</summary>
-    internal (byte[] Cubin, string Log) Compile(string path)
+    /// <summary>Compiles one file with more options than the usual; includes are looked up beside it.</summary>
+    internal (byte[] Cubin, string Log) Compile(string path, params string[] more)
     {
         nint program;
         fixed (byte* source = Text(File.ReadAllText(path)), name = Text(Path.GetFileName(path)))
             Check(((delegate* unmanaged<nint*, byte*, byte*, int, void*, void*, int>)Export("nvrtcCreateProgram"))(&program, source, name, 0, null, null), "nvrtcCreateProgram");
         try
         {
-            string[] options = ["-std=c++17", "-arch=sm_90a", "--ptxas-options=-v", "-I" + Path.GetDirectoryName(Path.GetFullPath(path))];
+            string[] options = ["-std=c++17", "-arch=sm_90a", "--ptxas-options=-v", "-I" + Path.GetDirectoryName(Path.GetFullPath(path)), .. more];
             nint* pointers = stackalloc nint[options.Length];
             for (int i = 0; i < options.Length; i++) pointers[i] = Marshal.StringToCoTaskMemUTF8(options[i]);
             int result = ((delegate* unmanaged<nint, int, nint*, int>)Export("nvrtcCompileProgram"))(program, options.Length, pointers);

@@ -13,8 +13,8 @@ internal static partial class Program
 {
     private const int OldestCompiler = 12040;
 
-    /// <summary>What compilers after the oldest make faster; they make experts_few slower and the wide kernels spill (docs/cuda.md).</summary>
-    private static readonly string[] s_betterNewer = ["down", "gateup_activate"];
+    /// <summary>What compilers after the oldest make, for many rows per expert; with few rows they are slower, and the wide kernels spill (docs/cuda.md).</summary>
+    private static readonly string[] s_ofManyRows = ["down", "gateup_activate"];
 
     private static int Main(string[] args)
     {
@@ -33,8 +33,9 @@ internal static partial class Program
         var stale = new List<string>();
         foreach (string source in Directory.EnumerateFiles(kernels, "*.cu").Order(StringComparer.Ordinal))
         {
-            if (version > OldestCompiler && !s_betterNewer.Contains(Path.GetFileNameWithoutExtension(source))) continue;
-            (byte[] cubin, string log) = compiler.Compile(source);
+            bool manyRows = version > OldestCompiler;
+            if (manyRows && !s_ofManyRows.Contains(Path.GetFileNameWithoutExtension(source))) continue;
+            (byte[] cubin, string log) = manyRows ? compiler.Compile(source, "-DMANY_ROWS") : compiler.Compile(source);
             string name = Path.GetFileNameWithoutExtension(source);
             Put(Path.Combine(target, name + ".cubin"), cubin);
             reports.AddRange(Reports(name, log));

@@ -4,6 +4,7 @@
 // machine (see `Machine`), emulator_get tells what is in use.
 #include "fibers.hpp"
 #include "kernels.hpp"
+#include <thread>
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -38,6 +39,7 @@ struct Graph { std::vector<Work> nodes; };
 struct Stream {
     Context* context;
     std::unique_ptr<Graph> capture;
+    std::thread::id captures_for; // the thread that began it, where others may go on (thread-local mode); else none
     std::deque<Work> pending;
     u64 queued = 0, done = 0;
     int pinned_copies = 0; // of those pending
@@ -113,9 +115,9 @@ int queue(void* handle, Work work) {
     return success;
 }
 
-bool capturing() {
+bool capturing() { // so that this thread must not do what could not be part of a graph
     for (auto& [handle, stream] : streams)
-        if (stream->capture && stream->context == context()) return true;
+        if (stream->capture && stream->context == context() && (stream->captures_for == std::thread::id() || stream->captures_for == std::this_thread::get_id())) return true;
     return false;
 }
 
@@ -441,12 +443,14 @@ int cuStreamIsCapturing(void* stream, int* status) {
     *status = found != streams.end() && found->second->capture;
     return success;
 }
-int cuStreamBeginCapture_v2(void* stream, int) {
+int cuStreamBeginCapture_v2(void* stream, int mode) {
+    constexpr int thread_local_mode = 1;
     GUARD;
     REQUIRE_STATE;
     auto found = streams.find(stream);
     if (found == streams.end()) return invalid_handle;
     found->second->capture = std::make_unique<Graph>();
+    found->second->captures_for = mode == thread_local_mode ? std::this_thread::get_id() : std::thread::id();
     return success;
 }
 int cuStreamEndCapture(void* stream, void** graph) {

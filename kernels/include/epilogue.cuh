@@ -161,7 +161,7 @@ template <int Kind> struct ActivateAndQuantize {
         for (u32 phase = 0;; phase ^= 1) {
             barrier_wait(p.epilogue_barrier(handed_over), phase);
             const Work work = ((const Work*)(p.staging() + work_slot))[phase];
-            if (work.kind == no_more_work) return;
+            if (work.rows == 0) return; // no more work
             const int rows = round_up_8(work.rows), peer_slots = peer_maxima + phase * tile_rows * 4;
             if (thread == 0) barrier_arrive_expect(told, rows * 4);
             for (int row = thread / 8; row < rows; row += step) {

@@ -14,7 +14,7 @@ template <class Weights> struct FewWide {
     static constexpr int header_bytes = Weights::promotes ? 2 * 16 : 0;
     static constexpr int scale_bytes = 0;
     static constexpr bool own_rings = true; // one warpgroup cannot decode as fast as memory brings, and units may be longer than a ring
-    static constexpr bool halves = true;
+    static constexpr bool halves = true; // the host asks for none: slower (FewPlan.Halves)
     using Block = FewBlock<FewWide>;
 
     /// A unit's tiles of 64 weight rows, or quarters of 32, and scales, into the ring.

@@ -1,6 +1,9 @@
 #pragma once
-#include "scheduler.cuh"
-#include "wgmma.cuh"
+#ifdef MANY_ROWS // the build that serves many rows per expert (KernelCompiler)
+#include "coarse_ring.cuh"
+#else
+#include "fine_ring.cuh"
+#endif
 // The pipeline of both grouped GEMMs. A cluster of two blocks takes a unit: each block one 128-row half of the weights, both the same rows, which
 // each loads by halves for both (multicast). In a block one producer thread fills a ring of slots, two warpgroups multiply and promote, and three
 // warps finish what a tile of more than 64 rows hands over while the next one is multiplied. Numbers follow one chain whatever the orientation or tile: per
@@ -21,13 +24,8 @@ constexpr int weight_block_bytes = 128 * 128;
 constexpr int rows_offset = weight_block_bytes; // in a slot
 constexpr int box_rows = 32; // of the tensor map of rows
 
-// The ring. A K block with up to 64 rows takes one slot: weights, then rows. One with up to 256 rows takes two, from an even one on.
-constexpr int slot_bytes = weight_block_bytes + few_rows * 128;
-constexpr int slots = 6;
-static_assert(2 * slot_bytes == weight_block_bytes + tile_rows * 128 && slots % 2 == 0 && slot_bytes % 1024 == 0, "two slots hold a large tile");
-
 struct alignas(16) SlotHeader {
-    Work work;               // valid in the first slot of a unit
+    Work work;               // valid where a unit begins
     float weight_scales[4];
     float scales[tile_rows]; // of the rows
 };
@@ -35,46 +33,39 @@ constexpr int header_weight_scales = sizeof(Work), header_scales = header_weight
 
 /// Shared memory: slots, their headers, barriers, then what the epilogue stages.
 constexpr int headers_offset = slots * slot_bytes;
-constexpr int barriers_offset = headers_offset + slots * sizeof(SlotHeader); // full, empty of each slot, then those of the epilogue
+constexpr int barriers_offset = headers_offset + slot_headers * sizeof(SlotHeader); // full, empty of each slot, then those of the epilogue
 constexpr int epilogue_barriers_offset = barriers_offset + slots * 16;
 enum { handed_over = 0, taken = 1, peer_told = 2, peer_told_few = 3, epilogue_barriers = 4 };
 constexpr int staging_offset = (epilogue_barriers_offset + epilogue_barriers * 8 + 127) / 128 * 128;
 
 /// What a thread knows of its block, and its position in the ring.
-struct Pipeline {
+struct Pipeline : Ring {
     u8* memory;
     u32 shared;
     u32 rank; // in the cluster
-    int slot = 0;
-    u32 phase = 0;
     u32 thread;
 
     DEVICE Pipeline(u8* m) : memory(m), shared(shared_address(m)), rank(cluster_rank()), thread(thread_index()) {}
     DEVICE u32 full() const { return shared + barriers_offset + slot * 16; }
     DEVICE u32 empty() const { return full() + 8; }
+    DEVICE u32 empty(int of) const { return shared + barriers_offset + of * 16 + 8; }
     DEVICE u32 epilogue_barrier(int i) const { return shared + epilogue_barriers_offset + i * 8; }
     DEVICE u32 operands() const { return shared + slot * slot_bytes; }
-    DEVICE SlotHeader* header() const { return (SlotHeader*)(memory + headers_offset + slot * sizeof(SlotHeader)); }
+    DEVICE SlotHeader* header() const { return (SlotHeader*)(memory + headers_offset + header_index() * sizeof(SlotHeader)); }
     DEVICE u8* staging() const { return memory + staging_offset; }
     DEVICE u32 staging_address() const { return shared + staging_offset; }
-    DEVICE void advance(int count) {
-        slot += count;
-        if (slot == slots) {
-            slot = 0;
-            phase ^= 1;
-        }
-    }
-    /// A math warp has read this many slots: both blocks may load into them again.
-    DEVICE void release(u32 count) const {
+    /// A math warp has read what begins at this slot: both blocks may load there again.
+    template <int Barriers> DEVICE void release() const {
         const u32 lane = thread % 32;
-        if (lane < 2 * count) remote_arrive(remote_address(empty() + lane / 2 * 16, lane % 2));
+        if (lane < 2 * Barriers) remote_arrive(Barriers == 1 ? remote_address(empty(), lane) : remote_address(empty() + lane / 2 * 16, lane % 2));
     }
     DEVICE void init() {
-        if (threadIdx.x == 0) {
-            for (int s = 0; s < slots; s++) {
-                barrier_init(shared + barriers_offset + s * 16, 1);
-                barrier_init(shared + barriers_offset + s * 16 + 8, math_warps * 2);
-            }
+        if (threadIdx.x < slots) {
+            barrier_init(shared + barriers_offset + threadIdx.x * 16, 1);
+            barrier_init(shared + barriers_offset + threadIdx.x * 16 + 8, math_warps * 2);
+            fence_barrier_init();
+        }
+        if (threadIdx.x == 32) {
             barrier_init(epilogue_barrier(handed_over), math_warps);
             barrier_init(epilogue_barrier(taken), finish_warps);
             barrier_init(epilogue_barrier(peer_told), 1);
@@ -91,40 +82,32 @@ DEVICE void produce(const GemmArguments& g, Pipeline& p) {
     const int clusters = gridDim.x / 2, units = *g.tile_count * ((g.blocks + 1) / 2);
     int index = blockIdx.x / 2;
     ExpertTiles next = index < units ? tiles_at(g, index) : ExpertTiles{};
+    Occupants ring;
     while (true) {
-        const Work work = index < units ? work_at(g, next, index, p.rank) : Work{};
+        Work work = index < units ? work_at(g, next, index, p.rank) : Work{};
         index += clusters;
         if (index < units) next = tiles_at(g, index); // it comes while this unit is loaded
         const int n = round_up_8(work.rows), block = 2 * work.unit + (2 * work.unit + work.half < g.blocks ? work.half : 0);
-        const bool two_slots = work.rows > few_rows;
-        const u32 row_bytes = two_slots ? (n + box_rows - 1) / box_rows * box_rows * 128 : n * 128;
+        const bool few = work.rows <= few_rows;
+        const u32 row_bytes = few ? n * 128 : (n + box_rows - 1) / box_rows * box_rows * 128;
         const u8* weights = g.weights + ((u64)work.expert * g.blocks + block) * g.k_blocks * weight_block_bytes;
         const float* weight_scales = g.weight_scales + ((u64)work.expert * ((g.blocks + 1) / 2) + work.unit) * g.k_blocks * 4;
-        barrier_wait(p.empty(), p.phase ^ 1);
-        p.header()->work = work;
-        if (work.kind == no_more_work || (two_slots && p.slot % 2 != 0)) { // a slot with nothing but the news
-            barrier_arrive(p.full());
-            p.advance(1);
-        }
-        if (work.kind == no_more_work) return;
+        ring.announce(p, work);
+        if (work.rows == 0) return;
         for (int k = 0; k < g.k_blocks; k++) {
-            barrier_wait(p.empty(), p.phase ^ 1);
+            ring.claim(p);
             const u32 full = p.full(), operands = p.operands(), head = shared_address(p.header());
             const u64 row = (u64)k * g.capacity + work.row;
-            if (two_slots) {
-                barrier_wait(p.empty() + 16, p.phase ^ 1);
-                barrier_arrive(full + 16);
-            }
             barrier_arrive_expect(full, weight_block_bytes + row_bytes + n * 4 + 16);
             if (work.alone) bulk_load(operands, weights + (u64)k * weight_block_bytes, weight_block_bytes, full, stream);
             else bulk_load(operands, weights + (u64)k * weight_block_bytes, weight_block_bytes, full);
-            if (two_slots)
+            if (!few)
                 for (int box = p.rank; box * box_rows < n; box += 2) // the blocks take turns
                     tensor_load_multicast(operands + rows_offset + box * box_rows * 128, &g.rows_map, (u32)row + box * box_rows, full, 3);
             else bulk_load(operands + rows_offset, g.rows + row * 128, row_bytes, full);
             bulk_load(head + header_scales, g.scales + row, n * 4, full);
             bulk_load(head + header_weight_scales, weight_scales + k * 4, 16, full);
-            p.advance(two_slots ? 2 : 1);
+            p.advance(ring.count);
         }
     }
 }
@@ -194,19 +177,19 @@ DEVICE void multiply_turn(float (&final)[64], float (&half)[Half > 0 ? 32 : 1], 
     }
     wgmma_wait<0>();
     settle(acc);
-    if (Last) p.release(2);
+    if (Last) p.release<barriers_of(tile_rows)>();
     promote_slab<128, TwoScales>(final, acc, a0, a1, w0, w1);
 }
 
-/// Weights on the M side: the warpgroup's 64 weight rows x N rows of one K block, which took this many slots.
-template <int N, bool TwoScales, int Slots> DEVICE void multiply_columns(float (&final)[N / 2], u32 warpgroup, const Pipeline& p) {
+/// Weights on the M side: the warpgroup's 64 weight rows x N rows of one K block.
+template <int N, bool TwoScales> DEVICE void multiply_columns(float (&final)[N / 2], u32 warpgroup, const Pipeline& p) {
     float acc[N / 2];
     const SlotHeader* header = p.header();
-    if (Slots == 2) wait_for_turn(warpgroup);
+    if (N > few_rows) wait_for_turn(warpgroup);
     wgmma_fence();
     multiply_block<N>(acc, p.operands() + warpgroup * 64 * 128, p.operands() + rows_offset);
     wgmma_commit();
-    if (Slots == 2) end_turn(warpgroup);
+    if (N > few_rows) end_turn(warpgroup);
     const float w0 = header->weight_scales[TwoScales ? 0 : p.rank], w1 = TwoScales ? header->weight_scales[1] : w0;
     const float2* scales = (const float2*)header->scales + p.thread % 4;
     float2 c[N / 8];
@@ -214,7 +197,7 @@ template <int N, bool TwoScales, int Slots> DEVICE void multiply_columns(float (
     for (int j = 0; j < N / 8; j++) c[j] = scales[4 * j];
     wgmma_wait<0>();
     settle(acc);
-    p.release(Slots);
+    p.release<barriers_of(N)>();
     promote_columns<N, TwoScales>(final, acc, c, w0, w1);
 }
 
@@ -232,31 +215,30 @@ DEVICE void tall(const GemmArguments& g, const Work& work, Pipeline& p, Epilogue
     clear(second);
     clear(rest);
     const u32 warpgroup = uniform(threadIdx.x / 128);
-    p.slot = uniform(p.slot);
+    p.settle();
     epilogue.begin(work, p);
     for (int k = 0; k < g.k_blocks; k++) {
-        barrier_wait(p.full(), p.phase);
+        barrier_wait(p.full(), p.phase());
         if constexpr (Slabs == 4) {
             multiply_turn<0, 0, TwoScales, false>(first, none, none, warpgroup, warpgroup, p);
             multiply_turn<0, 0, TwoScales, true>(second, none, none, warpgroup, 2 + warpgroup, p);
         } else multiply_turn<Slabs == 3 ? 64 : 0, Rest, TwoScales, true>(first, second, rest, warpgroup, warpgroup, p);
-        p.advance(2);
+        p.advance(slots_of(Slabs * slab_rows + Rest));
     }
     epilogue.template tall<Slabs, Rest>(first, second, rest, g, p);
 }
 
 /// Up to 96 rows, all on the N side.
 template <int N, bool TwoScales, class Epilogue> DEVICE void narrow(const GemmArguments& g, const Work& work, Pipeline& p, Epilogue& epilogue) {
-    constexpr int slots_per_block = N <= few_rows ? 1 : 2;
     float final[N / 2];
     clear(final);
     const u32 warpgroup = uniform(threadIdx.x / 128);
-    p.slot = uniform(p.slot);
+    p.settle();
     if (N > few_rows) epilogue.begin(work, p);
     for (int k = 0; k < g.k_blocks; k++) {
-        barrier_wait(p.full(), p.phase);
-        multiply_columns<N, TwoScales, slots_per_block>(final, warpgroup, p);
-        p.advance(slots_per_block);
+        barrier_wait(p.full(), p.phase());
+        multiply_columns<N, TwoScales>(final, warpgroup, p);
+        p.advance(slots_of(N));
     }
     epilogue.template narrow<N>(final, g, work, p);
 }
@@ -266,14 +248,14 @@ template <bool TwoScales, class Epilogue> DEVICE void compute(const GemmArgument
     Epilogue epilogue;
     if (threadIdx.x >= 128) end_turn(1); // the first warpgroup begins
     while (true) {
-        barrier_wait(p.full(), p.phase);
+        barrier_wait(p.full(), p.phase());
         Work work = p.header()->work;
         const int rows = work.rows = uniform(work.rows);
-        if (uniform(work.kind) == no_more_work) break;
-        if (rows > few_rows && p.slot % 2 != 0) {
+        if (rows == 0) break; // no more work
+        if (const int skipped = p.skipped(work)) {
             __syncwarp(); // all lanes have read
-            p.release(1);
-            p.advance(1);
+            p.release<1>();
+            p.advance(skipped);
         }
         if (rows <= 8) narrow<8, TwoScales>(g, work, p, epilogue);
         else if (rows <= 16) narrow<16, TwoScales>(g, work, p, epilogue);

@@ -17,13 +17,12 @@ struct alignas(16) Work {
     int expert;
     int unit;  // of the expert's weights
     int row;
-    int rows;
+    int rows;  // 0: no more work
     int half;  // this block's 128 weight rows; 1 is missing at the end of an odd number
-    int kind;
-    int store; // false: this block only helps to load
-    int alone; // no other tile reads these weights
+    int skipped; // slots of the ring ahead of the first K block
+    int store;   // false: this block only helps to load
+    int alone;   // no other tile reads these weights
 };
-enum { no_more_work = 0, narrow_unit = 1, tall_unit = 2 };
 
 DEVICE ExpertTiles tiles_at(const GemmArguments& g, int index) { return g.tiles[index / ((g.blocks + 1) / 2)]; }
 
@@ -38,6 +37,5 @@ DEVICE Work work_at(const GemmArguments& g, const ExpertTiles& t, int index, int
     const int size = round_up_8((t.rows + t.tiles - 1) / t.tiles), left = t.rows - tile * size;
     w.row = t.row + tile * size;
     w.rows = left < size ? left : size;
-    w.kind = w.rows <= narrow_rows ? narrow_unit : tall_unit;
     return w;
 }

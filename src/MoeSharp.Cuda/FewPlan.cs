@@ -34,16 +34,16 @@ internal readonly struct FewPlan
     /// <summary>Of 8 KB, of each ring: the wide kernel has one per warpgroup.</summary>
     internal int RingSlots { get; }
 
-    /// <summary>GateUp in units of 32 weight rows where blocks then wait less for the last one: by an eighth at least, since smaller units cost more instructions. Of the wide kernel a unit takes a
-    /// warpgroup, which decodes 32 rows in the time of 64: there only where all units are then under way at once.</summary>
+    /// <summary>GateUp in units of 32 weight rows where blocks then wait less for the last one: by an eighth at least, since smaller units cost more instructions. Not in the wide kernel, where a warpgroup
+    /// decodes 32 rows in the time of 64: 27.8 instead of 24.4 us for Qwen3-30B's only token, 44.3 instead of 38.4 for two tokens of DeepSeek-V3's rank.</summary>
     internal static FewHalves Halves(int intermediateBlocks, int grid, bool isWide)
     {
         FewHalves halves = default;
+        if (isWide) return halves;
         for (int experts = 1; experts < Slots; experts++)
         {
             int units = 4 * intermediateBlocks * experts;
-            bool helps = isWide ? 2 * units <= Warpgroups * grid : 8 * Formats.Blocks(2 * units, grid) <= 7 * 2 * Formats.Blocks(units, grid);
-            if (helps) halves[experts / 32] |= 1u << experts;
+            if (8 * Formats.Blocks(2 * units, grid) <= 7 * 2 * Formats.Blocks(units, grid)) halves[experts / 32] |= 1u << experts;
         }
         return halves;
     }

@@ -215,21 +215,6 @@ public class EmulatedWideFewTokensTests
         _tests.OneLaunchGivesTheBitsOfFour(2, 2, 1, 3584, 128);
     }
 
-    /// <summary>So many blocks that GateUp's units have 32 weight rows, with whole and half last slots, and with more slots than a ring has.</summary>
-    [Fact]
-    public void UnitsOf32WeightRowsGiveTheBitsOfFour()
-    {
-        const int multiprocessors = 24;
-        Assert.NotEqual(0u, FewPlan.Halves(2, multiprocessors, isWide: true)[0] & 1u << 4);
-        Emulator.Set("multiprocessors", multiprocessors);
-        _tests.OneLaunchGivesTheBitsOfFour(2, 4, 2, 256, 128);
-        _tests.OneLaunchGivesTheBitsOfFour(3, 3, 2, 400, 200);
-        _tests.OneLaunchGivesTheBitsOfFour(8, 4, 2, 384, 96);
-        _tests.OneLaunchGivesTheBitsOfFour(2, 2, 1, 3584, 128);
-        _tests.BiasesGiveTheBitsOfFour(WeightFormat.MxFp8, ActivationFormat.Fp8);
-        _tests.RareValuesGiveTheBitsOfFour(WeightFormat.MxFp8, ActivationFormat.Fp8);
-    }
-
     [Fact]
     public void RareValuesGiveTheBitsOfFour() => _tests.RareValuesGiveTheBitsOfFour(WeightFormat.MxFp8, ActivationFormat.Fp8);
 

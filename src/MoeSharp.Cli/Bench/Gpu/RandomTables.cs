@@ -5,7 +5,7 @@ namespace MoeSharp.Cli;
 internal sealed class RandomTables(BenchKernels kernels) : IDisposable
 {
     private const int HiddenSeed = 1, GateUpSeed = 2, DownSeed = 3, ScaleSeeds = 4;
-    private const int MxCodes = 8192, MxPiece = MxCodes + 256; // kernels/include/wide_formats.cuh: codes, then their scales
+    private const int MxCodes = 2048, MxPiece = MxCodes + 64; // kernels/include/wide_formats.cuh: codes of 32 rows x 64 values, then their scales
     private readonly CudaStream _stream = new(kernels.Context);
 
     /// <summary>A table on the device.</summary>
