@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using MoeSharp.Cli;
 
 namespace MoeSharp.Tests;
 
@@ -63,6 +64,47 @@ internal sealed class FewLayer : IDisposable
             var counters = new uint[FewPlan.Counters];
             _counters.Download<uint>(counters, Stream);
             Assert.True(counters.All(counter => counter == 0), $"{what}, round {round}: counter {Array.FindIndex(counters, counter => counter != 0)} is left behind");
+        }
+    }
+
+    /// <summary>Both captured once and replayed under several routings.</summary>
+    public void CompareReplays(int tokens, int topK, int experts)
+    {
+        using CudaGraph one = Capture(fourLaunches: false), four = Capture(fourLaunches: true);
+        Assert.Equal((1, 4), (one.Nodes, four.Nodes));
+        for (int round = 0; round < 2; round++)
+        {
+            foreach ((string name, int[] ids) in Routings(tokens, topK, experts))
+            {
+                Route(ids);
+                Assert.Equal(Output(() => four.Launch(Stream)), Output(() => one.Launch(Stream)));
+            }
+        }
+    }
+
+    /// <summary>A layer of real size, every number of tokens, many routings.</summary>
+    public static void CompareLarge(CudaBackend backend, RandomTables tables, BenchShape shape, WeightFormat format, ActivationFormat activations)
+    {
+        using GpuLayer layer = GpuLayer.Random(shape, format, activations, backend, tables);
+        using var buffers = new GpuBuffers(backend.Context(), layer, FewPlan.Tokens, tables);
+        for (int tokens = 1; tokens <= FewPlan.Tokens; tokens++)
+        {
+            layer.Call.Prepare(tokens);
+            IEnumerable<(string, int[])> random =
+                Enumerable.Range(0, 40).Select(seed => ($"seed {seed}", RandomLayer.Ids(tokens, shape.TopK, shape.Experts, seed, dropped: seed % 3 * 0.4)));
+            foreach ((string name, int[] ids) in random.Concat(Routings(tokens, shape.TopK, shape.Experts)))
+            {
+                buffers.Route(ids, RandomLayer.TopkWeights(tokens, shape.TopK, 4), layer.Call.Stream);
+                CudaQueueTests.Same(Run(fourLaunches: true, tokens), Run(fourLaunches: false, tokens), $"{format} x {activations}, T={tokens}, {name}");
+            }
+        }
+
+        BFloat16[] Run(bool fourLaunches, int tokens)
+        {
+            layer.Call.TakesFourLaunches = fourLaunches;
+            layer.Call.Workspace.Fill(0xFF, layer.Call.Stream);
+            buffers.Enqueue(layer.Call);
+            return buffers.Output(tokens * shape.Hidden, layer.Call.Stream);
         }
     }
 

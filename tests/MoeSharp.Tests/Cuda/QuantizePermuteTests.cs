@@ -40,9 +40,7 @@ public class QuantizePermuteTests
     private static void Compare(
         CudaBackend backend, bool longRuns, string where, string what, int tokens, int topK, int experts, int global, WeightFormat format, bool misaligned)
     {
-        int[] ids = Ids(what, tokens, topK, global), local = new int[ids.Length];
-        int[] map = experts == global ? [] : [.. Enumerable.Range(0, global).Select(e => e % 8 == 3 ? e / 8 : -1)];
-        Permutation.MapIds(ids.AsSpan(), map, global, topK, local);
+        (int[] ids, int[] map, int[] local) = Slots(what, tokens, topK, experts, global);
         BFloat16[] x = RandomLayer.Hidden(tokens, Hidden, 5);
         using ExpertWeights weights = RandomLayer.Zeros(format, experts, Hidden, 128);
         ExpertsShape shape = ExpertsShape.From(new() { TopK = topK, GlobalExperts = global }, weights);
@@ -78,15 +76,12 @@ public class QuantizePermuteTests
             GlobalExperts = global,
         }, grid, stream.Raw, dynamicShared: shared);
 
-        var counts = new int[experts];
-        Permutation.Count(local, counts);
-        var next = new int[experts];
+        (int[] counts, int[] next) = Places(local, experts);
         var expectedTiles = new List<int[]>();
-        for (int e = 0, start = 0; e < experts; start += (counts[e++] + 7) / 8 * 8)
+        for (int e = 0; e < experts; e++)
         {
-            next[e] = start;
             int own = DevicePlan.RowTiles(counts[e]), first = expectedTiles.Count;
-            for (int i = 0; i < own; i++) expectedTiles.Add([e, first, own, start, counts[e]]);
+            for (int i = 0; i < own; i++) expectedTiles.Add([e, first, own, next[e], counts[e]]);
         }
         int[] placed = Download<int>(rowOfSlot, stream, ids.Length), written = Download<int>(tiles, stream, plan.MostTiles * 8);
         Assert.True(Download<int>(tileCount, stream, 1)[0] == expectedTiles.Count, $"{where}: number of tiles");
@@ -120,9 +115,7 @@ public class QuantizePermuteTests
 
     private static void CompareWide(CudaBackend backend, string where, string what, int tokens, int topK, int experts, int global, bool mx)
     {
-        int[] ids = Ids(what, tokens, topK, global), local = new int[ids.Length];
-        int[] map = experts == global ? [] : [.. Enumerable.Range(0, global).Select(e => e % 8 == 3 ? e / 8 : -1)];
-        Permutation.MapIds(ids.AsSpan(), map, global, topK, local);
+        (int[] ids, int[] map, int[] local) = Slots(what, tokens, topK, experts, global);
         BFloat16[] x = RandomLayer.Hidden(tokens, Hidden, 5);
         for (int i = 0; i < x.Length; i += 77) // what is rare: scales that take two factors, zeros, NaN and infinity
             x[i] = BFloat16.FromSingle((i % 5) switch { 0 => 1e7f * x[i].ToSingle(), 1 => -0.0f, 2 => 1e-38f, 3 => i % 3 == 0 ? float.NaN : 1e30f, _ => i % 2 == 0 ? float.NegativeInfinity : 1 });
@@ -158,10 +151,7 @@ public class QuantizePermuteTests
             TileRows = DevicePlan.WideTileRows(WeightFormat.MxFp8),
         }, grid, stream.Raw, dynamicShared: shared);
 
-        var counts = new int[experts];
-        Permutation.Count(local, counts);
-        var next = new int[experts];
-        for (int e = 0, start = 0; e < experts; start += (counts[e++] + 7) / 8 * 8) next[e] = start;
+        (_, int[] next) = Places(local, experts);
         int[] placed = Download<int>(rowOfSlot, stream, ids.Length);
         byte[] written = Download<byte>(rows, stream, blocks * capacity * 256);
         BFloat16[] expected = mx ? ThroughMxFp8(x) : x;
@@ -190,6 +180,24 @@ public class QuantizePermuteTests
         var scales = new ScaleE8M0[tokens * groups];
         Quantizer.QuantizeHidden(x, Hidden, codes, scales);
         return [.. x.Select((_, i) => BFloat16.FromSingle(codes[i].ToSingle() * scales[i / Hidden * groups + i % Hidden / 32].ToSingle()))];
+    }
+
+    /// <summary>Ids of a case, the map where some experts are elsewhere, and the local experts.</summary>
+    private static (int[] Ids, int[] Map, int[] Local) Slots(string what, int tokens, int topK, int experts, int global)
+    {
+        int[] ids = Ids(what, tokens, topK, global), local = new int[ids.Length];
+        int[] map = experts == global ? [] : [.. Enumerable.Range(0, global).Select(e => e % 8 == 3 ? e / 8 : -1)];
+        Permutation.MapIds(ids.AsSpan(), map, global, topK, local);
+        return (ids, map, local);
+    }
+
+    /// <summary>Rows of each expert, and where they begin: at multiples of 8.</summary>
+    private static (int[] Counts, int[] First) Places(int[] local, int experts)
+    {
+        int[] counts = new int[experts], first = new int[experts];
+        Permutation.Count(local, counts);
+        for (int e = 1; e < experts; e++) first[e] = first[e - 1] + (counts[e - 1] + 7) / 8 * 8;
+        return (counts, first);
     }
 
     private static int[] Ids(string what, int tokens, int topK, int experts) => what switch

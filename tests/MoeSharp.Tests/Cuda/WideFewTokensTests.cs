@@ -126,16 +126,7 @@ public class WideFewTokensTests
     public void AGraphOfOneLaunchReplaysUnderOtherRoutings(WeightFormat format, ActivationFormat activations)
     {
         using var at = new FewLayer(new() { TopK = 2, Activations = activations }, 4, 256, 128, 6, format);
-        using CudaGraph one = at.Capture(fourLaunches: false), four = at.Capture(fourLaunches: true);
-        Assert.Equal((1, 4), (one.Nodes, four.Nodes));
-        for (int round = 0; round < 2; round++)
-        {
-            foreach ((string name, int[] ids) in FewLayer.Routings(6, 2, 4))
-            {
-                at.Route(ids);
-                Assert.Equal(at.Output(() => four.Launch(at.Stream)), at.Output(() => one.Launch(at.Stream)));
-            }
-        }
+        at.CompareReplays(6, 2, 4);
     }
 
     /// <summary>What cannot be done in one launch, is done in four.</summary>
@@ -162,28 +153,7 @@ public class WideFewTokensTests
         using CudaBackend backend = Gpu.Open();
         using var tables = new RandomTables(new BenchKernels(backend.Kernels()));
         foreach ((WeightFormat format, ActivationFormat activations) in s_kinds)
-        {
-            using GpuLayer layer = GpuLayer.Random(new BenchShape("test", experts, topK, hidden, intermediate), format, activations, backend, tables);
-            using var buffers = new GpuBuffers(backend.Context(), layer, 8, tables);
-            for (int tokens = 1; tokens <= 8; tokens++)
-            {
-                layer.Call.Prepare(tokens);
-                IEnumerable<(string, int[])> random = Enumerable.Range(0, 40).Select(seed => ($"seed {seed}", RandomLayer.Ids(tokens, topK, experts, seed, dropped: seed % 3 * 0.4)));
-                foreach ((string name, int[] ids) in random.Concat(FewLayer.Routings(tokens, topK, experts)))
-                {
-                    buffers.Route(ids, RandomLayer.TopkWeights(tokens, topK, 4), layer.Call.Stream);
-                    CudaQueueTests.Same(Run(fourLaunches: true, tokens), Run(fourLaunches: false, tokens), $"{format} x {activations}, T={tokens}, {name}");
-                }
-            }
-
-            BFloat16[] Run(bool fourLaunches, int tokens)
-            {
-                layer.Call.TakesFourLaunches = fourLaunches;
-                layer.Call.Workspace.Fill(0xFF, layer.Call.Stream);
-                buffers.Enqueue(layer.Call);
-                return buffers.Output(tokens * hidden, layer.Call.Stream);
-            }
-        }
+            FewLayer.CompareLarge(backend, tables, new("test", experts, topK, hidden, intermediate), format, activations);
     }
 }
 
