@@ -13,7 +13,7 @@ internal static partial class Program
 {
     private const int OldestCompiler = 12040;
 
-    /// <summary>What compilers after the oldest make, for many rows per expert; with few rows they are slower, and the wide kernels spill (docs/cuda.md).</summary>
+    /// <summary>What compilers after the oldest make, for calls of many rows; with few rows they are slower, and the wide kernels spill (docs/cuda.md).</summary>
     private static readonly string[] s_ofManyRows = ["down", "gateup_activate"];
 
     private static int Main(string[] args)

@@ -1,7 +1,7 @@
 #pragma once
 #include "scheduler.cuh"
 #include "wgmma.cuh"
-// The ring for tiles of up to 160 rows on average. A K block, weights and then rows, takes two slots with up to 64 rows, three with up to 160, four with up to 256; six, four or
+// The ring for all but many rows. A K block, weights and then rows, takes two slots with up to 64 rows, three with up to 160, four with up to 256; six, four or
 // three K blocks are there or on their way. It begins at a multiple of its slots, and uses the barriers of its first slot only.
 
 constexpr int slots = 12;

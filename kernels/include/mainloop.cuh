@@ -1,5 +1,5 @@
 #pragma once
-#ifdef MANY_ROWS // the build that serves many rows per expert (KernelCompiler)
+#ifdef MANY_ROWS // the build for calls of many rows (KernelCompiler, DevicePlan.HasManyRows)
 #include "coarse_ring.cuh"
 #else
 #include "fine_ring.cuh"
