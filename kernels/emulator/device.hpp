@@ -205,6 +205,7 @@ DEVICE void tensor_load_multicast(u32 to, const TensorMap* map, u32 row, u32 bar
 }
 DEVICE void prefetch_tensor_map(const TensorMap*) {}
 DEVICE u64 policy_evict_first() { return 0; }
+DEVICE u64 policy_evict_normal() { return 0; }
 DEVICE void bulk_store(void* to, u32 from, u32 bytes) {
     require_aligned(from, to, bytes);
     emulator::require_global(to, bytes, "bulk_store");
@@ -239,6 +240,7 @@ DEVICE u32 load_acquire_shared(u32 word) { return *(const volatile u32*)shared_p
 DEVICE void wait_for_zero_shared(u32 word) {
     while (const u32 now = load_acquire_shared(word)) emulator::wait_while((const u32*)shared_pointer(word, 4), ~0u, now, "wait_for_zero_shared");
 }
+DEVICE void doze_for_count(const u32* counter, u32 count) { wait_for_count_at(counter, count, "doze_for_count"); }
 DEVICE void doze_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "doze_for_count_shared"); }
 
 /// Lane 8 i + c writes column c of matrix i, whose rows are spread over the lanes.

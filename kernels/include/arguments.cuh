@@ -32,6 +32,9 @@ struct alignas(16) ExpertTiles {
     int reserved[3];
 };
 
+/// Behind the number of tiles: how many units of each GEMM were given to whoever was free (UnitNumbers); zero after the tiles were listed.
+enum { gateup_units = 1, down_units = 2, tile_counts = 3 };
+
 struct alignas(16) QuantizeArguments {
     const u16* hidden;      // [T, H] BF16
     const int* ids;         // [T, K]
@@ -40,7 +43,7 @@ struct alignas(16) QuantizeArguments {
     float* scales;          // [H/128][capacity]
     int* row_of_slot;       // [T, K]
     ExpertTiles* tiles;
-    int* tile_count;
+    int* tile_count;        // [tile_counts]
     int tokens;
     int top_k;
     int hidden_size;
@@ -60,7 +63,7 @@ struct alignas(64) GemmArguments {
     void* results;          // Down: BF16 results; GateUp: E4M3 rows of the next GEMM
     float* result_scales;   // GateUp only
     const ExpertTiles* tiles;
-    const int* tile_count;
+    int* tile_count;        // [tile_counts]
     int k_blocks;
     int blocks;             // 128-row blocks of weights per expert
     int capacity;

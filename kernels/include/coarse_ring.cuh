@@ -6,6 +6,7 @@
 constexpr int slots = 6;
 constexpr int slot_bytes = 128 * 128 + few_rows * 128;
 constexpr int slot_headers = slots;
+constexpr int eighths_in_order = 0; // all units but the first go to whoever is free
 DEVICE constexpr int slots_of(int rows) { return rows <= few_rows ? 1 : 2; }
 DEVICE constexpr int barriers_of(int rows) { return slots_of(rows); } // that a K block uses
 static_assert(2 * slot_bytes == 128 * 128 + tile_rows * 128 && slots % 2 == 0 && slot_bytes % 1024 == 0, "two slots hold a large tile");
@@ -29,16 +30,16 @@ struct Ring {
     DEVICE int skipped(const Work& work) const { return work.rows > few_rows && slot % 2 != 0; }
 };
 
-/// What the producer does for room in the ring.
+/// What the producer does for room in the ring. The whole warp waits; one lane writes and arrives.
 struct Occupants {
     int count = 0;
     /// Where no slot is skipped, a unit's work comes with its first K block.
     template <class P> DEVICE void announce(P& p, Work& work) {
         count = slots_of(work.rows);
         barrier_wait(p.empty(), p.phase() ^ 1);
-        p.header()->work = work;
+        if (elect_one()) p.header()->work = work;
         if (work.rows == 0 || p.skipped(work)) { // a slot with nothing but the news
-            barrier_arrive(p.full());
+            if (elect_one()) barrier_arrive(p.full());
             p.advance(1);
         }
     }
@@ -47,7 +48,7 @@ struct Occupants {
         barrier_wait(p.empty(), p.phase() ^ 1);
         if (count == 2) {
             barrier_wait(p.empty() + 16, p.phase() ^ 1);
-            barrier_arrive(p.full() + 16); // nobody waits for it; its turns must stay in step
+            if (elect_one()) barrier_arrive(p.full() + 16); // nobody waits for it; its turns must stay in step
         }
     }
 };

@@ -103,3 +103,9 @@ constexpr u32 few_endless = 0x7FFFFFFF; // units taken go back to zero by a stor
 DEVICE u32* few_taken(const FewArguments& f) { return f.counters; }
 DEVICE u32* few_activated(const FewArguments& f, int active) { return f.counters + 32 + active; }
 DEVICE u32* few_added(const FewArguments& f, int column_unit) { return f.counters + 32 + few_slots + column_unit; }
+
+/// GateUp units of each of so many experts.
+template <class Format> DEVICE u32 few_gateups(const FewArguments& f, int experts) {
+    const int halves = Format::halves ? f.halves[experts / 32] >> experts % 32 & 1 : 0;
+    return (u32)(4 * f.intermediate_blocks) << halves;
+}

@@ -183,7 +183,7 @@ template <class Format> DEVICE void finish_few(const FewArguments& f, const FewB
         taken += __popc(__ballot_sync(~0u, what != 0));
         ended += __popc(__ballot_sync(~0u, what == 4 + few_no_more));
         const int experts = b.routes()->experts;
-        const u32 gateups_of_expert = (u32)(4 * f.intermediate_blocks) << (f.halves[experts / 32] >> experts % 32 & 1);
+        const u32 gateups_of_expert = few_gateups<Format>(f, experts);
         int last = kind == few_zeros && f.combine.output;
         if (kind == few_gateup) count_release(few_activated(f, active));
         if (kind == few_down) count_stored(f, b, active, index, gateups_of_expert, &last);

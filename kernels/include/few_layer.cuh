@@ -5,6 +5,8 @@
 
 constexpr int few_producers_barrier = few_math_warpgroups + 2, few_order_barrier = few_math_warpgroups + 3; // named; those before are the math warpgroups'
 
+constexpr int few_long_unit = 24; // K blocks
+
 /// The producers' warps.
 template <class Format> DEVICE void produce_few(const FewArguments& f, const FewBlock<Format>& b) {
     const int producer = Format::own_rings ? uniform(threadIdx.x / 32) - few_math_threads / 32 : 0;
@@ -16,9 +18,13 @@ template <class Format> DEVICE void produce_few(const FewArguments& f, const Few
         named_arrive(few_begin_barrier, few_begin_threads);
     }
     if (Format::own_rings) {
-        // Of few units each block shall take one before any takes two, roughly.
+        // Of few units each block shall take one before any takes two, roughly. And of long ones that are few, two at a time: the sooner the first experts are through, the sooner Down begins.
         named_barrier(few_producers_barrier, b.rings * 32);
-        if (producer == 2) named_barrier(few_order_barrier, 64);
+        if (producer == 2) {
+            named_barrier(few_order_barrier, 64);
+            const u32 gateups = b.routes()->experts * few_gateups<Format>(f, b.routes()->experts);
+            if (leads && f.hidden_blocks >= few_long_unit && gateups <= 4 * gridDim.x) doze_for_count(few_taken(f), gateups);
+        }
         if (leads && producer > 0) first = count_up(few_taken(f), few_endless);
         if (producer == 1) {
             first = uniform(first); // it is there

@@ -44,8 +44,8 @@ template <class Format> DEVICE void find_experts(const FewArguments& f, const Fe
 template <class Format> DEVICE void produce(const FewArguments& f, const FewBlock<Format>& b, int producer, u32 number) {
     const u64 stream = policy_evict_first();
     const FewRouting* r = b.routes();
-    const int experts = r->experts, halves = Format::halves ? f.halves[experts / 32] >> experts % 32 & 1 : 0;
-    const u32 per_gateup = (u32)(4 * f.intermediate_blocks) << halves, per_down = 2 * f.hidden_blocks;
+    const int experts = r->experts;
+    const u32 per_gateup = few_gateups<Format>(f, experts), per_down = 2 * f.hidden_blocks;
     const u32 total = experts ? experts * (per_gateup + per_down) : per_down; // nobody has tokens: zeros are written all the same
     const int first_slot = Format::own_rings ? producer * f.ring_slots : 0;
     FewPlace place(first_slot);
@@ -64,7 +64,7 @@ template <class Format> DEVICE void produce(const FewArguments& f, const FewBloc
             unit.kind = kind;
             unit.active = active;
             unit.index = number - passed;
-            unit.halves = kind == few_gateup && halves;
+            unit.halves = kind == few_gateup && per_gateup > (u32)(4 * f.intermediate_blocks);
         }
         unit.slot = place.slot;
         unit.phase = place.phase;

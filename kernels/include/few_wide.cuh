@@ -9,25 +9,26 @@
 template <class Weights> struct FewWide {
     static constexpr int row_bytes = few_tokens * 128; // 64 values of depth
     static constexpr int row_block_bytes = 2 * row_bytes;
-    static constexpr int depths = 4 / Weights::warp_parts;      // of 64 values, in a slot; twice as many of 32 weight rows
+    static constexpr int depths = 4 / Weights::warp_parts; // of 64 values, in a slot
     static constexpr int slot_bytes = depths * Weights::tile_bytes;
     static constexpr int header_bytes = Weights::promotes ? 2 * 16 : 0;
     static constexpr int scale_bytes = 0;
     static constexpr bool own_rings = true; // one warpgroup cannot decode as fast as memory brings, and units may be longer than a ring
-    static constexpr bool halves = true; // the host asks for none: slower (FewPlan.Halves)
+    static constexpr bool halves = false; // decoding 32 weight rows takes a warpgroup as long as 64
     using Block = FewBlock<FewWide>;
 
-    /// A unit's tiles of 64 weight rows, or quarters of 32, and scales, into the ring.
+    /// A unit's tiles of 64 weight rows and scales, into the ring.
     static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, int first_slot, FewPlace& place, u64 stream) {
         const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
-        const int shift = 1 + unit.halves, bytes = Weights::tile_bytes >> unit.halves, most = depths << unit.halves, block = unit.index >> shift;
+        const int block = unit.index / 2;
+        constexpr int bytes = Weights::tile_bytes;
         const u64 expert = b.routes()->expert[unit.active];
-        const u8* weights = (is_gateup ? f.gateup : f.down) + (expert * blocks + block) * 2 * k_blocks * Weights::piece_bytes + (unit.index & ((1 << shift) - 1)) * bytes;
+        const u8* weights = (is_gateup ? f.gateup : f.down) + (expert * blocks + block) * 2 * k_blocks * Weights::piece_bytes + unit.index % 2 * bytes;
         const float* scales = (is_gateup ? f.gateup_scales : f.down_scales) + (expert * ((blocks + 1) / 2) + block / 2) * k_blocks * 4;
 #pragma unroll 1
         for (int depth = 0; depth < 2 * k_blocks;) {
             const u32 full = b.full(place.slot), to = b.shared + place.slot * slot_bytes;
-            const int left = 2 * k_blocks - depth, count = left < most ? left : most;
+            const int left = 2 * k_blocks - depth, count = left < depths ? left : depths;
             barrier_wait(b.empty(place.slot), place.phase ^ 1);
             barrier_arrive_expect(full, count * (Weights::promotes ? bytes + 8 : bytes));
             if (Weights::promotes) bulk_load(b.shared + b.headers + place.slot * header_bytes, scales + depth * 2, count * 8, full);
@@ -77,7 +78,7 @@ template <class Weights> struct FewWide {
         const float* from = is_gateup ? f.gateup_biases : f.down_biases;
         if (!from) return make_float2(0.0f, 0.0f);
         const int blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
-        from += (u64)b.routes()->expert[unit.active] * blocks * 128 + unit.index * (64 >> unit.halves) + (threadIdx.x % 128 / 32 & 3 >> unit.halves) * 16 + threadIdx.x % 32 / 4;
+        from += (u64)b.routes()->expert[unit.active] * blocks * 128 + unit.index * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
         return make_float2(from[0], from[8]);
     }
     static DEVICE void add_biases(float (&final)[4], float2 bias) { // also zeros, which make 0 of -0
@@ -87,65 +88,66 @@ template <class Weights> struct FewWide {
         final[3] += bias.y;
     }
 
-    /// What a thread decodes of 64 values of depth, as it lies. Of 32 weight rows the warps above the first two hold the same once more: they would have nothing else to do.
+    /// What a thread decodes of 64 values of depth, as it lies.
     struct Parts {
         WideParts<Weights::warp_parts> parts;
         u32 scales;
-        DEVICE Parts(const Block& b, int slot, int depth, int halves) {
-            const u32 thread = threadIdx.x & (127 >> halves);
-            const u8* from = b.memory + slot * slot_bytes + depth * (Weights::tile_bytes >> halves);
+        DEVICE Parts(const Block& b, int slot, int depth) {
+            const u32 thread = threadIdx.x % 128;
+            const u8* from = b.memory + slot * slot_bytes + depth * Weights::tile_bytes;
             parts = WideParts<Weights::warp_parts>(from + parts_offset<Weights>(thread));
             scales = Weights::mx ? *(const u32*)(from + scales_offset<Weights>(thread)) : 0;
         }
         DEVICE void decode(u32 (&a)[16]) const { Weights::template decode<2>(a, parts, scales); }
     };
 
-    /// A warp has read; if that was all of the slot, the next.
-    static DEVICE void leave(const FewArguments& f, const Block& b, FewPlace& place, int first_slot, bool all) {
+    /// A warp has read all of the slot.
+    static DEVICE void leave(const FewArguments& f, const Block& b, FewPlace& place, int first_slot) {
         __syncwarp(); // all lanes have read
-        if (all && threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot));
-        if (all) place.advance(f.ring_slots, first_slot);
+        if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot));
+        place.advance(f.ring_slots, first_slot);
     }
-    static DEVICE Parts enter(const Block& b, const FewPlace& place, int depth, int halves) {
+    static DEVICE Parts enter(const Block& b, const FewPlace& place) {
         barrier_wait(b.full(place.slot), place.phase);
-        return Parts(b, place.slot, depth, halves);
+        return Parts(b, place.slot, 0);
+    }
+    /// The second 64 values of a K block: in a slot of their own, or behind the first.
+    static DEVICE Parts second(const FewArguments& f, const Block& b, FewPlace& place, int first_slot) {
+        if (depths > 1) return Parts(b, place.slot, 1);
+        leave(f, b, place, first_slot);
+        return enter(b, place);
     }
 
     /// While 64 values are multiplied, the next 64 are decoded, and those after them are on their way from shared memory.
     static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, FewPlace& place, const FewArguments& f, const Block& b) {
-        const int first_slot = uniform(threadIdx.x / 128) * f.ring_slots, halves = uniform(o.halves);
-        const bool apart = depths == 1 && !halves; // the second 64 values have a slot of their own
+        const int first_slot = uniform(threadIdx.x / 128) * f.ring_slots;
         u32 a[2][16];
-        Parts even = enter(b, place, 0, halves);
+        Parts even = enter(b, place);
         even.decode(a[0]);
-        if (depths == 1) leave(f, b, place, first_slot, apart);
-        Parts odd = depths == 1 ? enter(b, place, apart ? 0 : 1, halves) : Parts(b, place.slot, 1, halves);
+        Parts odd = second(f, b, place, first_slot);
         int k = 0;
         do {
             float sum[4], s0 = 0.0f, s1 = 0.0f;
             float (&to)[4] = Weights::promotes ? sum : final;
             const u32 rows = o.rows + k * row_block_bytes;
-            const bool more = k + 1 < o.k_blocks, both = depths == 2 && halves; // K blocks in a slot
-            const int second = k & both;
+            const bool more = k + 1 < o.k_blocks;
             wgmma_fence();
             multiply_wide<8, 2>(to, a[0], operand_descriptor(rows), Weights::promotes);
             wgmma_commit();
             if (Weights::promotes) {
-                const float* header = (const float*)(b.header(place.slot) + second * 16);
+                const float* header = (const float*)b.header(place.slot);
                 s0 = header[o.first], s1 = header[o.second];
             }
             odd.decode(a[1]);
-            leave(f, b, place, first_slot, !both || second || !more);
-            const int next = both && !second ? 2 : 0; // of the next 64 values, in their slot
-            if (more) even = enter(b, place, next, halves);
+            leave(f, b, place, first_slot);
+            if (more) even = enter(b, place);
             wgmma_fence();
             multiply_wide<8, 2>(to, a[1], operand_descriptor(rows + row_bytes), false);
             wgmma_commit();
             wgmma_wait<1>(); // the first operand is free
             if (more) {
                 even.decode(a[0]);
-                if (depths == 1) leave(f, b, place, first_slot, apart);
-                odd = depths == 1 ? enter(b, place, apart ? 0 : 1, halves) : Parts(b, place.slot, next + 1, halves);
+                odd = second(f, b, place, first_slot);
             }
             wgmma_wait<0>();
             settle(to);

@@ -8,6 +8,7 @@ constexpr int slots = 12;
 constexpr int slot_bytes = 12 * 1024;
 constexpr int slot_headers = slots / 2; // a K block has two slots at least, so two share a header
 constexpr int middle_rows = 160;
+constexpr int eighths_in_order = 7; // of the units; the others go to whoever is free
 DEVICE constexpr int slots_of(int rows) { return rows <= few_rows ? 2 : rows <= middle_rows ? 3 : 4; }
 DEVICE constexpr int barriers_of(int) { return 1; } // that a K block uses
 DEVICE int slots_to_multiple(int slot, int count) { return count == 3 ? 0x618618 >> 2 * slot & 3 : -slot & (count - 1); } // 0 2 1, 0 2 1, two bits each
@@ -31,7 +32,7 @@ struct Ring {
     DEVICE int skipped(const Work& work) const { return uniform(work.skipped); }
 };
 
-/// The producer's knowledge of who lies in the ring.
+/// The producer's knowledge of who lies in the ring. The whole warp has it; one lane writes and arrives.
 struct Occupants {
     u64 began = 0;            // for each slot four bits: the slot at which the K block that covered it last began
     int count = 0, alike = 0; // slots of a K block now, and K blocks of that size in a row, as far as they fit into the ring
@@ -70,13 +71,13 @@ struct Occupants {
         work.skipped = work.rows > 0 ? slots_to_multiple(p.slot, count) : 1;
         if (work.skipped > 0) { // a slot with nothing but the news
             wait(p, p.slot | 1); // whose header it is too
-            p.header()->work = work;
+            if (elect_one()) p.header()->work = work;
             cover(p.slot, work.skipped);
-            barrier_arrive(p.full());
+            if (elect_one()) barrier_arrive(p.full());
             p.advance(work.skipped);
         } else {
             wait(p);
-            p.header()->work = work;
+            if (elect_one()) p.header()->work = work;
         }
     }
     /// The place of the next K block.

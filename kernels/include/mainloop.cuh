@@ -35,8 +35,9 @@ constexpr int header_weight_scales = sizeof(Work), header_scales = header_weight
 constexpr int headers_offset = slots * slot_bytes;
 constexpr int barriers_offset = headers_offset + slot_headers * sizeof(SlotHeader); // full, empty of each slot, then those of the epilogue
 constexpr int epilogue_barriers_offset = barriers_offset + slots * 16;
-enum { handed_over = 0, taken = 1, peer_told = 2, peer_told_few = 3, epilogue_barriers = 4 };
-constexpr int staging_offset = (epilogue_barriers_offset + epilogue_barriers * 8 + 127) / 128 * 128;
+enum { handed_over = 0, taken = 1, peer_told = 2, peer_told_few = 3, unit_told = 4, unit_heard = 5, epilogue_barriers = 6 };
+constexpr int next_unit_offset = epilogue_barriers_offset + epilogue_barriers * 8; // a number, told by the other block
+constexpr int staging_offset = (next_unit_offset + 8 + 127) / 128 * 128;
 
 /// What a thread knows of its block, and its position in the ring.
 struct Pipeline : Ring {
@@ -70,44 +71,99 @@ struct Pipeline : Ring {
             barrier_init(epilogue_barrier(taken), finish_warps);
             barrier_init(epilogue_barrier(peer_told), 1);
             barrier_init(epilogue_barrier(peer_told_few), 1);
+            barrier_init(epilogue_barrier(unit_told), 1);
+            barrier_init(epilogue_barrier(unit_heard), 1);
             fence_barrier_init();
         }
         cluster_sync();
     }
 };
 
-/// One thread: walks this cluster's units and keeps the ring full.
-DEVICE void produce(const GemmArguments& g, Pipeline& p) {
-    const u64 stream = policy_evict_first();
-    const int clusters = gridDim.x / 2, units = *g.tile_count * ((g.blocks + 1) / 2);
+/// Numbers of units, for the producers' warps of a cluster. Some go round the clusters in order, the others come from a counter, since tiles differ in what they take: of the two blocks the first
+/// asks, and tells the second.
+struct UnitNumbers {
+    u32* counter;
+    int clusters, in_order;
+    u32 asked = 0, phase = 0;
+
+    DEVICE UnitNumbers(int* counter, int units) : counter((u32*)counter), clusters(gridDim.x / 2) {
+        const int rounds = units / clusters * eighths_in_order / 8;
+        in_order = (rounds > 1 ? rounds : 1) * clusters;
+    }
+    DEVICE bool in_order_after(int number) const { return number + clusters < in_order; }
+    /// Asks for the unit after this one.
+    DEVICE void ask(const Pipeline& p, int number) {
+        if (!in_order_after(number) && p.rank == 0 && p.thread % 32 == 0) asked = count_up(counter, ~0u);
+    }
+    /// What was asked for.
+    DEVICE int take(const Pipeline& p, int number) {
+        if (in_order_after(number)) return number + clusters;
+        const u32 told = p.epilogue_barrier(unit_told), heard = p.epilogue_barrier(unit_heard);
+        if (p.rank == 0) {
+            number = in_order + uniform(asked);
+            barrier_wait(heard, phase ^ 1);
+            if (elect_one()) remote_store(remote_address(p.shared + next_unit_offset, 1), __uint_as_float(number), remote_address(told, 1));
+        } else {
+            if (elect_one()) barrier_arrive_expect(told, 4);
+            barrier_wait(told, phase);
+            number = uniform(*(volatile int*)(p.memory + next_unit_offset));
+            if (elect_one()) remote_arrive(remote_address(heard, 0));
+        }
+        phase ^= 1;
+        return number;
+    }
+};
+
+/// One warp: walks this cluster's units and keeps the ring full. All lanes do the same, and one copies: so the compiler knows it all to be uniform, and keeps it where copies take their addresses
+/// from. In ordinary registers the next K block comes a hundred cycles later.
+DEVICE void produce(const GemmArguments& g, Pipeline& p, int* counter) {
+    p.shared = uniform(p.shared); // otherwise it is asked for anew with each K block
+    const u64 once = policy_evict_first(), again = policy_evict_normal();
+    const int units = *g.tile_count * ((g.blocks + 1) / 2);
     int index = blockIdx.x / 2;
     ExpertTiles next = index < units ? tiles_at(g, index) : ExpertTiles{};
     Occupants ring;
+    UnitNumbers numbers(counter, units);
     while (true) {
         Work work = index < units ? work_at(g, next, index, p.rank) : Work{};
-        index += clusters;
-        if (index < units) next = tiles_at(g, index); // it comes while this unit is loaded
-        const int n = round_up_8(work.rows), block = 2 * work.unit + (2 * work.unit + work.half < g.blocks ? work.half : 0);
-        const bool few = work.rows <= few_rows;
-        const u32 row_bytes = few ? n * 128 : (n + box_rows - 1) / box_rows * box_rows * 128;
-        const u8* weights = g.weights + ((u64)work.expert * g.blocks + block) * g.k_blocks * weight_block_bytes;
-        const float* weight_scales = g.weight_scales + ((u64)work.expert * ((g.blocks + 1) / 2) + work.unit) * g.k_blocks * 4;
         ring.announce(p, work);
         if (work.rows == 0) return;
+        numbers.ask(p, index);
+        const int n = round_up_8(work.rows), block = 2 * work.unit + (2 * work.unit + work.half < g.blocks ? work.half : 0);
+        const bool few = work.rows <= few_rows;
+        const u32 row_bytes = few ? n * 128 : (n + box_rows - 1) / box_rows * box_rows * 128, bytes = weight_block_bytes + row_bytes + n * 4 + 16;
+        const u64 policy = work.alone ? once : again;
+        const u8* weights = g.weights + ((u64)work.expert * g.blocks + block) * g.k_blocks * weight_block_bytes;
+        const float* weight_scales = g.weight_scales + ((u64)work.expert * ((g.blocks + 1) / 2) + work.unit) * g.k_blocks * 4;
+        const u8* rows = g.rows + (u64)work.row * 128;
+        const float* scales = g.scales + work.row;
+        int map_row = work.row;
+#pragma unroll 1
         for (int k = 0; k < g.k_blocks; k++) {
             ring.claim(p);
             const u32 full = p.full(), operands = p.operands(), head = shared_address(p.header());
-            const u64 row = (u64)k * g.capacity + work.row;
-            barrier_arrive_expect(full, weight_block_bytes + row_bytes + n * 4 + 16);
-            if (work.alone) bulk_load(operands, weights + (u64)k * weight_block_bytes, weight_block_bytes, full, stream);
-            else bulk_load(operands, weights + (u64)k * weight_block_bytes, weight_block_bytes, full);
-            if (!few)
-                for (int box = p.rank; box * box_rows < n; box += 2) // the blocks take turns
-                    tensor_load_multicast(operands + rows_offset + box * box_rows * 128, &g.rows_map, (u32)row + box * box_rows, full, 3);
-            else bulk_load(operands + rows_offset, g.rows + row * 128, row_bytes, full);
-            bulk_load(head + header_scales, g.scales + row, n * 4, full);
-            bulk_load(head + header_weight_scales, weight_scales + k * 4, 16, full);
+            if (elect_one()) {
+                barrier_arrive_expect(full, bytes);
+                bulk_load(operands, weights, weight_block_bytes, full, policy);
+                if (few) bulk_load(operands + rows_offset, rows, row_bytes, full);
+                else
+#pragma unroll 1
+                    for (int box = p.rank * box_rows; box < n; box += 2 * box_rows) // the blocks take turns
+                        tensor_load_multicast(operands + rows_offset + box * 128, &g.rows_map, map_row + box, full, 3);
+                bulk_load(head + header_scales, scales, n * 4, full);
+                bulk_load(head + header_weight_scales, weight_scales, 16, full);
+            }
+            __syncwarp();
+            weights += weight_block_bytes;
+            rows += (u64)g.capacity * 128;
+            map_row += g.capacity;
+            scales += g.capacity;
+            weight_scales += 4;
             p.advance(ring.count);
+            if (k == g.k_blocks / 2) {
+                index = numbers.take(p, index);
+                if (index < units) next = tiles_at(g, index); // it comes while this unit is loaded
+            }
         }
     }
 }
@@ -282,9 +338,9 @@ template <bool TwoScales, class Epilogue> DEVICE void grouped_gemm(const GemmArg
     if (uniform(threadIdx.x / 128) == math_warpgroups) {
         registers_decrease<other_registers>();
         if (uniform(threadIdx.x / 32) != producer_warp) Epilogue::finish(g, p);
-        else if (elect_one()) {
+        else {
             fence_async(); // rows were written by ordinary stores of an earlier kernel
-            produce(g, p);
+            produce(g, p, g.tile_count + (TwoScales ? gateup_units : down_units));
         }
         __syncwarp();
     } else {

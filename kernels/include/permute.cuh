@@ -1,4 +1,5 @@
 #pragma once
+#include "arguments.cuh"
 #include "local_expert.cuh"
 // Where the rows of a block's own slots go: every block counts all ids, so nothing is exchanged between blocks; stable, by token, then slot. Whatever the format of the rows.
 
@@ -54,6 +55,11 @@ DEVICE int inclusive_scan(int x) {
     return x;
 }
 
+DEVICE void count_tiles(int* tile_count, int tiles) {
+    tile_count[0] = tiles;
+    tile_count[gateup_units] = tile_count[down_units] = 0;
+}
+
 /// One warp: turns counts into first rows (multiples of 8); block 0 writes the tiles.
 template <class Arguments, class TilesOf> DEVICE void place_experts(const Arguments& q, const int* before, const int* after, int* cursor, TilesOf tiles_of) {
     int rows = 0, tiles = 0;
@@ -67,7 +73,7 @@ template <class Arguments, class TilesOf> DEVICE void place_experts(const Argume
         rows = __shfl_sync(~0u, row_end, 31);
         tiles = __shfl_sync(~0u, tile_end, 31);
     }
-    if (blockIdx.x == 0 && threadIdx.x == 0) *q.tile_count = tiles;
+    if (blockIdx.x == 0 && threadIdx.x == 0) count_tiles(q.tile_count, tiles);
 }
 
 /// One warp: tells of each slot in [begin, end), in order, its expert and row (-1: none).

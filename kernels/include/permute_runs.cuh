@@ -103,7 +103,7 @@ DEVICE int place_experts(const QuantizeArguments& q, const PlacesMemory& m) {
         }
         __syncthreads();
     }
-    if (blockIdx.x == 0 && threadIdx.x == 0) *q.tile_count = tiles;
+    if (blockIdx.x == 0 && threadIdx.x == 0) count_tiles(q.tile_count, tiles);
     return places;
 }
 

@@ -19,7 +19,7 @@ DEVICE u32 thread_index() {
     asm volatile("{.reg .u32 t; mov.u32 t, %%tid.x; shfl.sync.bfly.b32 %0, t, 0, 31, 0xffffffff;}" : "=r"(x));
     return x;
 }
-/// One lane of a whole warp, which the compiler knows to be one: it then issues bulk copies as they are, not in a loop over lanes.
+/// One lane of a whole warp, always the same, which the compiler knows to be one: it then issues bulk copies as they are, not in a loop over lanes.
 DEVICE bool elect_one() {
     u32 elected;
     asm volatile("{.reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p;}" : "=r"(elected));
@@ -65,6 +65,11 @@ DEVICE void prefetch_tensor_map(const TensorMap* map) { asm volatile("prefetch.t
 DEVICE u64 policy_evict_first() {
     u64 policy;
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+DEVICE u64 policy_evict_normal() { // as without a policy, so that one instruction serves both
+    u64 policy;
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
 DEVICE void bulk_store(void* to, u32 from, u32 bytes) {
@@ -119,6 +124,14 @@ DEVICE void wait_for_count(const u32* counter, u32 count) {
     u32 now;
     do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
     while (now < count);
+}
+DEVICE void doze_for_count(const u32* counter, u32 count) { // orders nothing
+    while (true) {
+        u32 now;
+        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+        if (now >= count) return;
+        asm volatile("nanosleep.u32 100;");
+    }
 }
 DEVICE void count_shared(u32 counter) { asm volatile("red.relaxed.cta.shared::cta.add.u32 [%0], 1;" ::"r"(counter) : "memory"); } // atomicAdd works out the address anew each time
 DEVICE void count_release_shared(u32 counter) { asm volatile("red.release.cta.shared::cta.add.u32 [%0], 1;" ::"r"(counter) : "memory"); }

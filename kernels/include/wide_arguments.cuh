@@ -29,7 +29,7 @@ struct alignas(16) WidePermuteArguments {
     u16* rows;              // [H/64][capacity][64]
     int* row_of_slot;       // [T, K]
     WideTiles* tiles;
-    int* tile_count;
+    int* tile_count;        // [tile_counts]
     int tokens;
     int top_k;
     int hidden_size;
@@ -49,7 +49,7 @@ struct alignas(16) WideGemmArguments {
     const u16* rows;
     u16* results;
     const WideTiles* tiles;
-    const int* tile_count;
+    int* tile_count;        // [tile_counts]
     int k_blocks;           // of 128
     int blocks;             // 128-row blocks of weights per expert
     int capacity;

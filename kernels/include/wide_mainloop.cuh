@@ -2,7 +2,7 @@
 #include "wide_formats.cuh"
 #include "wide_scheduler.cuh"
 #include "wide_wgmma.cuh"
-// The ring of the wide grouped GEMMs. In a block one producer thread fills stages with two pieces of weights and the rows they meet; two math
+// The ring of the wide grouped GEMMs. In a block one producer's warp fills stages with two pieces of weights and the rows they meet; two math
 // warpgroups (wide_products.cuh) decode weights into registers and multiply. Weights are on the M side and rows on the N side whatever their number.
 
 constexpr int wide_math_threads = 256;
@@ -71,44 +71,47 @@ template <class Format> struct WideRing {
     }
 };
 
-/// One thread: walks this block's units and keeps the ring full.
-template <class Format> DEVICE void wide_produce(const WideGemmArguments& g, WideRing<Format>& ring) {
+/// One warp: walks this block's units and keeps the ring full. All lanes do the same, and one copies. The block's first unit is that of its own number; further ones go to whoever is free, since
+/// they differ in what they take.
+template <class Format> DEVICE void wide_produce(const WideGemmArguments& g, WideRing<Format>& ring, int* counter) {
     using Layout = WideLayout<Format>;
-    const u64 stream = policy_evict_first();
+    const u64 once = policy_evict_first(), again = policy_evict_normal();
     const int units = *g.tile_count * ((g.blocks + 1) / 2);
-    for (int index = blockIdx.x;; index += gridDim.x) {
+    u32 asked = 0;
+    for (int index = blockIdx.x;; index = gridDim.x + uniform(asked)) {
         const WideWork work = index < units ? wide_work_at(g, index) : WideWork{};
+        if (threadIdx.x % 32 == 0 && index < units) asked = count_up((u32*)counter, ~0u); // needed only after this unit's loads
         if (work.kind == wide_nothing) continue;
         const bool tall = work.kind == wide_tall;
         const u32 row_bytes = (work.rows + 7) / 8 * 8 * 128;
-        const u64 block_bytes = (u64)g.k_blocks * Format::pair_bytes;
+        const u64 block_bytes = (u64)g.k_blocks * Format::pair_bytes, policy = work.alone ? once : again;
         const u8* weights = g.weights + ((u64)work.expert * g.blocks + work.block) * block_bytes;
         const float* scales = g.scales + ((u64)work.expert * ((g.blocks + 1) / 2) + work.block / 2) * g.k_blocks * 4;
         for (int k = 0; k < (tall ? 2 * g.k_blocks : g.k_blocks); k++) {
             const WideStage s = ring.current();
             const u32 full = ring.full(s), rows = ring.rows(s), to = shared_address(ring.weights(s));
             barrier_wait(ring.empty(s), s.phase ^ 1);
-            if (k == 0) *ring.work() = work;
+            if (k == 0 && elect_one()) *ring.work() = work;
             if (work.kind == wide_end) {
-                barrier_arrive(full);
+                if (elect_one()) barrier_arrive(full);
                 return;
             }
             const bool has_scales = Format::promotes && (!tall || k % 2 == 0); // of 128 values
-            if (tall) {
-                barrier_arrive_expect(full, (1 + work.second) * Format::piece_bytes + row_bytes + 16 * has_scales);
-                for (int b = 0; b <= work.second; b++) {
-                    const u8* from = weights + b * block_bytes + (u64)k * Format::piece_bytes;
-                    if (work.alone) bulk_load(to + b * Format::piece_bytes, from, Format::piece_bytes, full, stream);
-                    else bulk_load(to + b * Format::piece_bytes, from, Format::piece_bytes, full);
+            if (elect_one()) {
+                if (tall) {
+                    barrier_arrive_expect(full, (1 + work.second) * Format::piece_bytes + row_bytes + 16 * has_scales);
+                    for (int b = 0; b <= work.second; b++)
+                        bulk_load(to + b * Format::piece_bytes, weights + b * block_bytes + (u64)k * Format::piece_bytes, Format::piece_bytes, full, policy);
+                    bulk_load(rows, g.rows + ((u64)k * g.capacity + work.row) * 64, row_bytes, full);
+                } else {
+                    barrier_arrive_expect(full, Format::pair_bytes + 2 * row_bytes + 16 * has_scales);
+                    bulk_load(to, weights + (u64)k * Format::pair_bytes, Format::pair_bytes, full, once);
+                    for (int i = 0; i < 2; i++)
+                        bulk_load(rows + i * Layout::deep_rows, g.rows + ((u64)(2 * k + i) * g.capacity + work.row) * 64, row_bytes, full);
                 }
-                bulk_load(rows, g.rows + ((u64)k * g.capacity + work.row) * 64, row_bytes, full);
-            } else {
-                barrier_arrive_expect(full, Format::pair_bytes + 2 * row_bytes + 16 * has_scales);
-                bulk_load(to, weights + (u64)k * Format::pair_bytes, Format::pair_bytes, full, stream);
-                for (int i = 0; i < 2; i++)
-                    bulk_load(rows + i * Layout::deep_rows, g.rows + ((u64)(2 * k + i) * g.capacity + work.row) * 64, row_bytes, full);
+                if (has_scales) bulk_load(shared_address(ring.scales(s)), scales + (tall ? k / 2 : k) * 4, 16, full);
             }
-            if (has_scales) bulk_load(shared_address(ring.scales(s)), scales + (tall ? k / 2 : k) * 4, 16, full);
+            __syncwarp();
             ring.advance();
         }
     }

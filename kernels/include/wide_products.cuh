@@ -241,7 +241,7 @@ template <class Format, class Epilogue> DEVICE void wide_consume(const WideGemmA
     }
 }
 
-template <class Format, class Epilogue> DEVICE void wide_gemm(const WideGemmArguments& g) {
+template <class Format, class Epilogue> DEVICE void wide_gemm(const WideGemmArguments& g, int* counter) {
     SHARED_MEMORY(u8, 1024, memory);
     WideRing<Format> ring(memory);
     ring.init();
@@ -249,9 +249,9 @@ template <class Format, class Epilogue> DEVICE void wide_gemm(const WideGemmArgu
     launch_dependents();
     if (uniform(threadIdx.x / 128) == wide_math_threads / 128) {
         registers_decrease<wide_producer_registers>();
-        if (uniform(threadIdx.x / 32) == wide_math_threads / 32 && elect_one()) {
+        if (uniform(threadIdx.x / 32) == wide_math_threads / 32) {
             fence_async(); // rows were written by ordinary stores of an earlier kernel
-            wide_produce(g, ring);
+            wide_produce(g, ring, counter);
         }
     } else {
         registers_increase<wide_math_registers>();

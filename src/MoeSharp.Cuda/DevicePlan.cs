@@ -14,6 +14,9 @@ internal readonly struct DevicePlan
     /// <summary>A tile of at most so many rows has its weights on the M side; twin of the constant in kernels/include/scheduler.cuh.</summary>
     internal const int NarrowRows = 96;
 
+    /// <summary>The number of tiles, and behind it the units of GateUp and of Down that were given out; twin of the constant in kernels/include/arguments.cuh.</summary>
+    internal const int TileCounts = 3;
+
     internal DevicePlan(ExpertsShape shape, int tokens)
     {
         Tokens = tokens;
@@ -109,7 +112,7 @@ internal readonly struct DevicePlan
         plan.Add("intermediate_scales", ElementType.F32, IntermediateBlocks, scales, Step.GateUp, Step.Down);
         plan.Add("row_of_slot", ElementType.I32, Slots, 1, Step.Quantize, Step.Combine);
         plan.Add("tiles", ElementType.I32, MostTiles, 8, Step.Quantize, Step.Down);
-        plan.Add("tile_count", ElementType.I32, 1, 1, Step.Quantize, Step.Down);
+        plan.Add("tile_count", ElementType.I32, TileCounts, 1, Step.Quantize, Step.Down);
         plan.Add("weighed", ElementType.BF16, WeighedTokens, HiddenSize, Step.Quantize, Step.Quantize);
     }
 

@@ -102,6 +102,7 @@ public class DevicePlanTests
         string scheduler = File.ReadAllText(Repository.PathOf("kernels/include/scheduler.cuh"));
         Assert.Contains($"constexpr int tile_rows = {DevicePlan.TileRows};", scheduler);
         Assert.Contains($"constexpr int narrow_rows = {DevicePlan.NarrowRows};", scheduler);
+        Assert.Contains($"tile_counts = {DevicePlan.TileCounts} }};", File.ReadAllText(Repository.PathOf("kernels/include/arguments.cuh")));
     }
 
     /// <summary>Slots that shared memory leaves to a ring of the one launch, on layers of real sizes; 0 tokens where they are too few.</summary>

@@ -52,7 +52,7 @@ public class QuantizePermuteTests
         using CudaContext.Scope scope = kernels.Context.Enter();
         using DeviceBuffer hidden = Upload(stream, x), idBuffer = Upload<int>(stream, [.. new int[shift], .. ids]), mapBuffer = Upload<int>(stream, [.. map, 0]);
         using DeviceBuffer rows = Room(stream, (long)blocks * capacity * 128), scales = Room(stream, (long)blocks * capacity * 4);
-        using DeviceBuffer rowOfSlot = Room(stream, ids.Length * 4), tiles = Room(stream, plan.MostTiles * 32), tileCount = Room(stream, 4);
+        using DeviceBuffer rowOfSlot = Room(stream, ids.Length * 4), tiles = Room(stream, plan.MostTiles * 32), tileCount = Room(stream, DevicePlan.TileCounts * 4);
         int multiprocessors = kernels.Context.Multiprocessors;
         (int grid, int perBlock, int shared) = !longRuns ? plan.QuantizeGrid(multiprocessors)
             : plan.RunsGrid(misaligned ? 24 : multiprocessors); // on 24 several blocks share a run, and runs of 4099 tokens are long; on the emulator's four they are the longest
@@ -84,7 +84,7 @@ public class QuantizePermuteTests
             for (int i = 0; i < own; i++) expectedTiles.Add([e, first, own, next[e], counts[e]]);
         }
         int[] placed = Download<int>(rowOfSlot, stream, ids.Length), written = Download<int>(tiles, stream, plan.MostTiles * 8);
-        Assert.True(Download<int>(tileCount, stream, 1)[0] == expectedTiles.Count, $"{where}: number of tiles");
+        Assert.True(Download<int>(tileCount, stream, DevicePlan.TileCounts).SequenceEqual([expectedTiles.Count, 0, 0]), $"{where}: number of tiles, and of units given out");
         for (int t = 0; t < expectedTiles.Count; t++)
             Assert.True(written.AsSpan(t * 8, 5).SequenceEqual(expectedTiles[t]), $"{where}: tile {t} is {string.Join(' ', written[(t * 8)..(t * 8 + 5)])}");
 
@@ -129,7 +129,7 @@ public class QuantizePermuteTests
         using CudaContext.Scope scope = kernels.Context.Enter();
         using DeviceBuffer hidden = Upload(stream, x), idBuffer = Upload<int>(stream, ids), mapBuffer = Upload<int>(stream, [.. map, 0]);
         using DeviceBuffer rows = Room(stream, (long)blocks * capacity * 256), rowOfSlot = Room(stream, ids.Length * 4);
-        using DeviceBuffer tiles = Room(stream, plan.MostTiles * 32), tileCount = Room(stream, 4);
+        using DeviceBuffer tiles = Room(stream, plan.MostTiles * 32), tileCount = Room(stream, DevicePlan.TileCounts * 4);
         (int grid, int perBlock, int shared) = plan.QuantizeGrid(kernels.Context.Multiprocessors);
         kernels.Wide.Permute.Launch(new WidePermuteArguments
         {
@@ -152,7 +152,8 @@ public class QuantizePermuteTests
         }, grid, stream.Raw, dynamicShared: shared);
 
         (_, int[] next) = Places(local, experts);
-        int[] placed = Download<int>(rowOfSlot, stream, ids.Length);
+        int[] placed = Download<int>(rowOfSlot, stream, ids.Length), counted = Download<int>(tileCount, stream, DevicePlan.TileCounts);
+        Assert.True(counted.AsSpan(1).SequenceEqual([0, 0]), $"{where}: units given out are {counted[1]} and {counted[2]}");
         byte[] written = Download<byte>(rows, stream, blocks * capacity * 256);
         BFloat16[] expected = mx ? ThroughMxFp8(x) : x;
         var ours = new BFloat16[blocks * 128];
