@@ -5,7 +5,7 @@
 #include "fine_ring.cuh"
 #endif
 // The pipeline of both grouped GEMMs. A cluster of two blocks takes a unit: each block one 128-row half of the weights, both the same rows, which
-// each loads by halves for both (multicast). In a block one producer thread fills a ring of slots, two warpgroups multiply and promote, and three
+// each loads by halves for both (multicast). In a block a producer's warp fills a ring of slots, two warpgroups multiply and promote, and three
 // warps finish what a tile of more than 64 rows hands over while the next one is multiplied. Numbers follow one chain whatever the orientation or tile: per
 // K block of 128 four products of 32 (the first overwrites), then final = fma(sa * sw, acc, final).
 
