@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 
 namespace MoeSharp;
 
@@ -6,13 +7,18 @@ namespace MoeSharp;
 internal static unsafe class Arrangement
 {
     /// <summary>void(rows, depth, target).</summary>
-    public static delegate*<byte**, int, byte*, void> For(TileOrder order, WeightFormat format) => (order, format.ValueBytes()) switch
+    public static delegate*<byte**, int, byte*, void> For(TileOrder order, WeightFormat format) => (order.Of(format), format.ValueBytes()) switch
     {
         (TileOrder.Plain, 1) => &PlainBytes,
         (TileOrder.Plain, _) => &PlainWords,
+        (TileOrder.Woven, _) => &WovenBytes,
         (_, 1) => &PairBytes,
         _ => &PairWords,
     };
+
+    /// <summary>The order that a format's values have.</summary>
+    public static TileOrder Of(this TileOrder order, WeightFormat format) =>
+        order == TileOrder.Woven && format is not (WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo) ? TileOrder.Plain : order;
 
     /// <summary>[32][depth] bytes to [depth][32], in squares of 8 x 8.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -34,6 +40,20 @@ internal static unsafe class Arrangement
                 Swap(square, 1, 8, 0x00FF00FF00FF00FF);
                 for (int i = 0; i < steps; i++) *(ulong*)(target + (k + i) * TileBlock.Columns + column) = square[i];
             }
+        }
+    }
+
+    /// <summary>[32][depth] bytes to [depth][8][4]: columns that lie 8 apart beside each other.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void WovenBytes(byte** rows, int depth, byte* target)
+    {
+        PlainBytes(rows, depth, target);
+        for (byte* k = target; k < target + depth * TileBlock.Columns; k += TileBlock.Columns)
+        {
+            Vector256<uint> words = default;
+            for (int part = 0; part < 4; part++)
+                words |= Vector256.WidenLower(Vector128.WidenLower(Vector128.CreateScalar(*(ulong*)(k + 8 * part)).AsByte()).ToVector256()) << 8 * part;
+            words.AsByte().Store(k);
         }
     }
 

@@ -7,8 +7,9 @@ internal static class GemmKernels
     [
         new AmxKernel(),
         new Bf16DotKernel(),
-        new FmaKernel("avx512", CpuFeatures.Avx512, "AVX-512 F, BW and VL", hasRows: true, (a, constants) => new Avx512Assembler(a, constants)),
-        new FmaKernel("avx2", CpuFeatures.Avx2Fma, "AVX2, FMA and F16C", hasRows: false, (a, constants) => new Avx2Assembler(a, constants)),
+        new FmaKernel("avx512", CpuFeatures.Avx512, "AVX-512 F, BW and VL", TileOrder.Plain, hasRows: true, (a, constants, _) => new Avx512Assembler(a, constants)),
+        new FmaKernel("avx2", CpuFeatures.Avx2Fma, "AVX2, FMA and F16C", CpuFeatures.FastSubnormals ? TileOrder.Woven : TileOrder.Plain, hasRows: false,
+            (a, constants, order) => new Avx2Assembler(a, constants, order)),
         new ManagedKernel<Simd512, E4M3TableWeights>(
             "managed-512-vbmi", E4M3TableWeights.IsSupported, "512-bit vectors, and AVX512-VBMI to decode FP8 by table"),
         new ManagedKernel<Simd512, E4M3Weights>("managed-512", Simd512.IsSupported, "512-bit vectors"),

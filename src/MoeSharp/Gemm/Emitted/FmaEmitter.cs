@@ -5,7 +5,8 @@ namespace MoeSharp;
 
 /// <summary>
 /// Writes the FP32 microkernel for a number of rows: the same chains of fused multiply-adds as <see cref="TileKernel"/>, so the same bits. Two vectors of
-/// sums per row stay in registers over a 128-K block, as many rows as the registers hold; a tile takes as many passes as its columns need.
+/// sums per row stay in registers over a 128-K block, as many rows as the registers hold, or four where few rows leave room: one row's chains of two vectors
+/// would wait for one another. A tile takes as many passes as its columns need.
 /// </summary>
 internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat format, bool withNaN)
 {
@@ -16,40 +17,56 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
 
     private readonly bool _promotes = format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, _mx = format == WeightFormat.MxFp8;
     private readonly int _depthBytes = TileBlock.Columns * format.ValueBytes();
-    private int _rows;
+    private int _rows, _vectors; // of a row
+    private bool _exact; // codes are multiplied by the code scale at once, not the sums
 
     /// <summary>Rows whose sums fit the registers beside two vectors of weights, two of scales for MXFP8, and an operand.</summary>
     public static int MaxRows(int registers, WeightFormat format) => Math.Min(TileKernels.MostRows, (registers - (format == WeightFormat.MxFp8 ? 5 : 3)) / 2);
 
-    private int W0 => 2 * _rows;
+    private int W0 => _vectors * _rows;
     private int W1 => W0 + 1;
     private int X => W0 + 2;
-    private int Scale0 => W0 + 3;
-    private int Scale1 => W0 + 4;
+    private int Scale => W0 + 3;
 
-    /// <summary>One function: void(TileBlock*), System V.</summary>
+    /// <summary>One function: void(TileBlock*), System V. Woven codes are multiplied as they come, 2^-120 of their values, where operands are codes too: their products are multiples of 2^-138,
+    /// which FP32 has, so no bit is lost. Operands of any size need the values.</summary>
     public void EmitEntry(int rows)
     {
         _rows = rows;
+        _vectors = 4 * v.Lanes <= TileBlock.Columns && 4 * rows + (_mx ? 7 : 3) <= v.Registers ? 4 : 2;
         a.push(rbx);
-        for (int column = 0; column < TileBlock.Columns; column += 2 * v.Lanes) EmitPass(column);
+        if (v.Order == TileOrder.Woven)
+        {
+            Label any = a.CreateLabel();
+            a.cmp(__qword_ptr[s_block + TileBlock.Offsets.RowScales], 0);
+            a.je(any);
+            EmitPasses(exact: false);
+            a.Label(ref any);
+            EmitPasses(exact: true);
+        }
+        else EmitPasses(exact: false);
+    }
+
+    private void EmitPasses(bool exact)
+    {
+        _exact = exact;
+        for (int column = 0; column < TileBlock.Columns; column += _vectors * v.Lanes) EmitPass(column);
         a.vzeroupper();
         a.pop(rbx);
         a.ret();
     }
 
-    /// <summary>All k for two vectors of columns.</summary>
+    /// <summary>All k for the vectors of a row.</summary>
     private void EmitPass(int column)
     {
         LoadArguments();
-        if (_promotes) for (int i = 0; i < 2 * _rows; i++) v.Clear(i);
-        else EachSum(column, (sum, offset) => v.Load(sum, s_row, offset));
+        if (_promotes) for (int i = 0; i < W0; i++) v.Clear(i);
+        else EachSum(column, 0, _vectors, (sum, offset) => v.Load(sum, s_row, offset));
         Label group = a.CreateLabel(), step = a.CreateLabel();
         if (_mx)
         {
             a.Label(ref group);
-            v.DecodeE8M0(Scale0, s_scales, column, X);
-            v.DecodeE8M0(Scale1, s_scales, column + v.Lanes, X);
+            for (int i = 0; i < _vectors; i++) v.DecodeE8M0(Scale + i, s_scales, column + i * v.Lanes, X);
             a.add(s_scales, TileBlock.Columns);
             a.mov(s_group, GroupDepth / StepDepth);
         }
@@ -74,7 +91,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         }
         else a.jne(step);
         if (_promotes) Promote(column);
-        else EachSum(column, (sum, offset) => v.Store(sum, s_row, offset));
+        else EachSum(column, 0, _vectors, (sum, offset) => v.Store(sum, s_row, offset));
     }
 
     private void LoadArguments()
@@ -91,32 +108,34 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         a.shr(s_steps, 2);
     }
 
-    /// <summary>One k: its weights, then every row's operand times them.</summary>
+    /// <summary>One k: two vectors of its weights, then every row's operand times them.</summary>
     private void EmitDepth(int k, int column)
     {
-        int offset = k * _depthBytes + column * format.ValueBytes(), next = offset + v.Lanes * format.ValueBytes();
-        if (format == WeightFormat.Bf16)
+        for (int pair = 0; pair < _vectors; pair += 2)
         {
-            v.DecodeBf16(W0, s_weights, offset);
-            v.DecodeBf16(W1, s_weights, next);
-        }
-        else
-        {
-            v.DecodeE4M3(W0, s_weights, offset, withNaN, X);
-            v.DecodeE4M3(W1, s_weights, next, withNaN, X);
-        }
-        if (_mx)
-        {
-            v.MultiplyByCodeScale(W0); // not the scales, which may leave no room for it
-            v.MultiplyByCodeScale(W1);
-            v.Multiply(W0, W0, Scale0);
-            v.Multiply(W1, W1, Scale1);
-        }
-        for (int row = 0; row < _rows; row++)
-        {
-            v.Broadcast(X, s_operands, row * RowBytes + k * sizeof(float));
-            v.MultiplyAdd(2 * row, X, W0);
-            v.MultiplyAdd(2 * row + 1, X, W1);
+            int offset = k * _depthBytes, first = column + pair * v.Lanes;
+            if (format == WeightFormat.Bf16)
+            {
+                v.DecodeBf16(W0, s_weights, offset + first * sizeof(ushort));
+                v.DecodeBf16(W1, s_weights, offset + (first + v.Lanes) * sizeof(ushort));
+            }
+            else v.DecodeE4M3(W0, s_weights, offset, first, withNaN, X);
+            if (_mx || _exact)
+            {
+                v.MultiplyByCodeScale(W0); // not the scales, which may leave no room for it
+                v.MultiplyByCodeScale(W1);
+            }
+            if (_mx)
+            {
+                v.Multiply(W0, W0, Scale + pair);
+                v.Multiply(W1, W1, Scale + pair + 1);
+            }
+            for (int row = 0; row < _rows; row++)
+            {
+                v.Broadcast(X, s_operands, row * RowBytes + k * sizeof(float));
+                v.MultiplyAdd(row * _vectors + pair, X, W0);
+                v.MultiplyAdd(row * _vectors + pair + 1, X, W1);
+            }
         }
     }
 
@@ -125,35 +144,49 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     {
         Label scaled = a.CreateLabel(), end = a.CreateLabel();
         a.mov(s_rowScales, __[s_block + TileBlock.Offsets.RowScales]);
-        v.Load(W0, s_scales, column * sizeof(float));
-        v.Load(W1, s_scales, (column + v.Lanes) * sizeof(float));
-        v.MultiplyByCodeScale(W0);
-        v.MultiplyByCodeScale(W1);
         a.test(s_rowScales, s_rowScales);
         a.jne(scaled);
-        EachSum(column, (sum, offset) =>
+        for (int pair = 0; pair < _vectors; pair += 2)
         {
-            v.ScaleAndAdd(sum, sum % 2 == 0 ? W0 : W1, s_row, offset);
-            v.Store(sum, s_row, offset);
-        });
+            LoadScales(column + pair * v.Lanes);
+            EachSum(column, pair, 2, (sum, offset) =>
+            {
+                if (!_exact) v.MultiplyByCodeScale(sum);
+                v.ScaleAndAdd(sum, sum % 2 == 0 ? W0 : W1, s_row, offset);
+                v.Store(sum, s_row, offset);
+            });
+        }
         a.jmp(end);
         a.Label(ref scaled);
-        EachSum(column, (sum, offset) =>
+        for (int pair = 0; pair < _vectors; pair += 2)
         {
-            v.Broadcast(X, s_rowScales, sum / 2 * sizeof(float));
-            v.Multiply(X, X, sum % 2 == 0 ? W0 : W1);
-            v.ScaleAndAdd(sum, X, s_row, offset);
-            v.Store(sum, s_row, offset);
-        });
+            LoadScales(column + pair * v.Lanes);
+            EachSum(column, pair, 2, (sum, offset) =>
+            {
+                v.Broadcast(X, s_rowScales, sum / _vectors * sizeof(float));
+                v.Multiply(X, X, sum % 2 == 0 ? W0 : W1);
+                if (!_exact) v.MultiplyByCodeScale(sum);
+                v.ScaleAndAdd(sum, X, s_row, offset);
+                v.Store(sum, s_row, offset);
+            });
+        }
         a.Label(ref end);
     }
 
-    private void EachSum(int column, Action<int, int> emit)
+    /// <summary>Of two vectors of columns.</summary>
+    private void LoadScales(int column)
+    {
+        v.Load(W0, s_scales, column * sizeof(float));
+        v.Load(W1, s_scales, (column + v.Lanes) * sizeof(float));
+    }
+
+    /// <summary>So many vectors of each row from the first on: number of the sum, and where it lies from <see cref="s_row"/>.</summary>
+    private void EachSum(int column, int first, int count, Action<int, int> emit)
     {
         a.mov(s_row, s_sums);
         for (int row = 0; row < _rows; row++)
         {
-            for (int half = 0; half < 2; half++) emit(2 * row + half, (column + half * v.Lanes) * sizeof(float));
+            for (int i = first; i < first + count; i++) emit(row * _vectors + i, (column + i * v.Lanes) * sizeof(float));
             if (row + 1 < _rows) a.add(s_row, s_stride);
         }
     }

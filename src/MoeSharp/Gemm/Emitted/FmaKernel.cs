@@ -3,7 +3,7 @@ using Iced.Intel;
 namespace MoeSharp;
 
 /// <summary>Code generated for FP32 multiply-adds, where there are no BF16 dot products. Gives the bits of the managed kernels.</summary>
-internal sealed class FmaKernel(string name, bool isSupported, string what, bool hasRows, Func<Assembler, ConstantPool, IVectorAssembler> vectors) : IGemmKernel
+internal sealed class FmaKernel(string name, bool isSupported, string what, TileOrder order, bool hasRows, Func<Assembler, ConstantPool, TileOrder, IVectorAssembler> vectors) : IGemmKernel
 {
     private readonly Dictionary<(WeightFormat, bool), (GeneratedCode Code, int MaxRows)> _code = [];
     private readonly Lock _generate = new();
@@ -14,7 +14,7 @@ internal sealed class FmaKernel(string name, bool isSupported, string what, bool
         ? $"this machine has {what}"
         : $"this machine or system lacks {what}, or is not x64 Linux, for which this kernel's code is generated";
     public Operand Operand => Operand.F32;
-    public TileOrder Order => TileOrder.Plain;
+    public TileOrder Order => order;
 
     public TileKernels For(WeightFormat format, bool withNaN)
     {
@@ -34,7 +34,7 @@ internal sealed class FmaKernel(string name, bool isSupported, string what, bool
     private (GeneratedCode Code, int MaxRows) Generate(WeightFormat format, bool withNaN)
     {
         var code = new GeneratedCode.Builder();
-        IVectorAssembler assembler = vectors(code.Assembler, code.Constants);
+        IVectorAssembler assembler = vectors(code.Assembler, code.Constants, order.Of(format));
         var emitter = new FmaEmitter(code.Assembler, assembler, format, withNaN);
         int maxRows = FmaEmitter.MaxRows(assembler.Registers, format);
         for (int rows = 1; rows <= maxRows; rows++)

@@ -6,10 +6,8 @@ namespace MoeSharp;
 /// <summary>The vector instructions of an FP32 microkernel, so that it is written once for several register widths. Registers go by number.</summary>
 internal interface IVectorAssembler
 {
-    /// <summary>What decoded codes are short of.</summary>
-    public const float CodeScale = 256;
-    /// <summary>0x7F as a number, decoded.</summary>
-    public const float DecodedNaN = 480 / CodeScale;
+    /// <summary>How the FP8 codes that it decodes lie.</summary>
+    TileOrder Order { get; }
     /// <summary>FP32 values per register.</summary>
     int Lanes { get; }
     /// <summary>Registers there are.</summary>
@@ -24,10 +22,12 @@ internal interface IVectorAssembler
     void MultiplyAdd(int sum, int a, int b);
     /// <summary>sum = sum * factor + memory.</summary>
     void ScaleAndAdd(int sum, int factor, AssemblerRegister64 address, int offset);
-    /// <summary>As many E4M3 codes as there are lanes, divided by <see cref="CodeScale"/>: moved into place, a code is a binary16 number, subnormal codes
-    /// included, whose exponent has a bias greater by 8.</summary>
-    void DecodeE4M3(int register, AssemblerRegister64 address, int offset, bool withNaN, int temporary);
-    /// <summary>register *= <see cref="CodeScale"/>.</summary>
+    /// <summary>Two registers of E4M3 codes, the second behind the first, divided by a code scale: moved into place, a code, subnormal or not, is a binary16 number whose exponent has a bias greater by
+    /// 8, or an FP32 number whose exponent has one greater by 120.</summary>
+    /// <param name="offset">Of the 32 columns of one k.</param>
+    /// <param name="column">First of them to be decoded.</param>
+    void DecodeE4M3(int register, AssemblerRegister64 address, int offset, int column, bool withNaN, int temporary);
+    /// <summary>register *= the code scale.</summary>
     void MultiplyByCodeScale(int register);
     /// <summary>BF16 values.</summary>
     void DecodeBf16(int register, AssemblerRegister64 address, int offset);
@@ -38,8 +38,11 @@ internal interface IVectorAssembler
 /// <summary>AVX-512 F, BW and VL.</summary>
 internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
 {
+    private const float CodeScale = 256, DecodedNaN = 480 / CodeScale;
+
     private static AssemblerRegisterZMM Z(int register) => new(Register.ZMM0 + register);
 
+    public TileOrder Order => TileOrder.Plain;
     public int Lanes => 16;
     public int Registers => 32;
     public void Clear(int register) => a.vpxord(Z(register), Z(register), Z(register));
@@ -52,7 +55,13 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
     public void ScaleAndAdd(int sum, int factor, AssemblerRegister64 address, int offset) =>
         a.vfmadd213ps(Z(sum), Z(factor), __zmmword_ptr[address + offset]);
 
-    public void DecodeE4M3(int register, AssemblerRegister64 address, int offset, bool withNaN, int temporary)
+    public void DecodeE4M3(int register, AssemblerRegister64 address, int offset, int column, bool withNaN, int temporary)
+    {
+        DecodeE4M3(register, address, offset + column, withNaN, temporary);
+        DecodeE4M3(register + 1, address, offset + column + Lanes, withNaN, temporary);
+    }
+
+    private void DecodeE4M3(int register, AssemblerRegister64 address, int offset, bool withNaN, int temporary)
     {
         var half = new AssemblerRegisterYMM(Register.YMM0 + register);
         a.evex.vpmovsxbw(half, __xmmword_ptr[address + offset]); // VEX cannot name registers above 15
@@ -61,11 +70,11 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
         a.evex.vcvtph2ps(Z(register), half);
         if (!withNaN) return;
         a.vpandd(Z(temporary), Z(register), constants.Every(0x7FFFFFFFu));
-        a.vpcmpeqd(k1, Z(temporary), constants.Every(IVectorAssembler.DecodedNaN));
+        a.vpcmpeqd(k1, Z(temporary), constants.Every(DecodedNaN));
         a.vpbroadcastd(Z(register).k1, constants.One(0x7FC00000u));
     }
 
-    public void MultiplyByCodeScale(int register) => a.vmulps(Z(register), Z(register), constants.Every(IVectorAssembler.CodeScale));
+    public void MultiplyByCodeScale(int register) => a.vmulps(Z(register), Z(register), constants.Every(CodeScale));
 
     public void DecodeBf16(int register, AssemblerRegister64 address, int offset)
     {
@@ -84,10 +93,14 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
 }
 
 /// <summary>AVX2, FMA and F16C.</summary>
-internal sealed class Avx2Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
+internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrder order = TileOrder.Plain) : IVectorAssembler
 {
+    private const float HalfScale = 256, DecodedNaN = 480 / HalfScale;
+    private static readonly float s_topScale = MathF.ScaleB(1, 120);
+
     private static AssemblerRegisterYMM Y(int register) => new(Register.YMM0 + register);
 
+    public TileOrder Order => order;
     public int Lanes => 8;
     public int Registers => 16;
     public void Clear(int register) => a.vxorps(Y(register), Y(register), Y(register));
@@ -100,20 +113,33 @@ internal sealed class Avx2Assembler(Assembler a, ConstantPool constants) : IVect
     public void ScaleAndAdd(int sum, int factor, AssemblerRegister64 address, int offset) =>
         a.vfmadd213ps(Y(sum), Y(factor), __ymmword_ptr[address + offset]);
 
-    public void DecodeE4M3(int register, AssemblerRegister64 address, int offset, bool withNaN, int temporary)
+    public void DecodeE4M3(int register, AssemblerRegister64 address, int offset, int column, bool withNaN, int temporary)
     {
-        var half = new AssemblerRegisterXMM(Register.XMM0 + register);
-        a.vpmovsxbw(half, __qword_ptr[address + offset]);
-        a.vpsllw(half, half, 7);
-        a.vpand(half, half, constants.HalfWide(0xBFFFBFFFu)); // the copy of the sign beside the sign
-        a.vcvtph2ps(Y(register), half);
-        if (!withNaN) return;
-        a.vpand(Y(temporary), Y(register), constants.Wide(0x7FFFFFFFu));
-        a.vpcmpeqd(Y(temporary), Y(temporary), constants.Wide(IVectorAssembler.DecodedNaN));
-        a.vorps(Y(register), Y(register), Y(temporary));
+        for (int i = 0; i < 2; i++)
+        {
+            AssemblerRegisterYMM y = Y(register + i);
+            if (order == TileOrder.Woven)
+            {
+                a.vmovups(y, __ymmword_ptr[address + (offset + column / Lanes + i - 3)]);
+                a.vpsrad(y, y, 4);
+                a.vpand(y, y, constants.Wide(0x87F00000u)); // without copies of the sign, and what lies below
+            }
+            else
+            {
+                AssemblerRegisterXMM half = new(Register.XMM0 + register + i);
+                a.vpmovsxbw(half, __qword_ptr[address + (offset + column + i * Lanes)]);
+                a.vpsllw(half, half, 7);
+                a.vpand(half, half, constants.HalfWide(0xBFFFBFFFu)); // the copy of the sign beside the sign
+                a.vcvtph2ps(y, half);
+            }
+            if (!withNaN) continue;
+            a.vpand(Y(temporary), y, constants.Wide(0x7FFFFFFFu));
+            a.vpcmpeqd(Y(temporary), Y(temporary), constants.Wide(order == TileOrder.Woven ? 0x07F00000u : BitConverter.SingleToUInt32Bits(DecodedNaN)));
+            a.vorps(y, y, Y(temporary));
+        }
     }
 
-    public void MultiplyByCodeScale(int register) => a.vmulps(Y(register), Y(register), constants.Wide(IVectorAssembler.CodeScale));
+    public void MultiplyByCodeScale(int register) => a.vmulps(Y(register), Y(register), constants.Wide(order == TileOrder.Woven ? s_topScale : HalfScale));
 
     public void DecodeBf16(int register, AssemblerRegister64 address, int offset)
     {
