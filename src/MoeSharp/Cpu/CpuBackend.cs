@@ -64,13 +64,14 @@ public sealed class CpuBackend : IExpertsBackend, IDisposable
         _support.ThrowIfNot();
         var context = new LoadContext(null, progress, cancellation);
         int downTiles = CpuExperts.DownTilesPerChunk(shape.Hidden, Team.Threads);
-        PackedFile? stored = _packedCache?.Open(weights, _kernel!.Order, downTiles);
+        IGemmKernel kernel = _kernel!.ForActivations(shape.Activations);
+        PackedFile? stored = _packedCache?.Open(weights, kernel.Order, downTiles);
         try
         {
             if (!allowNaNWeights && stored is not { HasNaN: false }) NaNCodes.Check(weights, new LoadPiece(context, 0, CpuExperts.Pieces, weights.Count));
             bool withNaN = allowNaNWeights && (stored?.HasNaN ?? NaNCodes.First(weights) is not null);
-            var experts = new CpuExperts(shape, weights, Team, _kernel!, withNaN, stored, context);
-            if (stored is null) _packedCache?.Store(weights, _kernel!.Order, experts.Packed.GateUp, experts.Packed.Down, withNaN);
+            var experts = new CpuExperts(shape, weights, Team, kernel, withNaN, stored, context);
+            if (stored is null) _packedCache?.Store(weights, kernel.Order, experts.Packed.GateUp, experts.Packed.Down, withNaN);
             MappedPages.Release([.. weights.Gate, .. weights.Up, .. weights.Down]);
             if (stored is not null) progress?.Report(new(LoadStage.Prepare, 1, 1)); // there was nothing to lay out
             return experts;

@@ -8,14 +8,17 @@ internal static class GemmKernels
         new AmxKernel(),
         new Bf16DotKernel(),
         new FmaKernel("avx512", CpuFeatures.Avx512, "AVX-512 F, BW and VL", TileOrder.Plain, hasRows: true, (a, constants, _) => new Avx512Assembler(a, constants)),
-        new FmaKernel("avx2", CpuFeatures.Avx2Fma, "AVX2, FMA and F16C", CpuFeatures.FastSubnormals ? TileOrder.Woven : TileOrder.Plain, hasRows: false,
-            (a, constants, order) => new Avx2Assembler(a, constants, order)),
+        CpuFeatures.FastSubnormals ? Avx2(TileOrder.Woven, Avx2(TileOrder.Plain)) : Avx2(TileOrder.Plain),
         new ManagedKernel<Simd512, E4M3TableWeights>(
             "managed-512-vbmi", E4M3TableWeights.IsSupported, "512-bit vectors, and AVX512-VBMI to decode FP8 by table"),
         new ManagedKernel<Simd512, E4M3Weights>("managed-512", Simd512.IsSupported, "512-bit vectors"),
         new ManagedKernel<Simd256, E4M3Weights>("managed-256", Simd256.IsSupported, "256-bit vectors"),
         new ManagedKernel<Simd128, E4M3Weights>("managed-128", Simd128.IsSupported, "128-bit vectors"),
     ];
+
+    /// <summary>With FP8 weights of 128-blocks in this order.</summary>
+    internal static FmaKernel Avx2(TileOrder order, FmaKernel? any = null) =>
+        new("avx2", CpuFeatures.Avx2Fma, "AVX2, FMA and F16C", order, hasRows: false, (a, constants, own) => new Avx2Assembler(a, constants, own), any);
 
     /// <summary>Names the kernel to use instead of the first that this machine can run; an option in code or of the tool goes before it.</summary>
     internal static string? Override => Environment.GetEnvironmentVariable("MOESHARP_CPU_KERNEL") is { Length: > 0 } name ? name : null;

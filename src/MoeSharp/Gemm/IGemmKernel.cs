@@ -16,6 +16,8 @@ internal interface IGemmKernel
     Operand Operand { get; }
     /// <summary>How the values of a packed block must lie.</summary>
     TileOrder Order { get; }
+    /// <summary>The kernel for layers with these activations: itself, or one of the same name and the same bits that suits them better.</summary>
+    IGemmKernel ForActivations(ActivationFormat activations) => this;
     /// <summary>Entries for a format.</summary>
     /// <param name="withNaN">Whether NaN codes must decode to NaN.</param>
     TileKernels For(WeightFormat format, bool withNaN);

@@ -18,7 +18,6 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     private readonly bool _promotes = format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, _mx = format == WeightFormat.MxFp8;
     private readonly int _depthBytes = TileBlock.Columns * format.ValueBytes();
     private int _rows, _vectors; // of a row
-    private bool _exact; // codes are multiplied by the code scale at once, not the sums
 
     /// <summary>Rows whose sums fit the registers beside two vectors of weights, two of scales for MXFP8, and an operand.</summary>
     public static int MaxRows(int registers, WeightFormat format) => Math.Min(TileKernels.MostRows, (registers - (format == WeightFormat.MxFp8 ? 5 : 3)) / 2);
@@ -28,28 +27,13 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     private int X => W0 + 2;
     private int Scale => W0 + 3;
 
-    /// <summary>One function: void(TileBlock*), System V. Woven codes are multiplied as they come, 2^-120 of their values, where operands are codes too: their products are multiples of 2^-138,
-    /// which FP32 has, so no bit is lost. Operands of any size need the values.</summary>
+    /// <summary>One function: void(TileBlock*), System V. Woven codes are multiplied as they come, 2^-120 of their values: products with codes are multiples of 2^-138, which FP32 has, so no bit is
+    /// lost.</summary>
     public void EmitEntry(int rows)
     {
         _rows = rows;
         _vectors = 4 * v.Lanes <= TileBlock.Columns && 4 * rows + (_mx ? 7 : 3) <= v.Registers ? 4 : 2;
         a.push(rbx);
-        if (v.Order == TileOrder.Woven)
-        {
-            Label any = a.CreateLabel();
-            a.cmp(__qword_ptr[s_block + TileBlock.Offsets.RowScales], 0);
-            a.je(any);
-            EmitPasses(exact: false);
-            a.Label(ref any);
-            EmitPasses(exact: true);
-        }
-        else EmitPasses(exact: false);
-    }
-
-    private void EmitPasses(bool exact)
-    {
-        _exact = exact;
         for (int column = 0; column < TileBlock.Columns; column += _vectors * v.Lanes) EmitPass(column);
         a.vzeroupper();
         a.pop(rbx);
@@ -120,13 +104,10 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
                 v.DecodeBf16(W1, s_weights, offset + (first + v.Lanes) * sizeof(ushort));
             }
             else v.DecodeE4M3(W0, s_weights, offset, first, withNaN, X);
-            if (_mx || _exact)
+            if (_mx)
             {
                 v.MultiplyByCodeScale(W0); // not the scales, which may leave no room for it
                 v.MultiplyByCodeScale(W1);
-            }
-            if (_mx)
-            {
                 v.Multiply(W0, W0, Scale + pair);
                 v.Multiply(W1, W1, Scale + pair + 1);
             }
@@ -151,7 +132,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
             LoadScales(column + pair * v.Lanes);
             EachSum(column, pair, 2, (sum, offset) =>
             {
-                if (!_exact) v.MultiplyByCodeScale(sum);
+                v.MultiplyByCodeScale(sum);
                 v.ScaleAndAdd(sum, sum % 2 == 0 ? W0 : W1, s_row, offset);
                 v.Store(sum, s_row, offset);
             });
@@ -165,7 +146,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
             {
                 v.Broadcast(X, s_rowScales, sum / _vectors * sizeof(float));
                 v.Multiply(X, X, sum % 2 == 0 ? W0 : W1);
-                if (!_exact) v.MultiplyByCodeScale(sum);
+                v.MultiplyByCodeScale(sum);
                 v.ScaleAndAdd(sum, X, s_row, offset);
                 v.Store(sum, s_row, offset);
             });

@@ -3,7 +3,9 @@ using Iced.Intel;
 namespace MoeSharp;
 
 /// <summary>Code generated for FP32 multiply-adds, where there are no BF16 dot products. Gives the bits of the managed kernels.</summary>
-internal sealed class FmaKernel(string name, bool isSupported, string what, TileOrder order, bool hasRows, Func<Assembler, ConstantPool, TileOrder, IVectorAssembler> vectors) : IGemmKernel
+/// <param name="order">In <see cref="TileOrder.Woven"/> rows must be FP8 codes.</param>
+/// <param name="any">The kernel for rows of any size.</param>
+internal sealed class FmaKernel(string name, bool isSupported, string what, TileOrder order, bool hasRows, Func<Assembler, ConstantPool, TileOrder, IVectorAssembler> vectors, FmaKernel? any = null) : IGemmKernel
 {
     private readonly Dictionary<(WeightFormat, bool), (GeneratedCode Code, int MaxRows)> _code = [];
     private readonly Lock _generate = new();
@@ -15,6 +17,8 @@ internal sealed class FmaKernel(string name, bool isSupported, string what, Tile
         : $"this machine or system lacks {what}, or is not x64 Linux, for which this kernel's code is generated";
     public Operand Operand => Operand.F32;
     public TileOrder Order => order;
+
+    public IGemmKernel ForActivations(ActivationFormat activations) => activations == ActivationFormat.Fp8 ? this : any ?? this;
 
     public TileKernels For(WeightFormat format, bool withNaN)
     {
