@@ -32,7 +32,7 @@ internal static partial class CpuFeatures
 
     /// <summary>256-bit integers, fused multiply-adds and binary16.</summary>
     public static bool Avx2Fma { get; }
-    /// <summary>Multiply-adds take subnormal factors at full speed: AMD's cores (measured on Zen 3), while Intel's stop for some 150 cycles.</summary>
+    /// <summary>Multiply-adds take subnormal factors at full speed: AMD's cores (measured on Zen 3), while Intel's are said to stop for some 150 cycles.</summary>
     public static bool FastSubnormals { get; }
     /// <summary>512-bit vectors: F, BW and VL.</summary>
     public static bool Avx512 { get; }

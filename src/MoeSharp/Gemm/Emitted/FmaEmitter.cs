@@ -127,38 +127,32 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         a.mov(s_rowScales, __[s_block + TileBlock.Offsets.RowScales]);
         a.test(s_rowScales, s_rowScales);
         a.jne(scaled);
-        for (int pair = 0; pair < _vectors; pair += 2)
-        {
-            LoadScales(column + pair * v.Lanes);
-            EachSum(column, pair, 2, (sum, offset) =>
-            {
-                v.MultiplyByCodeScale(sum);
-                v.ScaleAndAdd(sum, sum % 2 == 0 ? W0 : W1, s_row, offset);
-                v.Store(sum, s_row, offset);
-            });
-        }
+        Promote(column, hasRowScales: false);
         a.jmp(end);
         a.Label(ref scaled);
-        for (int pair = 0; pair < _vectors; pair += 2)
-        {
-            LoadScales(column + pair * v.Lanes);
-            EachSum(column, pair, 2, (sum, offset) =>
-            {
-                v.Broadcast(X, s_rowScales, sum / _vectors * sizeof(float));
-                v.Multiply(X, X, sum % 2 == 0 ? W0 : W1);
-                v.MultiplyByCodeScale(sum);
-                v.ScaleAndAdd(sum, X, s_row, offset);
-                v.Store(sum, s_row, offset);
-            });
-        }
+        Promote(column, hasRowScales: true);
         a.Label(ref end);
     }
 
-    /// <summary>Of two vectors of columns.</summary>
-    private void LoadScales(int column)
+    private void Promote(int column, bool hasRowScales)
     {
-        v.Load(W0, s_scales, column * sizeof(float));
-        v.Load(W1, s_scales, (column + v.Lanes) * sizeof(float));
+        for (int pair = 0; pair < _vectors; pair += 2)
+        {
+            v.Load(W0, s_scales, (column + pair * v.Lanes) * sizeof(float));
+            v.Load(W1, s_scales, (column + (pair + 1) * v.Lanes) * sizeof(float));
+            EachSum(column, pair, 2, (sum, offset) =>
+            {
+                int scale = sum % 2 == 0 ? W0 : W1;
+                if (hasRowScales)
+                {
+                    v.Broadcast(X, s_rowScales, sum / _vectors * sizeof(float));
+                    v.Multiply(X, X, scale);
+                }
+                v.MultiplyByCodeScale(sum);
+                v.ScaleAndAdd(sum, hasRowScales ? X : scale, s_row, offset);
+                v.Store(sum, s_row, offset);
+            });
+        }
     }
 
     /// <summary>So many vectors of each row from the first on: number of the sum, and where it lies from <see cref="s_row"/>.</summary>

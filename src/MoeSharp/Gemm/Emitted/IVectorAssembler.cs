@@ -6,8 +6,6 @@ namespace MoeSharp;
 /// <summary>The vector instructions of an FP32 microkernel, so that it is written once for several register widths. Registers go by number.</summary>
 internal interface IVectorAssembler
 {
-    /// <summary>How the FP8 codes that it decodes lie.</summary>
-    TileOrder Order { get; }
     /// <summary>FP32 values per register.</summary>
     int Lanes { get; }
     /// <summary>Registers there are.</summary>
@@ -42,7 +40,6 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
 
     private static AssemblerRegisterZMM Z(int register) => new(Register.ZMM0 + register);
 
-    public TileOrder Order => TileOrder.Plain;
     public int Lanes => 16;
     public int Registers => 32;
     public void Clear(int register) => a.vpxord(Z(register), Z(register), Z(register));
@@ -93,6 +90,7 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
 }
 
 /// <summary>AVX2, FMA and F16C.</summary>
+/// <param name="order">How the FP8 codes that it decodes lie.</param>
 internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrder order = TileOrder.Plain) : IVectorAssembler
 {
     private const float HalfScale = 256, DecodedNaN = 480 / HalfScale;
@@ -100,7 +98,6 @@ internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrd
 
     private static AssemblerRegisterYMM Y(int register) => new(Register.YMM0 + register);
 
-    public TileOrder Order => order;
     public int Lanes => 8;
     public int Registers => 16;
     public void Clear(int register) => a.vxorps(Y(register), Y(register), Y(register));
