@@ -93,7 +93,7 @@ internal sealed class DeviceCall : IDisposable
         PowerOfTwo = _shape.PowerOfTwoScales ? 1 : 0,
         Quantize = _shape.Activations == ActivationFormat.Fp8 ? 1 : 0,
         RingSlots = Sizes.Few.RingSlots,
-        Halves = FewPlan.Halves(Sizes.IntermediateBlocks, _kernels.Context.Multiprocessors, Sizes.IsWide),
+        Halves = FewPlan.Halves(Sizes.IntermediateBlocks, _kernels.Context.Multiprocessors),
         Activation = ActivationArguments.From(_shape),
     };
 

@@ -34,12 +34,11 @@ internal readonly struct FewPlan
     /// <summary>Of 8 KB, of each ring: the wide kernel has one per warpgroup.</summary>
     internal int RingSlots { get; }
 
-    /// <summary>GateUp in units of 32 weight rows where blocks then wait less for the last one: by an eighth at least, since smaller units cost more instructions. Not in the wide kernel, where a warpgroup
-    /// decodes 32 rows in the time of 64: 27.8 instead of 24.4 us for Qwen3-30B's only token, 44.3 instead of 38.4 for two tokens of DeepSeek-V3's rank.</summary>
-    internal static FewHalves Halves(int intermediateBlocks, int grid, bool isWide)
+    /// <summary>GateUp in units of 32 weight rows where blocks then wait less for the last one: by an eighth at least, since smaller units cost more instructions. The wide kernel, where a warpgroup decodes
+    /// 32 rows in the time of 64, does not look.</summary>
+    internal static FewHalves Halves(int intermediateBlocks, int grid)
     {
         FewHalves halves = default;
-        if (isWide) return halves;
         for (int experts = 1; experts < Slots; experts++)
         {
             int units = 4 * intermediateBlocks * experts;
