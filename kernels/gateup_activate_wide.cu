@@ -3,7 +3,7 @@
 
 #define WIDE_ENTRY(name, format)                                                                                                  \
     extern "C" __global__ void __launch_bounds__(wide_threads, 1) name(const __grid_constant__ WideGemmArguments g) {             \
-        wide_gemm<format, WideActivate>(g, g.tile_count + gateup_units);                                                           \
+        wide_gemm<format, WideActivate>(g, g.tile_count + gateup_units);                                                          \
     }                                                                                                                             \
     extern "C" __device__ const int name##_shared = WideLayout<format>::staging + 2 * wide_staging_bytes;
 

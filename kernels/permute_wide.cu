@@ -6,7 +6,7 @@
 #include "include/wide_scheduler.cuh"
 
 namespace wide {
-constexpr int parts = 1; // 16 bytes each, 512 apart: a warp takes 256 columns of one token
+constexpr int parts = 1; // of 16 bytes, 512 bytes apart: with one a warp takes 256 columns of a token
 struct Columns {
     u32 pairs[parts][4]; // zeros beyond the end of the row
 };
