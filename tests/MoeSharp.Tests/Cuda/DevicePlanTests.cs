@@ -63,7 +63,7 @@ public class DevicePlanTests
     [Fact]
     public void LongRunsCoverAllTokensAndFit() => Gen.Select(Gen.Int[1, 100_000], Gen.Int[1, 200], Gen.Int[1, 60], Gen.Int[1, 32]).Sample((tokens, multiprocessors, hiddenBlocks, topK) =>
     {
-        ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", 256, topK, hiddenBlocks * 128, 128), WeightFormat.Block128);
+        using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", 256, topK, hiddenBlocks * 128, 128), WeightFormat.Block128);
         (int blocks, int perBlock, int shared) = new DevicePlan(ExpertsShape.From(new() { TopK = topK }, weights), tokens).RunsGrid(multiprocessors);
         int runs = (tokens + perBlock - 1) / perBlock, parts = blocks / runs;
         Assert.True(parts >= 1 && blocks == runs * parts && parts <= hiddenBlocks && shared is > 0 and <= 227 * 1024 && perBlock <= 512 && (blocks <= multiprocessors || (parts == 1 && perBlock >= 256)),
@@ -81,7 +81,7 @@ public class DevicePlanTests
     [InlineData(8192, 8, 256, 256, WeightFormat.MxFp8, ActivationFormat.Fp8, false)]
     public void ManyRowsArePlacedInLongRuns(int tokens, int topK, int experts, int global, WeightFormat format, ActivationFormat activations, bool longRuns)
     {
-        ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", experts, topK, 2048, 768), format);
+        using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", experts, topK, 2048, 768), format);
         var plan = new DevicePlan(ExpertsShape.From(new() { TopK = topK, GlobalExperts = global, Activations = activations }, weights), tokens);
         Assert.Equal(longRuns, plan.HasManyRows(multiprocessors: 132));
     }
@@ -117,7 +117,7 @@ public class DevicePlanTests
     [InlineData(4096, 14336, WeightFormat.MxFp8, ActivationFormat.Fp8, 0, 0)]
     public void TheRingTakesWhatIsLeft(int hidden, int intermediate, WeightFormat format, ActivationFormat activations, int slots, int tokens)
     {
-        ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", 8, 2, hidden, intermediate), format);
+        using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", 8, 2, hidden, intermediate), format);
         var plan = new FewPlan(ExpertsShape.From(new() { TopK = 2, Activations = activations }, weights));
         Assert.Equal((slots, tokens), (plan.RingSlots, plan.MostTokens));
     }

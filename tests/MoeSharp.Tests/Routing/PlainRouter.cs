@@ -33,7 +33,8 @@ public sealed record RouterCase(RouterOptions Options, int Hidden, int Seed)
 /// <summary>The same routing in FP64 with sorts and masks: what the fast one is checked against.</summary>
 internal static class PlainRouter
 {
-    public static (int[] Ids, double[] Weights) Route(RouterCase c, int token)
+    /// <summary>Ids, weights, and the smallest difference of two selection scores, or of two groups', on which ids depend: where FP32 cannot tell them apart, other ids are as good.</summary>
+    public static (int[] Ids, double[] Weights, double Gap) Route(RouterCase c, int token)
     {
         float[] hidden = c.HiddenStates(1, token).Select(v => v.ToSingle()).ToArray();
         double[] logits = new double[c.E];
@@ -47,16 +48,16 @@ internal static class PlainRouter
         };
         double[] selection = scores.Select((s, e) => s + c.Bias[e]).ToArray();
         int size = c.E / c.Options.Groups;
-        var eligible = Enumerable.Range(0, c.Options.Groups)
-            .OrderByDescending(g => selection.Skip(g * size).Take(size).OrderDescending().Take(2).Sum())
-            .Take(c.Options.TopkGroups).ToHashSet();
-        int[] ids = Enumerable.Range(0, c.E)
-            .OrderByDescending(e => eligible.Contains(e / size) ? selection[e] : double.NegativeInfinity)
-            .Take(c.K).ToArray();
+        (double Score, int Group)[] groups = Enumerable.Range(0, c.Options.Groups)
+            .Select(g => (selection.Skip(g * size).Take(size).OrderDescending().Take(2).Sum(), g)).OrderByDescending(g => g.Item1).ToArray();
+        var eligible = groups.Take(c.Options.TopkGroups).Select(g => g.Group).ToHashSet();
+        int[] order = Enumerable.Range(0, c.E).Where(e => eligible.Contains(e / size)).OrderByDescending(e => selection[e]).ToArray(), ids = order[..c.K];
+        IEnumerable<double> gaps = order.Take(c.K).Zip(order.Skip(1), (a, b) => selection[a] - selection[b]);
+        if (c.Options.TopkGroups < groups.Length) gaps = gaps.Append(groups[c.Options.TopkGroups - 1].Score - groups[c.Options.TopkGroups].Score);
         double[] weights = ids.Select(e => scores[e]).ToArray();
         if (c.Options.Scoring == RouterScoring.TopkSoftmax) weights = Softmax(weights);
         double sum = Math.Max(weights.Sum() + c.Options.RenormalizeEpsilon, c.Options.RenormalizeMinimum);
-        return (ids, weights.Select(w => (c.Options.Renormalize ? w / sum : w) * c.Options.ScalingFactor).ToArray());
+        return (ids, weights.Select(w => (c.Options.Renormalize ? w / sum : w) * c.Options.ScalingFactor).ToArray(), gaps.DefaultIfEmpty(1).Min());
     }
 
     private static double[] Softmax(double[] values)
