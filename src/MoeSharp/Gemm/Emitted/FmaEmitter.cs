@@ -34,6 +34,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         _rows = rows;
         _vectors = 4 * v.Lanes <= TileBlock.Columns && 4 * rows + (_mx ? 7 : 3) <= v.Registers ? 4 : 2;
         a.push(rbx);
+        if (format != WeightFormat.Bf16) v.LoadMask();
         for (int column = 0; column < TileBlock.Columns; column += _vectors * v.Lanes) EmitPass(column);
         a.vzeroupper();
         a.pop(rbx);

@@ -8,8 +8,10 @@ internal interface IVectorAssembler
 {
     /// <summary>FP32 values per register.</summary>
     int Lanes { get; }
-    /// <summary>Registers there are.</summary>
+    /// <summary>Registers there are, less the last, which is the decoder's.</summary>
     int Registers { get; }
+    /// <summary>To come before <see cref="DecodeE4M3"/>: puts its mask into a register. Loads are short, and a mask in memory would be one more for each vector.</summary>
+    void LoadMask();
     void Clear(int register);
     void Load(int register, AssemblerRegister64 address, int offset);
     void Store(int register, AssemblerRegister64 address, int offset);
@@ -37,11 +39,13 @@ internal interface IVectorAssembler
 internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
 {
     private const float CodeScale = 256, DecodedNaN = 480 / CodeScale;
+    private const uint HalfMask = 0xBFFFBFFF; // without the copy of the sign beside the sign
 
     private static AssemblerRegisterZMM Z(int register) => new(Register.ZMM0 + register);
 
     public int Lanes => 16;
-    public int Registers => 32;
+    public int Registers => 31;
+    public void LoadMask() => a.vpbroadcastd(Z(Registers), constants.One(HalfMask));
     public void Clear(int register) => a.vpxord(Z(register), Z(register), Z(register));
     public void Load(int register, AssemblerRegister64 address, int offset) => a.vmovups(Z(register), __zmmword_ptr[address + offset]);
     public void Store(int register, AssemblerRegister64 address, int offset) => a.vmovups(__zmmword_ptr[address + offset], Z(register));
@@ -63,7 +67,7 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
         var half = new AssemblerRegisterYMM(Register.YMM0 + register);
         a.evex.vpmovsxbw(half, __xmmword_ptr[address + offset]); // VEX cannot name registers above 15
         a.evex.vpsllw(half, half, 7);
-        a.vpandd(half, half, constants.Every(0xBFFFBFFFu)); // the copy of the sign beside the sign
+        a.vpandd(half, half, new AssemblerRegisterYMM(Register.YMM0 + Registers));
         a.evex.vcvtph2ps(Z(register), half);
         if (!withNaN) return;
         a.vpandd(Z(temporary), Z(register), constants.Every(0x7FFFFFFFu));
@@ -94,12 +98,14 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
 internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrder order = TileOrder.Plain) : IVectorAssembler
 {
     private const float HalfScale = 256, DecodedNaN = 480 / HalfScale;
+    private const uint HalfMask = 0xBFFFBFFF, TopMask = 0x87F00000; // without copies of the sign, and what lies below
     private static readonly float s_topScale = MathF.ScaleB(1, 120);
 
     private static AssemblerRegisterYMM Y(int register) => new(Register.YMM0 + register);
 
     public int Lanes => 8;
-    public int Registers => 16;
+    public int Registers => 15;
+    public void LoadMask() => a.vmovups(Y(Registers), constants.Wide(order == TileOrder.Woven ? TopMask : HalfMask));
     public void Clear(int register) => a.vxorps(Y(register), Y(register), Y(register));
     public void Load(int register, AssemblerRegister64 address, int offset) => a.vmovups(Y(register), __ymmword_ptr[address + offset]);
     public void Store(int register, AssemblerRegister64 address, int offset) => a.vmovups(__ymmword_ptr[address + offset], Y(register));
@@ -119,14 +125,14 @@ internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrd
             {
                 a.vmovups(y, __ymmword_ptr[address + (offset + column / Lanes + i - 3)]);
                 a.vpsrad(y, y, 4);
-                a.vpand(y, y, constants.Wide(0x87F00000u)); // without copies of the sign, and what lies below
+                a.vpand(y, y, Y(Registers));
             }
             else
             {
                 AssemblerRegisterXMM half = new(Register.XMM0 + register + i);
                 a.vpmovsxbw(half, __qword_ptr[address + (offset + column + i * Lanes)]);
                 a.vpsllw(half, half, 7);
-                a.vpand(half, half, constants.HalfWide(0xBFFFBFFFu)); // the copy of the sign beside the sign
+                a.vpand(half, half, new AssemblerRegisterXMM(Register.XMM0 + Registers));
                 a.vcvtph2ps(y, half);
             }
             if (!withNaN) continue;
