@@ -18,7 +18,7 @@ internal static unsafe class Arrangement
 
     /// <summary>The order that a format's values have.</summary>
     public static TileOrder Of(this TileOrder order, WeightFormat format) =>
-        order == TileOrder.Woven && format is not (WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo) ? TileOrder.Plain : order;
+        order == TileOrder.Woven && format == WeightFormat.Bf16 ? TileOrder.Plain : order;
 
     /// <summary>[32][depth] bytes to [depth][32], in squares of 8 x 8.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -8,7 +8,7 @@ internal static class GemmKernels
         new AmxKernel(),
         new Bf16DotKernel(),
         new FmaKernel("avx512", CpuFeatures.Avx512, "AVX-512 F, BW and VL", TileOrder.Plain, hasRows: true, (a, constants, _) => new Avx512Assembler(a, constants)),
-        CpuFeatures.FastSubnormals ? Avx2(TileOrder.Woven, Avx2(TileOrder.Plain)) : Avx2(TileOrder.Plain),
+        Avx2(CpuFeatures.FastSubnormals ? TileOrder.Woven : TileOrder.Plain),
         new ManagedKernel<Simd512, E4M3TableWeights>(
             "managed-512-vbmi", E4M3TableWeights.IsSupported, "512-bit vectors, and AVX512-VBMI to decode FP8 by table"),
         new ManagedKernel<Simd512, E4M3Weights>("managed-512", Simd512.IsSupported, "512-bit vectors"),
@@ -16,9 +16,11 @@ internal static class GemmKernels
         new ManagedKernel<Simd128, E4M3Weights>("managed-128", Simd128.IsSupported, "128-bit vectors"),
     ];
 
-    /// <summary>With FP8 weights of 128-blocks in this order.</summary>
-    internal static FmaKernel Avx2(TileOrder order, FmaKernel? any = null) =>
-        new("avx2", CpuFeatures.Avx2Fma, "AVX2, FMA and F16C", order, hasRows: false, (a, constants, own) => new Avx2Assembler(a, constants, own), any);
+    /// <summary>With FP8 weights in this order.</summary>
+    internal static FmaKernel Avx2(TileOrder order) => Avx2(order, rowsAreCodes: true, order == TileOrder.Woven ? Avx2(order, rowsAreCodes: false, any: null) : null);
+
+    private static FmaKernel Avx2(TileOrder order, bool rowsAreCodes, FmaKernel? any) =>
+        new("avx2", CpuFeatures.Avx2Fma, "AVX2, FMA and F16C", order, hasRows: false, (a, constants, own) => new Avx2Assembler(a, constants, own), rowsAreCodes, any);
 
     /// <summary>Names the kernel to use instead of the first that this machine can run; an option in code or of the tool goes before it.</summary>
     internal static string? Override => Environment.GetEnvironmentVariable("MOESHARP_CPU_KERNEL") is { Length: > 0 } name ? name : null;

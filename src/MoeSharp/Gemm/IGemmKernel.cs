@@ -31,7 +31,7 @@ internal enum TileOrder : byte
 {
     /// <summary>[k][32 columns].</summary>
     Plain,
-    /// <summary>FP8 of 128-blocks as [k][8][4], columns that lie 8 apart beside each other: a load that begins up to three bytes earlier brings any of the four to the top of every 32-bit lane. The rest as in
+    /// <summary>FP8 as [k][8][4], columns that lie 8 apart beside each other: a load that begins up to three bytes earlier brings any of the four to the top of every 32-bit lane. BF16 as in
     /// <see cref="Plain"/>.</summary>
     Woven,
     /// <summary>Pairs of k beside each other, 16 columns at a time, as BF16 dot products want them.</summary>

@@ -13,7 +13,7 @@ namespace MoeSharp;
 internal sealed unsafe class PackedFile : IDisposable
 {
     /// <summary>Counted up with every change of how weights are packed or stored.</summary>
-    public const int Version = 1;
+    public const int Version = 2;
     private const ulong Magic = 0x4B43_4150_454F_4D0A; // "\nMOEPACK"
     private const int Page = 4096, Part = 1 << 20;
     private readonly MemoryMappedFile _map;

@@ -8,7 +8,8 @@ namespace MoeSharp;
 /// sums per row stay in registers over a 128-K block, as many rows as the registers hold, or four where few rows leave room: one row's chains of two vectors
 /// would wait for one another. A tile takes as many passes as its columns need.
 /// </summary>
-internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat format, bool withNaN)
+/// <param name="rowsAreCodes">Rows are FP8 codes: weights may be multiplied as they were decoded, and the code scale follows with the block's sums.</param>
+internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat format, bool withNaN, bool rowsAreCodes)
 {
     private const int StepDepth = 4, GroupDepth = 32, RowBytes = sizeof(float) * TileBlock.MaxDepth, Line = 64;
 
@@ -22,19 +23,32 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     /// <summary>Rows whose sums fit the registers beside two vectors of weights, two of scales for MXFP8, and an operand.</summary>
     public static int MaxRows(int registers, WeightFormat format) => Math.Min(TileKernels.MostRows, (registers - (format == WeightFormat.MxFp8 ? 5 : 3)) / 2);
 
+    /// <summary>What a decoded code is multiplied by.</summary>
+    [Flags]
+    private enum Factors
+    {
+        None,
+        CodeScale,
+        Scale,
+        Both = CodeScale | Scale,
+    }
+
+    /// <summary>Without a scale for each group. The code scale is one, in a register, where one is left: loads are short.</summary>
+    private Factors Factor => !_promotes || rowsAreCodes ? Factors.None : Scale < v.Registers ? Factors.Scale : Factors.CodeScale;
     private int W0 => _vectors * _rows;
     private int W1 => W0 + 1;
     private int X => W0 + 2;
     private int Scale => W0 + 3;
 
-    /// <summary>One function: void(TileBlock*), System V. Woven codes are multiplied as they come, 2^-120 of their values: products with codes are multiples of 2^-138, which FP32 has, so no bit is
-    /// lost.</summary>
+    /// <summary>One function: void(TileBlock*), System V. Codes as they were decoded are as little as 2^-120 of their values: products with other codes are multiples of 2^-138, which FP32 has, so no bit
+    /// is lost; with other rows they would be.</summary>
     public void EmitEntry(int rows)
     {
         _rows = rows;
         _vectors = 4 * v.Lanes <= TileBlock.Columns && 4 * rows + (_mx ? 7 : 3) <= v.Registers ? 4 : 2;
         a.push(rbx);
         if (format != WeightFormat.Bf16) v.LoadMask();
+        if (!_mx && Factor == Factors.Scale) v.LoadCodeScale(Scale);
         for (int column = 0; column < TileBlock.Columns; column += _vectors * v.Lanes) EmitPass(column);
         a.vzeroupper();
         a.pop(rbx);
@@ -47,36 +61,61 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         LoadArguments();
         if (_promotes) for (int i = 0; i < W0; i++) v.Clear(i);
         else EachSum(column, 0, _vectors, (sum, offset) => v.Load(sum, s_row, offset));
-        Label group = a.CreateLabel(), step = a.CreateLabel();
-        if (_mx)
+        if (_mx) EmitGroups(column);
+        else
         {
-            a.Label(ref group);
-            for (int i = 0; i < _vectors; i++) v.DecodeE8M0(Scale + i, s_scales, column + i * v.Lanes, X);
-            a.add(s_scales, TileBlock.Columns);
-            a.mov(s_group, GroupDepth / StepDepth);
+            Label step = a.CreateLabel();
+            a.Label(ref step);
+            EmitStep(column, Factor);
+            a.jne(step);
         }
+        if (_promotes) Promote(column);
+        else EachSum(column, 0, _vectors, (sum, offset) => v.Store(sum, s_row, offset));
+    }
+
+    /// <summary>MXFP8: codes are multiplied by code scale and scale at once, unless one of a group's scales is so large that the two have no product.</summary>
+    private void EmitGroups(int column)
+    {
+        Label group = a.CreateLabel(), apart = a.CreateLabel(), end = a.CreateLabel();
+        a.Label(ref group);
+        if (v.ScalesScales)
+        {
+            v.TestE8M0(s_scales, X);
+            a.jne(apart);
+            for (int i = 0; i < _vectors; i++) v.DecodeScaledE8M0(Scale + i, s_scales, column + i * v.Lanes);
+            EmitGroup(column, Factors.Scale, group, end);
+        }
+        a.Label(ref apart);
+        for (int i = 0; i < _vectors; i++) v.DecodeE8M0(Scale + i, s_scales, column + i * v.Lanes, X);
+        EmitGroup(column, Factors.Both, group, end);
+        a.Label(ref end);
+    }
+
+    private void EmitGroup(int column, Factors factors, Label next, Label end)
+    {
+        Label step = a.CreateLabel();
+        a.add(s_scales, TileBlock.Columns);
+        a.mov(s_group, GroupDepth / StepDepth);
         a.Label(ref step);
+        EmitStep(column, factors);
+        a.je(end);
+        a.dec(s_group);
+        a.jne(step);
+        a.jmp(next);
+    }
+
+    /// <summary>Four k; the zero flag says that they were the last.</summary>
+    private void EmitStep(int column, Factors factors)
+    {
         if (column == 0)
         {
             for (int line = 0; line < StepDepth * _depthBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
             a.add(s_ahead, __[s_block + TileBlock.Offsets.AheadStep]);
         }
-        for (int k = 0; k < StepDepth; k++) EmitDepth(k, column);
+        for (int k = 0; k < StepDepth; k++) EmitDepth(k, column, factors);
         a.add(s_weights, StepDepth * _depthBytes);
         a.add(s_operands, StepDepth * sizeof(float));
         a.dec(s_steps);
-        if (_mx)
-        {
-            Label end = a.CreateLabel();
-            a.je(end);
-            a.dec(s_group);
-            a.jne(step);
-            a.jmp(group);
-            a.Label(ref end);
-        }
-        else a.jne(step);
-        if (_promotes) Promote(column);
-        else EachSum(column, 0, _vectors, (sum, offset) => v.Store(sum, s_row, offset));
     }
 
     private void LoadArguments()
@@ -94,7 +133,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     }
 
     /// <summary>One k: two vectors of its weights, then every row's operand times them.</summary>
-    private void EmitDepth(int k, int column)
+    private void EmitDepth(int k, int column, Factors factors)
     {
         for (int pair = 0; pair < _vectors; pair += 2)
         {
@@ -105,12 +144,10 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
                 v.DecodeBf16(W1, s_weights, offset + (first + v.Lanes) * sizeof(ushort));
             }
             else v.DecodeE4M3(W0, s_weights, offset, first, withNaN, X);
-            if (_mx)
+            for (int i = 0; i < 2; i++)
             {
-                v.MultiplyByCodeScale(W0); // not the scales, which may leave no room for it
-                v.MultiplyByCodeScale(W1);
-                v.Multiply(W0, W0, Scale + pair);
-                v.Multiply(W1, W1, Scale + pair + 1);
+                if (factors.HasFlag(Factors.CodeScale)) v.MultiplyCodesByCodeScale(W0 + i, X);
+                if (factors.HasFlag(Factors.Scale)) v.MultiplyCodesBy(W0 + i, _mx ? Scale + pair + i : Scale, X);
             }
             for (int row = 0; row < _rows; row++)
             {
@@ -149,7 +186,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
                     v.Broadcast(X, s_rowScales, sum / _vectors * sizeof(float));
                     v.Multiply(X, X, scale);
                 }
-                v.MultiplyByCodeScale(sum);
+                if (rowsAreCodes) v.MultiplyByCodeScale(sum);
                 v.ScaleAndAdd(sum, hasRowScales ? X : scale, s_row, offset);
                 v.Store(sum, s_row, offset);
             });

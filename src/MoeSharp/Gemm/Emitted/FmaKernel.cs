@@ -3,9 +3,10 @@ using Iced.Intel;
 namespace MoeSharp;
 
 /// <summary>Code generated for FP32 multiply-adds, where there are no BF16 dot products. Gives the bits of the managed kernels.</summary>
-/// <param name="order">In <see cref="TileOrder.Woven"/> rows must be FP8 codes.</param>
-/// <param name="any">The kernel for rows of any size.</param>
-internal sealed class FmaKernel(string name, bool isSupported, string what, TileOrder order, bool hasRows, Func<Assembler, ConstantPool, TileOrder, IVectorAssembler> vectors, FmaKernel? any = null) : IGemmKernel
+/// <param name="rowsAreCodes">Rows that 128-block weights are multiplied with are FP8 codes, or in <see cref="TileOrder.Plain"/> any.</param>
+/// <param name="any">The kernel for rows that are no codes; without it this one.</param>
+internal sealed class FmaKernel(string name, bool isSupported, string what, TileOrder order, bool hasRows, Func<Assembler, ConstantPool, TileOrder, IVectorAssembler> vectors,
+    bool rowsAreCodes = true, FmaKernel? any = null) : IGemmKernel
 {
     private readonly Dictionary<(WeightFormat, bool), (GeneratedCode Code, int MaxRows)> _code = [];
     private readonly Lock _generate = new();
@@ -39,7 +40,7 @@ internal sealed class FmaKernel(string name, bool isSupported, string what, Tile
     {
         var code = new GeneratedCode.Builder();
         IVectorAssembler assembler = vectors(code.Assembler, code.Constants, order.Of(format));
-        var emitter = new FmaEmitter(code.Assembler, assembler, format, withNaN);
+        var emitter = new FmaEmitter(code.Assembler, assembler, format, withNaN, rowsAreCodes);
         int maxRows = FmaEmitter.MaxRows(assembler.Registers, format);
         for (int rows = 1; rows <= maxRows; rows++)
         {

@@ -27,12 +27,24 @@ internal interface IVectorAssembler
     /// <param name="offset">Of the 32 columns of one k.</param>
     /// <param name="column">First of them to be decoded.</param>
     void DecodeE4M3(int register, AssemblerRegister64 address, int offset, int column, bool withNaN, int temporary);
-    /// <summary>register *= the code scale.</summary>
+    /// <summary>register *= the code scale, for sums.</summary>
     void MultiplyByCodeScale(int register);
+    /// <summary>The same for decoded codes, subnormal ones at full speed.</summary>
+    void MultiplyCodesByCodeScale(int register, int temporary);
+    /// <summary>The code scale in every lane.</summary>
+    void LoadCodeScale(int register);
+    /// <summary>The same with a scale: what <see cref="LoadCodeScale"/>, <see cref="DecodeE8M0"/> or <see cref="DecodeScaledE8M0"/> made.</summary>
+    void MultiplyCodesBy(int register, int scale, int temporary);
     /// <summary>BF16 values.</summary>
     void DecodeBf16(int register, AssemblerRegister64 address, int offset);
     /// <summary>E8M0 scales: 0 is 2^-127, 255 is NaN.</summary>
     void DecodeE8M0(int register, AssemblerRegister64 address, int offset, int temporary);
+    /// <summary>Whether E8M0 scales can be multiplied by the code scale beforehand, so that codes take one multiplication.</summary>
+    bool ScalesScales { get; }
+    /// <summary>Sets the zero flag where <see cref="DecodeScaledE8M0"/> may take a K group's 32 scales: the products are FP32 numbers.</summary>
+    void TestE8M0(AssemblerRegister64 address, int temporary);
+    /// <summary>E8M0 scales times the code scale.</summary>
+    void DecodeScaledE8M0(int register, AssemblerRegister64 address, int offset);
 }
 
 /// <summary>AVX-512 F, BW and VL.</summary>
@@ -76,6 +88,12 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
     }
 
     public void MultiplyByCodeScale(int register) => a.vmulps(Z(register), Z(register), constants.Every(CodeScale));
+    public void MultiplyCodesByCodeScale(int register, int temporary) => MultiplyByCodeScale(register);
+    public void LoadCodeScale(int register) => a.vbroadcastss(Z(register), constants.One(CodeScale));
+    public void MultiplyCodesBy(int register, int scale, int temporary) => Multiply(register, register, scale);
+    public bool ScalesScales => false;
+    public void TestE8M0(AssemblerRegister64 address, int temporary) => throw new NotSupportedException();
+    public void DecodeScaledE8M0(int register, AssemblerRegister64 address, int offset) => throw new NotSupportedException();
 
     public void DecodeBf16(int register, AssemblerRegister64 address, int offset)
     {
@@ -97,9 +115,9 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
 /// <param name="order">How the FP8 codes that it decodes lie.</param>
 internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrder order = TileOrder.Plain) : IVectorAssembler
 {
-    private const float HalfScale = 256, DecodedNaN = 480 / HalfScale;
+    private const int HalfExponent = 8, TopExponent = 120;
     private const uint HalfMask = 0xBFFFBFFF, TopMask = 0x87F00000; // without copies of the sign, and what lies below
-    private static readonly float s_topScale = MathF.ScaleB(1, 120);
+    private readonly int _exponent = order == TileOrder.Woven ? TopExponent : HalfExponent;
 
     private static AssemblerRegisterYMM Y(int register) => new(Register.YMM0 + register);
 
@@ -137,12 +155,49 @@ internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrd
             }
             if (!withNaN) continue;
             a.vpand(Y(temporary), y, constants.Wide(0x7FFFFFFFu));
-            a.vpcmpeqd(Y(temporary), Y(temporary), constants.Wide(order == TileOrder.Woven ? 0x07F00000u : BitConverter.SingleToUInt32Bits(DecodedNaN)));
+            a.vpcmpeqd(Y(temporary), Y(temporary), constants.Wide(MathF.ScaleB(480, -_exponent)));
             a.vorps(y, y, Y(temporary));
         }
     }
 
-    public void MultiplyByCodeScale(int register) => a.vmulps(Y(register), Y(register), constants.Wide(order == TileOrder.Woven ? s_topScale : HalfScale));
+    private AssemblerMemoryOperand CodeScale => constants.Wide(MathF.ScaleB(1, _exponent));
+
+    public void MultiplyByCodeScale(int register) => a.vmulps(Y(register), Y(register), CodeScale);
+
+    // Zen takes its time for products of subnormal numbers, but not for sums of products.
+    public void MultiplyCodesByCodeScale(int register, int temporary)
+    {
+        Clear(temporary);
+        a.vfmadd132ps(Y(register), Y(temporary), CodeScale);
+    }
+
+    public void LoadCodeScale(int register) => a.vmovups(Y(register), CodeScale);
+
+    public void MultiplyCodesBy(int register, int scale, int temporary)
+    {
+        if (order == TileOrder.Plain) Multiply(register, register, scale);
+        else
+        {
+            Clear(temporary);
+            a.vfmadd213ps(Y(register), Y(scale), Y(temporary));
+        }
+    }
+
+    public bool ScalesScales => true;
+
+    public void TestE8M0(AssemblerRegister64 address, int temporary)
+    {
+        a.vmovups(Y(temporary), __ymmword_ptr[address]);
+        a.vpsubusb(Y(temporary), Y(temporary), constants.Wide((uint)(254 - _exponent) * 0x01010101));
+        a.vptest(Y(temporary), Y(temporary));
+    }
+
+    public void DecodeScaledE8M0(int register, AssemblerRegister64 address, int offset)
+    {
+        a.vpmovzxbd(Y(register), __qword_ptr[address + offset]);
+        a.vpaddd(Y(register), Y(register), constants.Wide((uint)_exponent));
+        a.vpslld(Y(register), Y(register), 23);
+    }
 
     public void DecodeBf16(int register, AssemblerRegister64 address, int offset)
     {
