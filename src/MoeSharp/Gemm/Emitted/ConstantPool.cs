@@ -24,9 +24,6 @@ internal sealed class ConstantPool(Assembler a)
     /// <summary>The constant in eight lanes, for instructions that cannot repeat an operand.</summary>
     public AssemblerMemoryOperand Wide(uint bits) => __ymmword_ptr[LabelIn(_wide, bits)];
 
-    /// <summary>The constant in four lanes, for instructions that cannot repeat an operand.</summary>
-    public AssemblerMemoryOperand HalfWide(uint bits) => __xmmword_ptr[LabelIn(_wide, bits)];
-
     /// <summary>The constant in eight lanes, for instructions that cannot repeat an operand.</summary>
     public AssemblerMemoryOperand Wide(float value) => Wide(BitConverter.SingleToUInt32Bits(value));
 

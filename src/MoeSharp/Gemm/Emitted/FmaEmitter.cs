@@ -78,11 +78,11 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     {
         Label group = a.CreateLabel(), apart = a.CreateLabel(), end = a.CreateLabel();
         a.Label(ref group);
-        if (v.ScalesScales)
+        if (v.FoldsScales)
         {
-            v.TestE8M0(s_scales, X);
+            v.TestFoldedE8M0(s_scales, X);
             a.jne(apart);
-            for (int i = 0; i < _vectors; i++) v.DecodeScaledE8M0(Scale + i, s_scales, column + i * v.Lanes);
+            for (int i = 0; i < _vectors; i++) v.DecodeFoldedE8M0(Scale + i, s_scales, column + i * v.Lanes);
             EmitGroup(column, Factors.Scale, group, end);
         }
         a.Label(ref apart);

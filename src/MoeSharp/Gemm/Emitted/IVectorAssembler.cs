@@ -33,18 +33,18 @@ internal interface IVectorAssembler
     void MultiplyCodesByCodeScale(int register, int temporary);
     /// <summary>The code scale in every lane.</summary>
     void LoadCodeScale(int register);
-    /// <summary>The same with a scale: what <see cref="LoadCodeScale"/>, <see cref="DecodeE8M0"/> or <see cref="DecodeScaledE8M0"/> made.</summary>
+    /// <summary>The same with a scale: what <see cref="LoadCodeScale"/>, <see cref="DecodeE8M0"/> or <see cref="DecodeFoldedE8M0"/> made.</summary>
     void MultiplyCodesBy(int register, int scale, int temporary);
     /// <summary>BF16 values.</summary>
     void DecodeBf16(int register, AssemblerRegister64 address, int offset);
     /// <summary>E8M0 scales: 0 is 2^-127, 255 is NaN.</summary>
     void DecodeE8M0(int register, AssemblerRegister64 address, int offset, int temporary);
     /// <summary>Whether E8M0 scales can be multiplied by the code scale beforehand, so that codes take one multiplication.</summary>
-    bool ScalesScales { get; }
-    /// <summary>Sets the zero flag where <see cref="DecodeScaledE8M0"/> may take a K group's 32 scales: the products are FP32 numbers.</summary>
-    void TestE8M0(AssemblerRegister64 address, int temporary);
+    bool FoldsScales { get; }
+    /// <summary>Sets the zero flag where <see cref="DecodeFoldedE8M0"/> may take a K group's 32 scales: the products are FP32 numbers.</summary>
+    void TestFoldedE8M0(AssemblerRegister64 address, int temporary);
     /// <summary>E8M0 scales times the code scale.</summary>
-    void DecodeScaledE8M0(int register, AssemblerRegister64 address, int offset);
+    void DecodeFoldedE8M0(int register, AssemblerRegister64 address, int offset);
 }
 
 /// <summary>AVX-512 F, BW and VL.</summary>
@@ -91,9 +91,9 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
     public void MultiplyCodesByCodeScale(int register, int temporary) => MultiplyByCodeScale(register);
     public void LoadCodeScale(int register) => a.vbroadcastss(Z(register), constants.One(CodeScale));
     public void MultiplyCodesBy(int register, int scale, int temporary) => Multiply(register, register, scale);
-    public bool ScalesScales => false;
-    public void TestE8M0(AssemblerRegister64 address, int temporary) => throw new NotSupportedException();
-    public void DecodeScaledE8M0(int register, AssemblerRegister64 address, int offset) => throw new NotSupportedException();
+    public bool FoldsScales => false;
+    public void TestFoldedE8M0(AssemblerRegister64 address, int temporary) => throw new NotSupportedException();
+    public void DecodeFoldedE8M0(int register, AssemblerRegister64 address, int offset) => throw new NotSupportedException();
 
     public void DecodeBf16(int register, AssemblerRegister64 address, int offset)
     {
@@ -183,16 +183,16 @@ internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrd
         }
     }
 
-    public bool ScalesScales => true;
+    public bool FoldsScales => true;
 
-    public void TestE8M0(AssemblerRegister64 address, int temporary)
+    public void TestFoldedE8M0(AssemblerRegister64 address, int temporary)
     {
         a.vmovups(Y(temporary), __ymmword_ptr[address]);
         a.vpsubusb(Y(temporary), Y(temporary), constants.Wide((uint)(254 - _exponent) * 0x01010101));
         a.vptest(Y(temporary), Y(temporary));
     }
 
-    public void DecodeScaledE8M0(int register, AssemblerRegister64 address, int offset)
+    public void DecodeFoldedE8M0(int register, AssemblerRegister64 address, int offset)
     {
         a.vpmovzxbd(Y(register), __qword_ptr[address + offset]);
         a.vpaddd(Y(register), Y(register), constants.Wide((uint)_exponent));
