@@ -18,6 +18,7 @@
 #include "../random.cu"
 #include "../route.cu"
 #include "../shared_gate.cu"
+#include "../widen_codes.cu"
 
 namespace emulator {
 namespace {
@@ -30,7 +31,7 @@ template <class Arguments, void (*Entry)(Arguments)> struct Call<Entry> {
 const Kernel kernels[] = {
     KERNEL(combine), KERNEL(down), KERNEL(gateup_silu), KERNEL(gateup_swiglustep), KERNEL(gateup_gelu_tanh), KERNEL(gateup_swigluoai), KERNEL(gateup_plain), KERNEL(prepare),
     KERNEL(quantize_permute), KERNEL(quantize_permute_runs), KERNEL(shared_gate), KERNEL(random_values), KERNEL(ceiling_read), KERNEL(ceiling_write), KERNEL(ceiling_fp8),
-    KERNEL(route_logits), KERNEL(route_logits_few), KERNEL(route_select), KERNEL(quantize_weigh), KERNEL(permute_codes), KERNEL(permute_wide), KERNEL(prepare_wide), KERNEL(decode_wide),
+    KERNEL(route_logits), KERNEL(route_logits_few), KERNEL(route_select), KERNEL(quantize_weigh), KERNEL(permute_codes), KERNEL(permute_wide), KERNEL(widen_codes), KERNEL(prepare_wide), KERNEL(decode_wide),
     KERNEL(gateup_wide_mxfp8), KERNEL(gateup_wide_mxfp8_large), KERNEL(gateup_wide_block128), KERNEL(gateup_wide_bf16), KERNEL(down_wide_mxfp8),
     KERNEL(down_wide_mxfp8_large), KERNEL(down_wide_block128), KERNEL(down_wide_bf16), KERNEL(experts_few_silu), KERNEL(experts_few_swiglustep),
     KERNEL(experts_few_gelu_tanh), KERNEL(experts_few_swigluoai),

@@ -106,6 +106,14 @@ struct alignas(16) CodesArguments {
     int capacity;
 };
 
+struct alignas(16) WidenArguments {
+    const u8* codes;        // [T, H]
+    const u8* scales;       // [T, H/32]
+    u16* hidden;            // [T, H] BF16
+    int tokens;
+    int hidden_size;
+};
+
 struct alignas(16) SharedGateArguments {
     const u16* hidden;      // [T, H] BF16
     const float* gate;      // [H]
@@ -136,4 +144,5 @@ static_assert(offset_of(CombineArguments, output) == 24 && offset_of(CombineArgu
 static_assert(offset_of(PrepareArguments, nan) == 24 && offset_of(PrepareArguments, k_blocks) == 44, "");
 static_assert(sizeof(SharedGateArguments) == 32 && offset_of(SharedGateArguments, hidden_size) == 28, "");
 static_assert(sizeof(WeighArguments) == 32 && offset_of(WeighArguments, hidden_size) == 28, "");
+static_assert(sizeof(WidenArguments) == 32 && offset_of(WidenArguments, hidden_size) == 28, "");
 static_assert(sizeof(CodesArguments) == 64 && offset_of(CodesArguments, tokens) == 40 && offset_of(CodesArguments, capacity) == 52, "");

@@ -10,9 +10,9 @@ public readonly record struct CudaCall
     public required int Tokens { get; init; }
     /// <summary>[T, H] BF16 hidden states, at a multiple of 16 bytes.</summary>
     public nint Hidden { get; init; }
-    /// <summary>[T, H] E4M3 instead, already quantized, at a multiple of 16 bytes; for 128-block weights with FP8 activations, without shared experts.</summary>
+    /// <summary>[T, H] E4M3 instead, already quantized, at a multiple of 16 bytes; for FP8 weights with FP8 activations, without shared experts.</summary>
     public nint QuantizedHidden { get; init; }
-    /// <summary>[T, ⌈H/128⌉] FP32 scales of <see cref="QuantizedHidden"/>, row-major.</summary>
+    /// <summary>Scales of <see cref="QuantizedHidden"/>, row-major: [T, ⌈H/128⌉] FP32, for MXFP8 weights [T, ⌈H/32⌉] bytes of E8M0.</summary>
     public nint HiddenScales { get; init; }
     /// <summary>[T, K] 32-bit expert ids; any id that is no expert's (-1, for one) means none. Only the device reads them.</summary>
     public nint TopkIds { get; init; }
@@ -31,7 +31,7 @@ public readonly record struct CudaCall
         Tokens = tokens,
         Hidden = At(Hidden, 2L * first * shape.Hidden),
         QuantizedHidden = At(QuantizedHidden, (long)first * shape.Hidden),
-        HiddenScales = At(HiddenScales, 4L * first * Formats.Blocks(shape.Hidden, 128)),
+        HiddenScales = At(HiddenScales, (long)first * ScaleRowBytes(shape)),
         TopkIds = At(TopkIds, 4L * first * shape.TopK),
         TopkWeights = At(TopkWeights, 4L * first * shape.TopK),
         Output = At(Output, 2L * first * shape.Hidden),
@@ -63,10 +63,12 @@ public readonly record struct CudaCall
             throw new ArgumentException("The experts were built for BF16 activations but quantized hidden states were given; give BF16 or build with FP8 activations.");
         if (shape.RouterWeightOnInput)
             throw new ArgumentException("Router weights go onto the input before quantization, so quantized hidden states cannot be used with RouterWeightOnInput.");
-        CudaExperts.SupportsQuantizedInput(shape).ThrowIfNot();
         DevicePointer.Require(context, QuantizedHidden, 16, "quantized hidden_states");
-        DevicePointer.Require(context, HiddenScales, 4, "scales of hidden_states");
+        DevicePointer.Require(context, HiddenScales, shape.Format == WeightFormat.MxFp8 ? 1 : sizeof(float), "scales of hidden_states");
     }
+
+    private static int ScaleRowBytes(ExpertsShape shape) =>
+        shape.Format == WeightFormat.MxFp8 ? Formats.Blocks(shape.Hidden, 32) : sizeof(float) * Formats.Blocks(shape.Hidden, 128);
 
     private static nint At(nint pointer, long bytes) => pointer == 0 ? 0 : (nint)(pointer + bytes);
 }

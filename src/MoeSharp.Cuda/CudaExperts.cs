@@ -44,7 +44,6 @@ internal sealed class CudaExperts : IPreparedExperts
     /// <inheritdoc/>
     public void Run(in ExpertsCall call, Workspace workspace)
     {
-        if (call.Hidden.IsEmpty) SupportsQuantizedInput(_shape).ThrowIfNot();
         int chunk = Chunk(call.Tokens, call.MaxWorkspaceBytes);
         DeviceCall device = Rent();
         try
@@ -56,11 +55,6 @@ internal sealed class CudaExperts : IPreparedExperts
             _idle.Add(device);
         }
     }
-
-    /// <summary>Whether hidden states may come quantized.</summary>
-    internal static Support SupportsQuantizedInput(ExpertsShape shape) => shape.Format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo
-        ? Support.Yes
-        : Support.No($"The CUDA backend takes hidden states that the caller quantized for 128-block weights; for {shape.Format} give them in BF16.");
 
     internal KernelSet Kernels => _kernels;
 

@@ -223,7 +223,7 @@ internal sealed class DeviceCall : IDisposable
     /// <summary>Hidden states times their router weights, in the workspace.</summary>
     private HiddenRows Weigh(HiddenRows hidden, ulong weights, nint stream)
     {
-        ulong weighed = Address(Buffer.Weighed);
+        ulong weighed = Address(Buffer.Hidden);
         _kernels.Weigh.Launch(new WeighArguments { Hidden = hidden.Bf16, Weights = weights, Weighed = weighed, Tokens = Sizes.Tokens, HiddenSize = _shape.Hidden },
             checked((int)(((long)Sizes.Tokens * _shape.Hidden + 2047) / 2048)), stream);
         return new(weighed);
@@ -247,7 +247,8 @@ internal sealed class DeviceCall : IDisposable
     {
         if (_wide is not null)
         {
-            _wide.Permute(hidden.Bf16, ids, expertMap, stream);
+            if (hidden.Codes != 0) _wide.Widen(hidden, Address(Buffer.Hidden), stream);
+            _wide.Permute(hidden.Codes != 0 ? Address(Buffer.Hidden) : hidden.Bf16, ids, expertMap, stream);
             return;
         }
         int multiprocessors = _kernels.Context.Multiprocessors;
@@ -315,11 +316,12 @@ internal sealed class DeviceCall : IDisposable
             _inputs = null;
             _inputs = new DeviceBuffer(_kernels.Context, at.Bytes, $"inputs and outputs of {tokens} tokens");
         }
-        int groups = Sizes.HiddenBlocks;
         if (call.Hidden.IsEmpty)
         {
+            int groups = Formats.Blocks(h, _shape.Group);
             _inputs.Upload(call.QuantizedHidden.Slice(first * h, tokens * h), Stream);
-            _inputs.Upload(call.HiddenScales.Slice(first * groups, tokens * groups), Stream, at.Scales);
+            if (_shape.Format == WeightFormat.MxFp8) _inputs.Upload(call.HiddenScalesE8M0.Slice(first * groups, tokens * groups), Stream, at.Scales);
+            else _inputs.Upload(call.HiddenScales.Slice(first * groups, tokens * groups), Stream, at.Scales);
         }
         else
         {
@@ -358,7 +360,7 @@ internal sealed class DeviceCall : IDisposable
 /// <summary>Results of the shared experts on the device: row t is token t's. Without results there are none.</summary>
 internal readonly record struct SharedRows(ulong Results, ulong Weights, int Capacity);
 
-/// <summary>Hidden states on the device: [T, H] BF16, or E4M3 codes [T, H] with scales [T, ⌈H/128⌉].</summary>
+/// <summary>Hidden states on the device: [T, H] BF16, or E4M3 codes [T, H] with scales [T, ⌈H/128⌉] FP32, of MXFP8 [T, ⌈H/32⌉] E8M0.</summary>
 internal readonly record struct HiddenRows(ulong Bf16, ulong Codes = 0, ulong Scales = 0);
 
 /// <summary>Where tokens go, on the device: ids [T, K], a map of global experts or 0, weights [T, K] FP32.</summary>

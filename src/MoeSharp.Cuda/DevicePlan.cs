@@ -27,7 +27,7 @@ internal readonly struct DevicePlan
         HiddenBlocks = Formats.Blocks(shape.Hidden, 128);
         RowBlocks = shape.HasStraddlingScales ? 2 * HiddenBlocks : HiddenBlocks;
         IntermediateBlocks = Formats.Blocks(shape.Intermediate, 128);
-        WeighedTokens = shape.RouterWeightOnInput ? tokens : 0;
+        MadeTokens = shape.RouterWeightOnInput || shape is { Format: WeightFormat.MxFp8, Activations: ActivationFormat.Fp8 } ? tokens : 0;
         HiddenSize = shape.Hidden;
         long active = Math.Min(Slots, shape.Experts);
         Capacity = RowsFor(Slots, shape.Experts);
@@ -75,8 +75,8 @@ internal readonly struct DevicePlan
     /// <summary>⌈I/128⌉.</summary>
     internal int IntermediateBlocks { get; }
 
-    /// <summary>T where router weights go onto the input, else 0.</summary>
-    private int WeighedTokens { get; }
+    /// <summary>T where router weights go onto the input, or the caller may quantize to MXFP8: hidden states are made of others then. Else 0.</summary>
+    private int MadeTokens { get; }
 
     private int HiddenSize { get; }
 
@@ -113,7 +113,7 @@ internal readonly struct DevicePlan
         plan.Add("row_of_slot", ElementType.I32, Slots, 1, Step.Quantize, Step.Combine);
         plan.Add("tiles", ElementType.I32, MostTiles, 8, Step.Quantize, Step.Down);
         plan.Add("tile_count", ElementType.I32, TileCounts, 1, Step.Quantize, Step.Down);
-        plan.Add("weighed", ElementType.BF16, WeighedTokens, HiddenSize, Step.Quantize, Step.Quantize);
+        plan.Add("hidden", ElementType.BF16, MadeTokens, HiddenSize, Step.Quantize, Step.Quantize);
     }
 
     /// <summary>Row tiles of an expert with this many rows, as the device computes them.</summary>
@@ -181,5 +181,5 @@ internal readonly struct DevicePlan
 /// <summary>Rows of a device plan.</summary>
 internal enum Buffer
 {
-    Results, Rows, RowScales, Intermediate, IntermediateScales, RowOfSlot, Tiles, TileCount, Weighed,
+    Results, Rows, RowScales, Intermediate, IntermediateScales, RowOfSlot, Tiles, TileCount, Hidden,
 }

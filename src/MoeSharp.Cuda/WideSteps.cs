@@ -58,6 +58,14 @@ internal sealed class WideSteps
         Capacity = _sizes.Capacity,
     };
 
+    /// <summary>MXFP8 hidden states that the caller quantized as [T, H] BF16.</summary>
+    internal void Widen(HiddenRows hidden, ulong bf16, nint stream)
+    {
+        var arguments = new WidenArguments { Codes = hidden.Codes, Scales = hidden.Scales, Hidden = bf16, Tokens = _sizes.Tokens, HiddenSize = _shape.Hidden };
+        long pairs = (long)_sizes.Tokens * ((_shape.Hidden + 1) / 2);
+        _kernels.Wide.Widen.Launch(arguments, checked((int)((pairs + 255) / 256)), stream);
+    }
+
     /// <summary>Quantize (where activations are FP8) and Permute.</summary>
     internal void Permute(ulong hidden, ulong ids, ulong expertMap, nint stream)
     {

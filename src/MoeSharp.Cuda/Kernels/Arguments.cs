@@ -73,6 +73,13 @@ internal struct CodesArguments
 }
 
 [StructLayout(LayoutKind.Sequential, Size = 32)]
+internal struct WidenArguments
+{
+    public ulong Codes, Scales, Hidden;
+    public int Tokens, HiddenSize;
+}
+
+[StructLayout(LayoutKind.Sequential, Size = 32)]
 internal struct SharedGateArguments
 {
     public ulong Hidden, Gate, Weights;

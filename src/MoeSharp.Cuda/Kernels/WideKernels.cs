@@ -3,7 +3,7 @@ namespace MoeSharp;
 /// <summary>The kernels for weights that are decoded to BF16, loaded when the first such layer comes.</summary>
 internal sealed class WideKernels
 {
-    private const int GemmThreads = 384, FewThreads = 512, PermuteThreads = 1024, PrepareThreads = 256;
+    private const int GemmThreads = 384, FewThreads = 512, PermuteThreads = 1024, PrepareThreads = 256, WidenThreads = 256;
 
     internal WideKernels(KernelSet set)
     {
@@ -12,6 +12,7 @@ internal sealed class WideKernels
         GateUp = [.. Names.Select(name => gateUp.Kernel("gateup_wide_" + name, GemmThreads, staged: true))];
         Down = [.. Names.Select(name => down.Kernel("down_wide_" + name, GemmThreads, staged: true))];
         Permute = set.Load("permute_wide").Kernel("permute_wide", PermuteThreads);
+        Widen = set.Load("widen_codes").Kernel("widen_codes", WidenThreads);
         Prepare = prepare.Kernel("prepare_wide", PrepareThreads);
         Decode = prepare.Kernel("decode_wide", PrepareThreads);
     }
@@ -34,6 +35,8 @@ internal sealed class WideKernels
     internal CudaKernel[] GateUp { get; }
     internal CudaKernel[] Down { get; }
     internal CudaKernel Permute { get; }
+    /// <summary>MXFP8 hidden states that the caller quantized, to BF16.</summary>
+    internal CudaKernel Widen { get; }
     internal CudaKernel Prepare { get; }
 
     /// <summary>For tests: every code under every MXFP8 scale.</summary>

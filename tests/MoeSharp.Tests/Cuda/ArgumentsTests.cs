@@ -16,6 +16,7 @@ public class ArgumentsTests
             ("QuantizeArguments", Unsafe.SizeOf<QuantizeArguments>()), ("GemmArguments", Unsafe.SizeOf<GemmArguments>()),
             ("CombineArguments", Unsafe.SizeOf<CombineArguments>()), ("PrepareArguments", Unsafe.SizeOf<PrepareArguments>()),
             ("SharedGateArguments", Unsafe.SizeOf<SharedGateArguments>()), ("WeighArguments", Unsafe.SizeOf<WeighArguments>()), ("CodesArguments", Unsafe.SizeOf<CodesArguments>()),
+            ("WidenArguments", Unsafe.SizeOf<WidenArguments>()),
         })
             Assert.True(asserted.Contains($"sizeof({name}) == {size}", StringComparison.Ordinal), $"{name} has {size} bytes here; the kernels assert another size.");
     }
@@ -34,6 +35,7 @@ public class ArgumentsTests
             (typeof(PrepareArguments), nameof(PrepareArguments.NaN), "nan"), (typeof(PrepareArguments), nameof(PrepareArguments.KBlocks), "k_blocks"),
             (typeof(ActivationArguments), nameof(ActivationArguments.Divide), "divide"), (typeof(SharedGateArguments), nameof(SharedGateArguments.HiddenSize), "hidden_size"),
             (typeof(WeighArguments), nameof(WeighArguments.HiddenSize), "hidden_size"), (typeof(CodesArguments), nameof(CodesArguments.Capacity), "capacity"),
+            (typeof(WidenArguments), nameof(WidenArguments.HiddenSize), "hidden_size"),
         })
         {
             int offset = (int)Marshal.OffsetOf(type, field);
