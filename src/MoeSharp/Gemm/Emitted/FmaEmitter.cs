@@ -76,16 +76,17 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     /// <summary>MXFP8: codes are multiplied by code scale and scale at once, unless one of a group's scales is so large that the two have no product.</summary>
     private void EmitGroups(int column)
     {
-        Label group = a.CreateLabel(), apart = a.CreateLabel(), end = a.CreateLabel();
+        Label group = a.CreateLabel(), end = a.CreateLabel();
         a.Label(ref group);
         if (v.FoldsScales)
         {
+            Label apart = a.CreateLabel();
             v.TestFoldedE8M0(s_scales, X);
             a.jne(apart);
             for (int i = 0; i < _vectors; i++) v.DecodeFoldedE8M0(Scale + i, s_scales, column + i * v.Lanes);
             EmitGroup(column, Factors.Scale, group, end);
+            a.Label(ref apart);
         }
-        a.Label(ref apart);
         for (int i = 0; i < _vectors; i++) v.DecodeE8M0(Scale + i, s_scales, column + i * v.Lanes, X);
         EmitGroup(column, Factors.Both, group, end);
         a.Label(ref end);
