@@ -33,16 +33,21 @@ DEVICE u32 mx_scale(u32 absmax) {
     return exponent >= 255 ? 255u : byte < 0 ? 0u : (u32)byte;
 }
 
-/// A pair of BF16 numbers to E4M3 and back, under the scales of two largest magnitudes.
-DEVICE u32 mx_round_any(u32 pair, u32 maxima) {
-    const u32 scale0 = mx_scale(maxima & 0x7FFF), scale1 = mx_scale(maxima >> 16 & 0x7FFF);
-    const float inverse0 = __uint_as_float(254 - scale0 << 23), inverse1 = __uint_as_float(254 - scale1 << 23);
-    const u32 codes = pack_e4m3(low_bf16(pair) * inverse0, high_bf16(pair) * inverse1);
+/// The values of a pair of E4M3 codes, NaN among them, under two scales.
+DEVICE u32 mx_values(u32 codes, u32 scale0, u32 scale1) {
     u32 value = multiply_bf16(odd_codes(__byte_perm(codes, 0, 0x1404)), first_factor(scale0) | first_factor(scale1) << 16);
     if (scale0 > most_in_one || scale1 > most_in_one) value = multiply_bf16(value, second_factor(scale0) | second_factor(scale1) << 16);
     if ((codes & 0x7F) == 0x7F) value = (value & 0xFFFF0000u) | 0x7FFFu;
     if ((codes & 0x7F00) == 0x7F00) value = (value & 0xFFFFu) | 0x7FFF0000u;
     return value;
+}
+
+/// A pair of BF16 numbers to E4M3 and back, under the scales of two largest magnitudes.
+DEVICE u32 mx_round_any(u32 pair, u32 maxima) {
+    const u32 scale0 = mx_scale(maxima & 0x7FFF), scale1 = mx_scale(maxima >> 16 & 0x7FFF);
+    const float inverse0 = __uint_as_float(254 - scale0 << 23), inverse1 = __uint_as_float(254 - scale1 << 23);
+    const u32 codes = pack_e4m3(low_bf16(pair) * inverse0, high_bf16(pair) * inverse1);
+    return mx_values(codes, scale0, scale1);
 }
 
 /// The same of many pairs, both halves of a register at once: 2^8 times a scale is the largest magnitude plus what lets 1.75 through and no more, less its

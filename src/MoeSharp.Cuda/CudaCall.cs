@@ -31,7 +31,7 @@ public readonly record struct CudaCall
         Tokens = tokens,
         Hidden = At(Hidden, 2L * first * shape.Hidden),
         QuantizedHidden = At(QuantizedHidden, (long)first * shape.Hidden),
-        HiddenScales = At(HiddenScales, (long)first * ScaleRowBytes(shape)),
+        HiddenScales = At(HiddenScales, (long)first * Formats.Blocks(shape.Hidden, shape.Group) * ScaleBytes(shape)),
         TopkIds = At(TopkIds, 4L * first * shape.TopK),
         TopkWeights = At(TopkWeights, 4L * first * shape.TopK),
         Output = At(Output, 2L * first * shape.Hidden),
@@ -64,11 +64,10 @@ public readonly record struct CudaCall
         if (shape.RouterWeightOnInput)
             throw new ArgumentException("Router weights go onto the input before quantization, so quantized hidden states cannot be used with RouterWeightOnInput.");
         DevicePointer.Require(context, QuantizedHidden, 16, "quantized hidden_states");
-        DevicePointer.Require(context, HiddenScales, shape.Format == WeightFormat.MxFp8 ? 1 : sizeof(float), "scales of hidden_states");
+        DevicePointer.Require(context, HiddenScales, ScaleBytes(shape), "scales of hidden_states");
     }
 
-    private static int ScaleRowBytes(ExpertsShape shape) =>
-        shape.Format == WeightFormat.MxFp8 ? Formats.Blocks(shape.Hidden, 32) : sizeof(float) * Formats.Blocks(shape.Hidden, 128);
+    private static int ScaleBytes(ExpertsShape shape) => (shape.Format == WeightFormat.MxFp8 ? ScaleType.E8M0 : ScaleType.F32).Bytes();
 
     private static nint At(nint pointer, long bytes) => pointer == 0 ? 0 : (nint)(pointer + bytes);
 }

@@ -247,8 +247,7 @@ internal sealed class DeviceCall : IDisposable
     {
         if (_wide is not null)
         {
-            if (hidden.Codes != 0) _wide.Widen(hidden, Address(Buffer.Hidden), stream);
-            _wide.Permute(hidden.Codes != 0 ? Address(Buffer.Hidden) : hidden.Bf16, ids, expertMap, stream);
+            _wide.Permute(hidden, ids, expertMap, stream);
             return;
         }
         int multiprocessors = _kernels.Context.Multiprocessors;

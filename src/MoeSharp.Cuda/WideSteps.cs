@@ -9,6 +9,7 @@ internal sealed class WideSteps
     private readonly CudaKernel _gateUpKernel, _downKernel, _fewKernel;
     private readonly WidePermuteArguments _permute;
     private readonly WideGemmArguments _gateUp, _down;
+    private readonly ulong _widened;
 
     /// <param name="address">Of a buffer of the plan.</param>
     internal WideSteps(KernelSet kernels, DeviceWeights weights, ExpertsShape shape, DevicePlan sizes, Func<Buffer, ulong> address)
@@ -20,6 +21,7 @@ internal sealed class WideSteps
         _gateUpKernel = kernels.Wide.GateUp[kernel];
         _downKernel = kernels.Wide.Down[kernel];
         _fewKernel = kernels.Wide.Few[kernel];
+        _widened = address(Buffer.Hidden);
         int quantize = shape.Activations == ActivationFormat.Fp8 ? 1 : 0;
         _permute = new()
         {
@@ -59,19 +61,20 @@ internal sealed class WideSteps
     };
 
     /// <summary>MXFP8 hidden states that the caller quantized as [T, H] BF16.</summary>
-    internal void Widen(HiddenRows hidden, ulong bf16, nint stream)
+    private ulong Widen(HiddenRows hidden, nint stream)
     {
-        var arguments = new WidenArguments { Codes = hidden.Codes, Scales = hidden.Scales, Hidden = bf16, Tokens = _sizes.Tokens, HiddenSize = _shape.Hidden };
+        var arguments = new WidenArguments { Codes = hidden.Codes, Scales = hidden.Scales, Hidden = _widened, Tokens = _sizes.Tokens, HiddenSize = _shape.Hidden };
         long pairs = (long)_sizes.Tokens * ((_shape.Hidden + 1) / 2);
         _kernels.Wide.Widen.Launch(arguments, checked((int)((pairs + 255) / 256)), stream);
+        return _widened;
     }
 
     /// <summary>Quantize (where activations are FP8) and Permute.</summary>
-    internal void Permute(ulong hidden, ulong ids, ulong expertMap, nint stream)
+    internal void Permute(HiddenRows hidden, ulong ids, ulong expertMap, nint stream)
     {
         WidePermuteArguments arguments = _permute with
         {
-            Hidden = hidden,
+            Hidden = hidden.Codes == 0 ? hidden.Bf16 : Widen(hidden, stream),
             Ids = ids,
             ExpertMap = expertMap,
             GlobalExperts = expertMap == 0 ? _shape.Experts : _shape.GlobalExperts,
