@@ -6,6 +6,8 @@ namespace MoeSharp;
 /// <summary>The vector instructions of an FP32 microkernel, so that it is written once for several register widths. Registers go by number.</summary>
 internal interface IVectorAssembler
 {
+    /// <summary>Of codes that become binary16 numbers: without the copy of the sign beside the sign.</summary>
+    public const uint HalfMask = 0xBFFFBFFF;
     /// <summary>FP32 values per register.</summary>
     int Lanes { get; }
     /// <summary>Registers there are, less the last, which is the decoder's.</summary>
@@ -51,13 +53,12 @@ internal interface IVectorAssembler
 internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
 {
     private const float CodeScale = 256, DecodedNaN = 480 / CodeScale;
-    private const uint HalfMask = 0xBFFFBFFF; // without the copy of the sign beside the sign
 
     private static AssemblerRegisterZMM Z(int register) => new(Register.ZMM0 + register);
 
     public int Lanes => 16;
     public int Registers => 31;
-    public void LoadMask() => a.vpbroadcastd(Z(Registers), constants.One(HalfMask));
+    public void LoadMask() => a.vpbroadcastd(Z(Registers), constants.One(IVectorAssembler.HalfMask));
     public void Clear(int register) => a.vpxord(Z(register), Z(register), Z(register));
     public void Load(int register, AssemblerRegister64 address, int offset) => a.vmovups(Z(register), __zmmword_ptr[address + offset]);
     public void Store(int register, AssemblerRegister64 address, int offset) => a.vmovups(__zmmword_ptr[address + offset], Z(register));
@@ -116,14 +117,14 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
 internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrder order = TileOrder.Plain) : IVectorAssembler
 {
     private const int HalfExponent = 8, TopExponent = 120;
-    private const uint HalfMask = 0xBFFFBFFF, TopMask = 0x87F00000; // without copies of the sign, and what lies below
+    private const uint TopMask = 0x87F00000; // without copies of the sign, and what lies below
     private readonly int _exponent = order == TileOrder.Woven ? TopExponent : HalfExponent;
 
     private static AssemblerRegisterYMM Y(int register) => new(Register.YMM0 + register);
 
     public int Lanes => 8;
     public int Registers => 15;
-    public void LoadMask() => a.vmovups(Y(Registers), constants.Wide(order == TileOrder.Woven ? TopMask : HalfMask));
+    public void LoadMask() => a.vmovups(Y(Registers), constants.Wide(order == TileOrder.Woven ? TopMask : IVectorAssembler.HalfMask));
     public void Clear(int register) => a.vxorps(Y(register), Y(register), Y(register));
     public void Load(int register, AssemblerRegister64 address, int offset) => a.vmovups(Y(register), __ymmword_ptr[address + offset]);
     public void Store(int register, AssemblerRegister64 address, int offset) => a.vmovups(__ymmword_ptr[address + offset], Y(register));
