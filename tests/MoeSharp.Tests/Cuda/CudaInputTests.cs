@@ -5,34 +5,40 @@ namespace MoeSharp.Tests;
 public class CudaInputTests
 {
     [Theory]
-    [InlineData(256, 21)]
-    [InlineData(200, 70)] // not whole blocks, nor whole chunks of 16
-    public void QuantizedInputGivesTheBitsOfBf16(int hidden, int tokens)
+    [InlineData(WeightFormat.Block128, 256, 21)]
+    [InlineData(WeightFormat.Block128, 200, 70)] // not whole blocks, nor whole chunks of 16
+    [InlineData(WeightFormat.Block128PowerOfTwo, 256, 21)]
+    [InlineData(WeightFormat.Block128PowerOfTwo, 200, 70)]
+    [InlineData(WeightFormat.MxFp8, 256, 21)]
+    [InlineData(WeightFormat.MxFp8, 200, 70)]
+    [InlineData(WeightFormat.MxFp8, 77, 3)] // odd, and few enough for one launch if they were BF16
+    public void QuantizedInputGivesTheBitsOfBf16(WeightFormat format, int hidden, int tokens)
     {
         using CudaBackend backend = Gpu.Open();
-        foreach (WeightFormat format in new[] { WeightFormat.Block128, WeightFormat.Block128PowerOfTwo })
-        {
-            using ExpertWeights weights = RandomLayer.Weights(format, 4, hidden, 128, 1);
-            using var layer = new FusedExperts(new() { TopK = 2 }, weights, backend);
-            using var caller = new Caller(backend, layer, tokens);
-            int[] ids = RandomLayer.Ids(tokens, 2, 4, 3, dropped: 0.2);
-            BFloat16[] expected = caller.WithSpans(ids), actual = new BFloat16[expected.Length];
-            var codes = new Float8E4M3[tokens * hidden];
-            var scales = new float[tokens * Formats.Blocks(hidden, 128)];
-            Quantizer.QuantizeHidden(caller.Hidden, hidden, format, codes, scales);
-            layer.Forward(new ExpertsInput { QuantizedHidden = codes, HiddenScales = scales, TopkIds = ids, TopkWeights = caller.Weights }, actual);
-            CudaQueueTests.Same(expected, actual, $"{format} H={hidden}, spans");
-            using var queue = new CudaQueue(backend, caller.Stream.Raw);
-            using DeviceBuffer deviceCodes = caller.Upload<Float8E4M3>(codes), deviceScales = caller.Upload<float>(scales);
-            caller.Route(ids);
-            CudaCall call = caller.Call with { Hidden = 0, QuantizedHidden = deviceCodes.Raw, HiddenScales = deviceScales.Raw };
-            queue.Forward(layer, call);
-            CudaQueueTests.Same(expected, caller.Output<BFloat16>(), $"{format} H={hidden}, pointers");
-            Assert.Equal("Give hidden states in BF16 or quantized, not both.",
-                Assert.Throws<ArgumentException>(() => queue.Forward(layer, call with { Hidden = caller.Call.Hidden })).Message);
-            Assert.Equal("scales of hidden_states is a null pointer; give its address on GPU 0.",
-                Assert.Throws<ArgumentException>(() => queue.Forward(layer, call with { HiddenScales = 0 })).Message);
-        }
+        using ExpertWeights weights = RandomLayer.Weights(format, 4, hidden, 128, 1);
+        using var layer = new FusedExperts(new() { TopK = 2 }, weights, backend);
+        using var caller = new Caller(backend, layer, tokens);
+        int[] ids = RandomLayer.Ids(tokens, 2, 4, 3, dropped: 0.2);
+        BFloat16[] expected = caller.WithSpans(ids), actual = new BFloat16[expected.Length];
+        bool mx = format == WeightFormat.MxFp8;
+        int groups = tokens * Formats.Blocks(hidden, format.BlockColumns());
+        var codes = new Float8E4M3[tokens * hidden];
+        float[] scales = new float[mx ? 0 : groups];
+        var mxScales = new ScaleE8M0[mx ? groups : 0];
+        if (mx) Quantizer.QuantizeHidden(caller.Hidden, hidden, codes, mxScales);
+        else Quantizer.QuantizeHidden(caller.Hidden, hidden, format, codes, scales);
+        layer.Forward(new ExpertsInput { QuantizedHidden = codes, HiddenScales = scales, HiddenScalesE8M0 = mxScales, TopkIds = ids, TopkWeights = caller.Weights }, actual);
+        CudaQueueTests.Same(expected, actual, $"{format} H={hidden}, spans");
+        using var queue = new CudaQueue(backend, caller.Stream.Raw);
+        using DeviceBuffer deviceCodes = caller.Upload<Float8E4M3>(codes), deviceScales = mx ? caller.Upload<ScaleE8M0>(mxScales) : caller.Upload<float>(scales);
+        caller.Route(ids);
+        CudaCall call = caller.Call with { Hidden = 0, QuantizedHidden = deviceCodes.Raw, HiddenScales = deviceScales.Raw };
+        queue.Forward(layer, call);
+        CudaQueueTests.Same(expected, caller.Output<BFloat16>(), $"{format} H={hidden}, pointers");
+        Assert.Equal("Give hidden states in BF16 or quantized, not both.",
+            Assert.Throws<ArgumentException>(() => queue.Forward(layer, call with { Hidden = caller.Call.Hidden })).Message);
+        Assert.Equal("scales of hidden_states is a null pointer; give its address on GPU 0.",
+            Assert.Throws<ArgumentException>(() => queue.Forward(layer, call with { HiddenScales = 0 })).Message);
     }
 
     [Theory]
@@ -55,33 +61,6 @@ public class CudaInputTests
         caller.Route(ids);
         queue.Forward(layer, caller.Call);
         CudaQueueTests.Same(ours, caller.Output<BFloat16>(), "pointers");
-    }
-
-    [Theory]
-    [InlineData(256, 21)]
-    [InlineData(200, 70)]
-    [InlineData(77, 3)] // odd, and few enough for one launch if they were BF16
-    public void MxInputGivesTheBitsOfBf16(int hidden, int tokens)
-    {
-        using CudaBackend backend = Gpu.Open();
-        using ExpertWeights weights = RandomLayer.Weights(WeightFormat.MxFp8, 4, hidden, 128, 1);
-        using var layer = new FusedExperts(new() { TopK = 2 }, weights, backend);
-        using var caller = new Caller(backend, layer, tokens);
-        int[] ids = RandomLayer.Ids(tokens, 2, 4, 3, dropped: 0.2);
-        BFloat16[] expected = caller.WithSpans(ids), actual = new BFloat16[expected.Length];
-        var codes = new Float8E4M3[tokens * hidden];
-        var scales = new ScaleE8M0[tokens * Formats.Blocks(hidden, 32)];
-        Quantizer.QuantizeHidden(caller.Hidden, hidden, codes, scales);
-        layer.Forward(new ExpertsInput { QuantizedHidden = codes, HiddenScalesE8M0 = scales, TopkIds = ids, TopkWeights = caller.Weights }, actual);
-        CudaQueueTests.Same(expected, actual, $"H={hidden}, spans");
-        using var queue = new CudaQueue(backend, caller.Stream.Raw);
-        using DeviceBuffer deviceCodes = caller.Upload<Float8E4M3>(codes), deviceScales = caller.Upload<ScaleE8M0>(scales);
-        caller.Route(ids);
-        CudaCall call = caller.Call with { Hidden = 0, QuantizedHidden = deviceCodes.Raw, HiddenScales = deviceScales.Raw };
-        queue.Forward(layer, call);
-        CudaQueueTests.Same(expected, caller.Output<BFloat16>(), $"H={hidden}, pointers");
-        Assert.Equal("scales of hidden_states is a null pointer; give its address on GPU 0.",
-            Assert.Throws<ArgumentException>(() => queue.Forward(layer, call with { HiddenScales = 0 })).Message);
     }
 
     /// <summary>Scales larger than a group's codes need, codes without a bit, NaN codes: what the reference makes of them.</summary>
