@@ -204,6 +204,7 @@ DEVICE void tensor_load_multicast(u32 to, const TensorMap* map, u32 row, u32 bar
     }
 }
 DEVICE void prefetch_tensor_map(const TensorMap*) {}
+DEVICE void prefetch(const void*) {}
 DEVICE u64 policy_evict_first() { return 0; }
 DEVICE u64 policy_evict_normal() { return 0; }
 DEVICE void bulk_store(void* to, u32 from, u32 bytes) {

@@ -10,21 +10,22 @@ DEVICE void multiply_add(float (&sum)[8], uint4 values, float weight) {
 }
 
 /// Eight neighbouring elements of a token's output. rows: of its slots; -1 where the expert is elsewhere. Whole: the hidden size is known to be a multiple of 8.
-template <bool Whole = false> DEVICE void combine_chunk(const CombineArguments& c, int token, int chunk, const int* rows) {
+/// So many loads are on their way at once.
+template <bool Whole = false, int Loads = 4> DEVICE void combine_chunk(const CombineArguments& c, int token, int chunk, const int* rows) {
     const int block = chunk / 16;
     float sum[8] = {};
-    for (int first = 0; first < c.top_k; first += 4) { // four loads in flight
-        uint4 v[4];
-        float weight[4];
-        int row[4];
+    for (int first = 0; first < c.top_k; first += Loads) {
+        uint4 v[Loads];
+        float weight[Loads];
+        int row[Loads];
 #pragma unroll
-        for (int s = 0; s < 4; s++) {
+        for (int s = 0; s < Loads; s++) {
             row[s] = first + s < c.top_k ? rows[first + s] : -1;
             weight[s] = row[s] < 0 ? 0.0f : c.weights ? c.weights[token * c.top_k + first + s] : 1.0f;
             if (row[s] >= 0) v[s] = *(const uint4*)(c.results + ((u64)block * c.capacity + row[s]) * 128 + ((chunk % 16) ^ (row[s] & 7)) * 8);
         }
 #pragma unroll
-        for (int s = 0; s < 4; s++) {
+        for (int s = 0; s < Loads; s++) {
             if (row[s] >= 0) multiply_add(sum, v[s], weight[s]);
         }
     }

@@ -1,11 +1,11 @@
 #pragma once
 #include "few_arguments.cuh"
+#include "wgmma.cuh"
 // A block of the one launch: its warps, its shared memory and its ring, or rings: a Format says (own_rings) whether the math warpgroups share a producer and a ring, or
 // each has its own.
 
 constexpr int few_math_warpgroups = 3;
 constexpr int few_math_threads = few_math_warpgroups * 128;
-constexpr int few_slot_bytes = 64 * 128;
 constexpr int few_shared_bytes = 227 * 1024;
 
 enum FewKind { few_no_more = 0, few_gateup = 1, few_down = 2, few_zeros = 3 };
@@ -15,7 +15,6 @@ struct alignas(16) FewUnit {
     int kind;
     int active;  // number of the expert among those with tokens
     int index;   // of the unit among the expert's
-    int halves;  // 1: 32 weight rows, twice the depth to a slot; 0: 64 weight rows
     int slot;    // of its first K block
     u32 phase;
     u32 gateups; // GateUp units that this block took before
@@ -77,21 +76,21 @@ template <class Format> struct FewBlock {
     DEVICE FewUnit* unit(int warpgroup) const { return (FewUnit*)(memory + units) + warpgroup; }
     DEVICE FewRouting* routes() const { return (FewRouting*)(memory + routing); }
 
+    /// One thread of each warp: lanes would take turns.
     DEVICE void init(const FewArguments& f) const {
-        const int i = (int)threadIdx.x - few_math_threads; // lanes of the first producer's warp
-        if (i >= 0 && (rings == 1 || i < 32)) {
+        const int warp = uniform(threadIdx.x / 32);
+        if (elect_one()) {
 #pragma unroll 1
-            for (int s = i; s < rings * f.ring_slots; s += 32) {
+            for (int s = warp; s < rings * f.ring_slots; s += threads / 32) {
                 barrier_init(full(s), 1);
                 barrier_init(empty(s), 4);
             }
-            if (i < few_math_warpgroups) {
-                barrier_init(unit_full(i), 1);
-                barrier_init(unit_empty(i), 128);
+            if (warp < few_math_warpgroups) {
+                barrier_init(unit_full(warp), 1);
+                barrier_init(unit_empty(warp), 128);
+                if (Format::own_rings) routes()->is_last[warp] = 0;
             }
-            if (i == 0) routes()->gateups_done = 0;
-            if (Format::own_rings && i < few_math_warpgroups) routes()->is_last[i] = 0;
-            if (Format::own_rings && i == 0) routes()->posts = 0;
+            if (warp == 0) routes()->gateups_done = routes()->posts = 0;
             fence_barrier_init();
         }
         __syncthreads();

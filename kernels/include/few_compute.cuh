@@ -37,8 +37,11 @@ struct FewOperands {
     u32 rows;            // shared address
     const float* scales; // of the rows, at this lane's columns
     int first, second;   // which weight scale of a K block counts for the fragment's upper and lower rows
-    int k_blocks, halves;
+    int k_blocks;
+    int halves; // 1: 32 weight rows; 0: 64
 };
+
+DEVICE int halves_of(const FewArguments& f, const FewUnit& unit) { return unit.kind == few_gateup && unit.gateups_of_expert > (u32)(4 * f.intermediate_blocks); }
 
 /// With own rings: a math warpgroup, one that has written, tells the finishing warp that a unit is stored. What must wait until all of the GPU sees it, that warp does.
 template <class Format> DEVICE void post(const FewBlock<Format>& b, const FewUnit& unit, int warpgroup) {
@@ -54,9 +57,10 @@ template <class Format> DEVICE void post(const FewBlock<Format>& b, const FewUni
 template <class Format> DEVICE void activate_few(const float (&final)[4], const FewArguments& f, const FewBlock<Format>& b, const FewUnit& unit, int warpgroup) {
     const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, token = lane % 4 * 2;
     const u32 tokens = b.routes()->tokens[unit.active];
-    if (!unit.halves || warp < 2) {
+    const int halves = Format::halves ? halves_of(f, unit) : 0;
+    if (!halves || warp < 2) {
         const u32 y = Format::activate(pack_bf16(final[0], final[1]), pack_bf16(final[2], final[3]), f.activation);
-        const int size = f.intermediate_blocks * 128, output = unit.index * (32 >> unit.halves) + warp * 8 + lane / 4;
+        const int size = f.intermediate_blocks * 128, output = unit.index * (32 >> halves) + warp * 8 + lane / 4;
         u16* to = f.activated + (u64)(unit.active * few_tokens + token) * size + output;
         if (tokens >> token & 1) *to = (u16)y;
         if (tokens >> token & 2) to[size] = (u16)(y >> 16);
@@ -72,7 +76,7 @@ template <class Format> DEVICE void activate_few(const float (&final)[4], const 
 /// Sums up a token's slots at eight of 64 output columns.
 template <class Format> DEVICE void combine_item(const FewArguments& f, const FewBlock<Format>& b, int column_unit, int i) {
     const int token = i / 8, chunk = column_unit * 8 + i % 8;
-    if (chunk * 8 < f.combine.hidden_size) combine_chunk<true>(f.combine, token, chunk, b.routes()->row_of_slot + token * f.combine.top_k);
+    if (chunk * 8 < f.combine.hidden_size) combine_chunk<true, 8>(f.combine, token, chunk, b.routes()->row_of_slot + token * f.combine.top_k);
 }
 
 /// Of all tokens.
@@ -107,8 +111,9 @@ template <class Format> DEVICE bool store_results(const float (&final)[4], const
     return *is_last;
 }
 
-/// All math warpgroups have written the hidden states, and the warp that reads the ids knows the experts.
-constexpr int few_begin_barrier = 1 + few_math_warpgroups, few_begin_threads = few_math_threads + 32;
+/// All math warpgroups have written the hidden states, and the warp that reads the ids knows the experts and where rows go, which a finishing warp reads too.
+constexpr int few_begin_barrier = 1 + few_math_warpgroups;
+template <class Format> constexpr int few_begin_threads = few_math_threads + (Format::own_rings ? 64 : 32);
 
 /// A math warpgroup: writes the hidden states together with the others, then takes its turn's units until there are no more. Writing rows, for either step, and multiplying
 /// are in one place each, so that their instructions have long come from memory when Down begins.
@@ -147,7 +152,7 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
         }
         if (turn == 0 || unit.kind == few_down) {
             write_rows<Format>(f, q, turn == 0 ? threadIdx.x : thread, turn == 0 ? few_math_threads : 128);
-            named_barrier(turn == 0 ? few_begin_barrier : 1 + warpgroup, turn == 0 ? few_begin_threads : 128);
+            named_barrier(turn == 0 ? few_begin_barrier : 1 + warpgroup, turn == 0 ? few_begin_threads<Format> : 128);
         }
         if (turn == 0) continue;
         float final[4] = {};
@@ -155,7 +160,7 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
             const int second = unit.index / 2 % 2;
             const bool down = unit.kind == few_down;
             const FewOperands o = {shared_address(down ? q.rows : hidden_rows), (down ? q.scales : hidden_scales) + columns, down ? second : 0, down ? second : 1,
-                                   down ? f.intermediate_blocks : f.hidden_blocks, unit.halves};
+                                   down ? f.intermediate_blocks : f.hidden_blocks, Format::halves ? halves_of(f, unit) : 0};
             const float2 bias = Format::biases(f, b, unit);
             Format::multiply(final, o, unit, place, f, b);
             Format::add_biases(final, bias);
@@ -173,6 +178,7 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
 template <class Format> DEVICE void finish_few(const FewArguments& f, const FewBlock<Format>& b) {
     const u32 lane = threadIdx.x % 32, posted = b.shared + b.routing + offset_of(FewRouting, is_last) + lane * 4;
     const int items = f.combine.tokens * 8; // of 64 columns
+    named_barrier(few_begin_barrier, few_begin_threads<Format>);
     for (u32 taken = 0, ended = 0; ended < few_math_warpgroups;) {
         if (lane == 0) doze_for_count_shared(b.shared + b.routing + offset_of(FewRouting, posts), taken + 1);
         __syncwarp();

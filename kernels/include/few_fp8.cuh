@@ -7,30 +7,32 @@
 
 template <int Kind> struct FewFp8 {
     static constexpr int row_block_bytes = few_tokens * 128;
-    static constexpr int slot_bytes = few_slot_bytes;
-    static constexpr int header_bytes = 2 * 16;         // a slot of 32 weight rows has two K blocks
-    static constexpr int scale_bytes = few_tokens * 4;  // of rows, per K block
+    static constexpr int slot_k_blocks = 4; // of 64 weight rows, whose products are issued together; of 32 twice as many
+    static constexpr int k_block_bytes = 64 * 128;
+    static constexpr int slot_bytes = slot_k_blocks * k_block_bytes;
+    static constexpr int header_bytes = 2 * slot_k_blocks * 16; // scales
+    static constexpr int scale_bytes = few_tokens * 4;          // of rows, per K block
     static constexpr bool own_rings = false;
     static constexpr bool halves = true;
-    static constexpr int half_bytes = few_slot_bytes / 2;
     using Block = FewBlock<FewFp8>;
 
     /// A unit's weights and scales into the ring.
     static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, int, FewPlace& place, u64 stream) {
         const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
-        const int shift = 1 + unit.halves, bytes = few_slot_bytes >> unit.halves, block = unit.index >> shift;
+        const int halves = halves_of(f, unit), shift = 1 + halves, bytes = k_block_bytes >> halves, block = unit.index >> shift, most = slot_k_blocks << halves;
         const u64 expert = b.routes()->expert[unit.active];
         const u8* weights = (is_gateup ? f.gateup : f.down) + (expert * blocks + block) * k_blocks * 16384 + (unit.index & ((1 << shift) - 1)) * bytes;
         const float* scales = (is_gateup ? f.gateup_scales : f.down_scales) + (expert * ((blocks + 1) / 2) + block / 2) * k_blocks * 4;
-        for (int k = 0; k < k_blocks;) {
-            const u32 full = b.full(place.slot), to = b.shared + place.slot * few_slot_bytes;
-            const int both = unit.halves && k + 1 < k_blocks;
+#pragma unroll 1
+        for (int k = 0; k < k_blocks; k += most) {
+            const u32 full = b.full(place.slot);
+            u32 to = b.shared + place.slot * slot_bytes;
+            const int count = k_blocks - k < most ? k_blocks - k : most;
             barrier_wait(b.empty(place.slot), place.phase ^ 1);
-            barrier_arrive_expect(full, (bytes + 16) << both);
-            bulk_load(to, weights + (u64)k * 16384, bytes, full, stream);
-            if (both) bulk_load(to + half_bytes, weights + (u64)(k + 1) * 16384, bytes, full, stream);
-            bulk_load(b.shared + b.headers + place.slot * header_bytes, scales + k * 4, 16 << both, full);
-            k += 1 + both;
+            barrier_arrive_expect(full, count * (bytes + 16));
+#pragma unroll 1
+            for (int i = 0; i < count; i++, to += bytes, weights += 16384) bulk_load(to, weights, bytes, full, stream);
+            bulk_load(b.shared + b.headers + place.slot * header_bytes, scales + k * 4, count * 16, full);
             place.advance(f.ring_slots);
         }
     }
@@ -48,54 +50,59 @@ template <int Kind> struct FewFp8 {
     static DEVICE float2 biases(const FewArguments&, const Block&, const FewUnit&) { return make_float2(0.0f, 0.0f); }
     static DEVICE void add_biases(float (&)[4], float2) {}
 
-    /// So many K blocks from k on. All products are issued before the first is waited for.
-    template <int Count> static DEVICE void multiply_blocks(float (&final)[4], int k, const FewOperands& o, FewPlace& place, const FewArguments& f, const Block& b) {
-        float acc[Count][4], w0[Count], w1[Count];
-        float2 c[Count];
-        int slot[Count];
-        bool ends[Count]; // its slot
-#pragma unroll
-        for (int i = 0; i < Count; i++) {
-            slot[i] = uniform(place.slot);
-            ends[i] = !o.halves || (k + i) % 2 || k + i + 1 == o.k_blocks;
-            // A unit comes before its copies have begun. While the slot's last contents, another warpgroup's, are still on their way, `full` has the parity that is
-            // waited for; so those must have been read first. (Those before them have been when a unit comes, so here the parity is certain.)
-            barrier_wait(b.empty(place.slot), place.phase ^ 1);
-            barrier_wait(b.full(place.slot), place.phase);
-            if (ends[i]) place.advance(f.ring_slots);
-        }
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < Count; i++)
-            multiply_block<8>(acc[i], b.shared + slot[i] * few_slot_bytes + ((k + i) & o.halves) * half_bytes, o.rows + (k + i) * row_block_bytes);
-        wgmma_commit();
-#pragma unroll
-        for (int i = 0; i < Count; i++) {
-            const float* header = (const float*)(b.header(slot[i]) + ((k + i) & o.halves) * 16);
-            w0[i] = header[o.first], w1[i] = header[o.second];
-            c[i] = *(const float2*)(o.scales + (k + i) * few_tokens);
-        }
-        wgmma_wait<0>();
-#pragma unroll
-        for (int i = 0; i < Count; i++) {
-            settle(acc[i]);
-            if (ends[i] && threadIdx.x % 32 == 0) barrier_arrive(b.empty(slot[i]));
-            final[0] = fmaf(c[i].x * w0[i], acc[i][0], final[0]);
-            final[1] = fmaf(c[i].y * w0[i], acc[i][1], final[1]);
-            final[2] = fmaf(c[i].x * w1[i], acc[i][2], final[2]);
-            final[3] = fmaf(c[i].y * w1[i], acc[i][3], final[3]);
-        }
-    }
-
+    /// Four K blocks at a time. All their products are issued before the first is waited for. Of fewer than four all are multiplied, and the others dropped: so all are multiplied in
+    /// one place, whose instructions are there.
     static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, FewPlace&, const FewArguments& f, const Block& b) {
-        FewPlace place;
-        place.slot = unit.slot;
-        place.phase = unit.phase;
-        int k = 0;
+        FewPlace place(uniform(unit.slot));
+        place.phase = uniform(unit.phase);
+        const u32 step = k_block_bytes / 16 >> o.halves;
+        u32 rows = operand_place(o.rows), weights = 0;
+        const float *scales = o.scales, *header = nullptr;
+        int left = 0; // K blocks of the slot
 #pragma unroll 1
-        for (; k + 4 <= o.k_blocks; k += 4) multiply_blocks<4>(final, k, o, place, f, b);
-#pragma unroll 1
-        for (; k < o.k_blocks; k++) multiply_blocks<1>(final, k, o, place, f, b);
+        for (int k = 0; k < o.k_blocks; k += 4) {
+            if (left == 0) {
+                // A unit comes before its copies have begun. While the slot's last contents, another warpgroup's, are still on their way, `full` has the parity that is
+                // waited for; so those must have been read first. (Those before them have been when a unit comes, so here the parity is certain.)
+                barrier_wait(b.empty(place.slot), place.phase ^ 1);
+                barrier_wait(b.full(place.slot), place.phase);
+                weights = operand_place(b.shared) + place.slot * (slot_bytes / 16);
+                header = (const float*)b.header(place.slot);
+                left = slot_k_blocks << o.halves;
+            }
+            const int count = o.k_blocks - k;
+            float acc[4][4], w0[4], w1[4];
+            float2 c[4];
+            wgmma_fence();
+#pragma unroll
+            for (int i = 0; i < 4; i++) multiply_block_at<8>(acc[i], weights + i * step, rows + i * (row_block_bytes / 16));
+            wgmma_commit();
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                w0[i] = header[4 * i + o.first], w1[i] = header[4 * i + o.second];
+                c[i] = *(const float2*)(scales + i * few_tokens);
+            }
+            wgmma_wait<0>();
+#pragma unroll
+            for (int i = 0; i < 4; i++) settle(acc[i]);
+            left -= 4;
+            if (left == 0 || count <= 4) {
+                if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot));
+                place.advance(f.ring_slots);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (i >= count) break;
+                final[0] = fmaf(c[i].x * w0[i], acc[i][0], final[0]);
+                final[1] = fmaf(c[i].y * w0[i], acc[i][1], final[1]);
+                final[2] = fmaf(c[i].x * w1[i], acc[i][2], final[2]);
+                final[3] = fmaf(c[i].y * w1[i], acc[i][3], final[3]);
+            }
+            weights += 4 * step;
+            rows += 4 * (row_block_bytes / 16);
+            header += 16;
+            scales += 4 * few_tokens;
+        }
     }
 
     static DEVICE u32 activate(u32 gate, u32 up, const ActivationArguments& a) { return activate_pair<Kind>(gate, up, a, a.rounding == 0); }

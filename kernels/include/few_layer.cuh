@@ -15,7 +15,7 @@ template <class Format> DEVICE void produce_few(const FewArguments& f, const Few
     if (leads && producer == 0) first = count_up(few_taken(f), few_endless); // on its way while the ids are read
     if (producer == 0) {
         find_experts(f, b);
-        named_arrive(few_begin_barrier, few_begin_threads);
+        named_arrive(few_begin_barrier, few_begin_threads<Format>);
     }
     if (Format::own_rings) {
         // Of few units each block shall take one before any takes two, roughly. And of long ones that are few, two at a time: the sooner the first experts are through, the sooner Down begins.
@@ -35,9 +35,20 @@ template <class Format> DEVICE void produce_few(const FewArguments& f, const Few
     if (elect_one()) produce(f, b, producer, first);
 }
 
+/// Ids, the map and weights come from memory while barriers are made, lines of 32 by threads of the first producer's warp.
+DEVICE void prefetch_routing(const FewArguments& f) {
+    const int first = ((int)threadIdx.x - few_math_threads) * 32;
+    if (first < 0) return;
+    if (f.expert_map && first < f.global_experts) prefetch(f.expert_map + first);
+    if (first >= f.combine.tokens * f.combine.top_k) return;
+    prefetch(f.ids + first);
+    if (f.combine.weights) prefetch(f.combine.weights + first);
+}
+
 template <class Format> DEVICE void experts_few(const FewArguments& f) {
     SHARED_MEMORY(u8, 1024, memory);
     const FewBlock<Format> block(f, memory);
+    prefetch_routing(f);
     block.init(f);
     wait_for_earlier_kernels();
     launch_dependents();

@@ -64,7 +64,6 @@ template <class Format> DEVICE void produce(const FewArguments& f, const FewBloc
             unit.kind = kind;
             unit.active = active;
             unit.index = number - passed;
-            unit.halves = kind == few_gateup && per_gateup > (u32)(4 * f.intermediate_blocks);
         }
         unit.slot = place.slot;
         unit.phase = place.phase;

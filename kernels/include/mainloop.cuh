@@ -61,18 +61,13 @@ struct Pipeline : Ring {
         if (lane < 2 * Barriers) remote_arrive(Barriers == 1 ? remote_address(empty(), lane) : remote_address(empty() + lane / 2 * 16, lane % 2));
     }
     DEVICE void init() {
-        if (threadIdx.x < slots) {
-            barrier_init(shared + barriers_offset + threadIdx.x * 16, 1);
-            barrier_init(shared + barriers_offset + threadIdx.x * 16 + 8, math_warps * 2);
-            fence_barrier_init();
-        }
-        if (threadIdx.x == 32) {
-            barrier_init(epilogue_barrier(handed_over), math_warps);
-            barrier_init(epilogue_barrier(taken), finish_warps);
-            barrier_init(epilogue_barrier(peer_told), 1);
-            barrier_init(epilogue_barrier(peer_told_few), 1);
-            barrier_init(epilogue_barrier(unit_told), 1);
-            barrier_init(epilogue_barrier(unit_heard), 1);
+        const int warp = uniform(threadIdx.x / 32);
+        if (elect_one()) { // one thread of each warp: lanes would take turns
+            if (warp < slots) {
+                barrier_init(shared + barriers_offset + warp * 16, 1);
+                barrier_init(empty(warp), math_warps * 2);
+            }
+            if (warp < epilogue_barriers) barrier_init(epilogue_barrier(warp), warp == handed_over ? math_warps : warp == taken ? finish_warps : 1);
             fence_barrier_init();
         }
         cluster_sync();

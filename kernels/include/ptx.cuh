@@ -77,6 +77,8 @@ DEVICE void bulk_store(void* to, u32 from, u32 bytes) {
 }
 DEVICE void bulk_store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 DEVICE void bulk_store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+/// Into the second-level cache; a hint, and whatever an earlier kernel still writes there is seen all the same.
+DEVICE void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 DEVICE void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEVICE void fence_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 

@@ -60,11 +60,10 @@ template <class Format> struct WideRing {
         }
     }
     DEVICE void init() {
-        if (threadIdx.x == 0) {
-            for (int s = 0; s < Format::stages; s++) {
-                barrier_init(full({s, 0}), 1);
-                barrier_init(empty({s, 0}), wide_math_warps);
-            }
+        const int warp = uniform(threadIdx.x / 32);
+        if (warp < Format::stages && elect_one()) { // one thread of each warp: lanes would take turns
+            barrier_init(full({warp, 0}), 1);
+            barrier_init(empty({warp, 0}), wide_math_warps);
             fence_barrier_init();
         }
         __syncthreads();

@@ -6,8 +6,8 @@ internal readonly struct FewPlan
     /// <summary>Constants of the kernel.</summary>
     internal const int Tokens = 8, Slots = 128, Columns = 512, Counters = 32 + Slots + Columns;
 
-    private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 64 * 128;
-    private const int FewestRingSlots = 8, FewestWideRingSlots = 3; // 64 KB on their way keep the memory of a multiprocessor's share busy
+    private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 4 * 64 * 128, WideSlotBytes = 64 * 128;
+    private const int FewestRingSlots = 2, FewestWideRingSlots = 3; // 64 KB on their way keep the memory of a multiprocessor's share busy
     private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups + 4, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16, RowsAlignment = 1024;
 
     internal FewPlan(ExpertsShape shape)
@@ -15,12 +15,12 @@ internal readonly struct FewPlan
         int hidden = Formats.Blocks(shape.Hidden, 128), intermediate = Formats.Blocks(shape.Intermediate, 128);
         bool isWide = WideKernels.Serve(shape.Format, shape.Activations);
         int rowBlockBytes = Tokens * 128 * (isWide ? 2 : 1); // BF16 or codes
-        int slotBytes = SlotBytes, headerBytes = 32; // scales of two K blocks
-        if (isWide && shape.Format == WeightFormat.MxFp8) (slotBytes, headerBytes) = (SlotBytes + 256, 0); // within the slot
-        if (isWide && shape.Format == WeightFormat.Bf16) headerBytes = 0;
+        (int slotBytes, int headerBytes) = !isWide ? (SlotBytes, 128) // scales of up to eight K blocks
+            : shape.Format == WeightFormat.MxFp8 ? (WideSlotBytes + 256, 0) // within the slot
+            : (WideSlotBytes, shape.Format == WeightFormat.Bf16 ? 0 : 32);
         long rows = Math.Max(Math.Max(hidden, Warpgroups * intermediate), 4) * (long)rowBlockBytes;
         long scales = isWide ? 0 : 4L * Tokens * (hidden + Warpgroups * intermediate);
-        long left = SharedBytes - (slotBytes == SlotBytes ? 0 : RowsAlignment) - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
+        long left = SharedBytes - (slotBytes % RowsAlignment == 0 ? 0 : RowsAlignment) - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
         int rings = isWide ? Warpgroups : 1;
         RingSlots = (int)Math.Max(left / (rings * (slotBytes + headerBytes + BarrierBytes)), 0);
         bool serves = 2 * hidden <= Columns && shape.Hidden % ChunkValues == 0 && !shape.HasStraddlingScales && !shape.RouterWeightOnInput
@@ -31,7 +31,7 @@ internal readonly struct FewPlan
     /// <summary>Calls of up to so many tokens; 0 where the kernel does not serve the layer.</summary>
     internal int MostTokens { get; }
 
-    /// <summary>Of 8 KB, of each ring: the wide kernel has one per warpgroup.</summary>
+    /// <summary>Of each ring: one of 32 KB, for wide kernels one per warpgroup, of 8 KB.</summary>
     internal int RingSlots { get; }
 
     /// <summary>GateUp in units of 32 weight rows where blocks then wait less for the last one: by an eighth at least, since smaller units cost more instructions. The wide kernel, where a warpgroup decodes
