@@ -25,7 +25,7 @@ struct alignas(16) FewArguments {
     int power_of_two;       // scales of the first quantization
     int ring_slots;         // of each ring
     int quantize;           // wide: activations go to MXFP8 and back
-    int reserved;
+    int most_shared;        // wide: up to so many GateUp units the math warpgroups of a block share each unit
     u32 halves[few_slots / 32]; // bit n: with n experts GateUp units have 32 weight rows, not 64, so that blocks end closer together
     ActivationArguments activation;
     CombineArguments combine; // tokens, top_k, hidden_size, capacity hold for all steps; row_of_slot is not used; without output this step is left out
@@ -35,4 +35,4 @@ struct alignas(16) FewArguments {
 
 static_assert(sizeof(FewArguments) == 256 && offset_of(FewArguments, experts) == 80 && offset_of(FewArguments, ring_slots) == 100, "");
 static_assert(offset_of(FewArguments, halves) == 112 && offset_of(FewArguments, activation) == 128 && offset_of(FewArguments, combine) == 160, "");
-static_assert(offset_of(FewArguments, quantize) == 104 && offset_of(FewArguments, gateup_biases) == 240, "");
+static_assert(offset_of(FewArguments, quantize) == 104 && offset_of(FewArguments, most_shared) == 108 && offset_of(FewArguments, gateup_biases) == 240, "");

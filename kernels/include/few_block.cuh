@@ -19,6 +19,7 @@ struct alignas(16) FewUnit {
     u32 phase;
     u32 gateups; // GateUp units that this block took before
     u32 gateups_of_expert;
+    int sharer;  // where math warpgroups share units: the one that has its first K block; else -1
 };
 
 /// Who goes where, from the ids alone; every block finds the same.
@@ -45,13 +46,13 @@ struct FewPlace {
     }
 };
 
-/// Shared memory, from the start: ring, or rings one after the other | rows | weight scales of the ring's slots | scales of rows | barriers | units | routing.
+/// Shared memory, from the start: ring, or rings one after the other | rows | weight scales of the ring's slots | scales of rows | barriers | units | routing | with own rings, sums handed on.
 /// Rows are those of the hidden states, a K block of all tokens after the other; once all GateUp units of the block have multiplied, each warpgroup has
 /// as many of the same bytes as the intermediate takes. The host's twin is FewPlan. How many bytes all these have, a Format says: FewFp8 or FewWide.
 template <class Format> struct FewBlock {
     u8* memory;
     u32 shared;
-    int rows, headers, hidden_scales, scales, barriers, unit_barriers, units, routing;
+    int rows, headers, hidden_scales, scales, barriers, unit_barriers, units, routing, sums;
 
     static constexpr int rings = Format::own_rings ? few_math_warpgroups : 1;
     static constexpr int threads = few_math_threads + (rings + Format::own_rings) * 32; // a producer's warp for each, with own rings a finishing warp
@@ -67,6 +68,7 @@ template <class Format> struct FewBlock {
         unit_barriers = barriers + f.ring_slots * (rings * 16);
         units = unit_barriers + few_math_warpgroups * 16;
         routing = units + few_math_warpgroups * (int)sizeof(FewUnit);
+        sums = (routing + (int)sizeof(FewRouting) + 15) & ~15;
     }
     DEVICE u32 full(int slot) const { return shared + barriers + slot * 16; }
     DEVICE u32 empty(int slot) const { return full(slot) + 8; }

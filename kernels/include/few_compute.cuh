@@ -32,6 +32,10 @@ template <class Format> DEVICE void write_rows(const FewArguments& f, const FewR
     fence_async_shared(); // products read what ordinary stores wrote
 }
 
+constexpr int few_turn_barrier = few_math_warpgroups + 4; // named, and those after it: of math warpgroups that share units, who hand on their sums
+DEVICE int turns_after(int warpgroup) { return warpgroup + 1 < few_math_warpgroups ? warpgroup + 1 : 0; }
+DEVICE int turns_between(int first, int warpgroup) { return warpgroup < first ? warpgroup + few_math_warpgroups - first : warpgroup - first; }
+
 /// A unit's rows and scales.
 struct FewOperands {
     u32 rows;            // shared address
@@ -135,7 +139,12 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
                 reads_hidden = false;
                 if (thread == 0) count_release_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done));
             }
+            if (Format::own_rings && turn == 1 && unit.sharer == 0) { // units are shared
+                place = FewPlace(warpgroup * Format::k_block_slots);
+                if (warpgroup == few_math_warpgroups - 1) named_arrive(few_turn_barrier, 256); // the first turn is the first warpgroup's
+            }
             if (unit.kind == few_no_more) {
+                if (Format::own_rings && unit.sharer == warpgroup) named_barrier(few_turn_barrier + warpgroup, 256); // it has been handed the last turn
                 if (Format::own_rings) post(b, unit, warpgroup);
                 return;
             }
@@ -164,6 +173,7 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
             const float2 bias = Format::biases(f, b, unit);
             Format::multiply(final, o, unit, place, f, b);
             Format::add_biases(final, bias);
+            if (Format::own_rings && unit.sharer >= 0 && turns_between(unit.sharer, warpgroup) != (o.k_blocks - 1) % few_math_warpgroups) continue; // another has the sums
         }
         bool completes = unit.kind == few_zeros && f.combine.output;
         if (unit.kind == few_gateup) activate_few<Format>(final, f, b, unit, warpgroup);

@@ -7,33 +7,34 @@
 
 template <int Kind> struct FewFp8 {
     static constexpr int row_block_bytes = few_tokens * 128;
-    static constexpr int slot_k_blocks = 4; // of 64 weight rows, whose products are issued together; of 32 twice as many
+    static constexpr int k_block_slots = 1; // unused: units are not shared
+    static constexpr int slot_k_blocks = 4; // whose products are issued together; of 32 weight rows they leave half a slot empty
     static constexpr int k_block_bytes = 64 * 128;
     static constexpr int slot_bytes = slot_k_blocks * k_block_bytes;
-    static constexpr int header_bytes = 2 * slot_k_blocks * 16; // scales
+    static constexpr int header_bytes = slot_k_blocks * 16;         // scales
     static constexpr int scale_bytes = few_tokens * 4;          // of rows, per K block
     static constexpr bool own_rings = false;
     static constexpr bool halves = true;
     using Block = FewBlock<FewFp8>;
 
     /// A unit's weights and scales into the ring.
-    static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, int, FewPlace& place, u64 stream) {
+    static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, int, int slots, FewPlace& place, u64 stream) {
         const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
-        const int halves = halves_of(f, unit), shift = 1 + halves, bytes = k_block_bytes >> halves, block = unit.index >> shift, most = slot_k_blocks << halves;
+        const int halves = halves_of(f, unit), shift = 1 + halves, bytes = k_block_bytes >> halves, block = unit.index >> shift;
         const u64 expert = b.routes()->expert[unit.active];
         const u8* weights = (is_gateup ? f.gateup : f.down) + (expert * blocks + block) * k_blocks * 16384 + (unit.index & ((1 << shift) - 1)) * bytes;
         const float* scales = (is_gateup ? f.gateup_scales : f.down_scales) + (expert * ((blocks + 1) / 2) + block / 2) * k_blocks * 4;
 #pragma unroll 1
-        for (int k = 0; k < k_blocks; k += most) {
+        for (int k = 0; k < k_blocks; k += slot_k_blocks) {
             const u32 full = b.full(place.slot);
             u32 to = b.shared + place.slot * slot_bytes;
-            const int count = k_blocks - k < most ? k_blocks - k : most;
+            const int count = k_blocks - k < slot_k_blocks ? k_blocks - k : slot_k_blocks;
             barrier_wait(b.empty(place.slot), place.phase ^ 1);
             barrier_arrive_expect(full, count * (bytes + 16));
 #pragma unroll 1
             for (int i = 0; i < count; i++, to += bytes, weights += 16384) bulk_load(to, weights, bytes, full, stream);
             bulk_load(b.shared + b.headers + place.slot * header_bytes, scales + k * 4, count * 16, full);
-            place.advance(f.ring_slots);
+            place.advance(slots);
         }
     }
 
@@ -56,51 +57,41 @@ template <int Kind> struct FewFp8 {
         FewPlace place(uniform(unit.slot));
         place.phase = uniform(unit.phase);
         const u32 step = k_block_bytes / 16 >> o.halves;
-        u32 rows = operand_place(o.rows), weights = 0;
-        const float *scales = o.scales, *header = nullptr;
-        int left = 0; // K blocks of the slot
+        u32 rows = operand_place(o.rows);
+        const float* scales = o.scales;
 #pragma unroll 1
-        for (int k = 0; k < o.k_blocks; k += 4) {
-            if (left == 0) {
-                // A unit comes before its copies have begun. While the slot's last contents, another warpgroup's, are still on their way, `full` has the parity that is
-                // waited for; so those must have been read first. (Those before them have been when a unit comes, so here the parity is certain.)
-                barrier_wait(b.empty(place.slot), place.phase ^ 1);
-                barrier_wait(b.full(place.slot), place.phase);
-                weights = operand_place(b.shared) + place.slot * (slot_bytes / 16);
-                header = (const float*)b.header(place.slot);
-                left = slot_k_blocks << o.halves;
-            }
+        for (int k = 0; k < o.k_blocks; k += slot_k_blocks) {
+            // A unit comes before its copies have begun. While the slot's last contents, another warpgroup's, are still on their way, `full` has the parity that is waited for;
+            // so those must have been read first. (Those before them have been when a unit comes, so here the parity is certain.)
+            barrier_wait(b.empty(place.slot), place.phase ^ 1);
+            barrier_wait(b.full(place.slot), place.phase);
+            const u32 weights = operand_place(b.shared) + place.slot * (slot_bytes / 16);
+            const float* header = (const float*)b.header(place.slot);
             const int count = o.k_blocks - k;
-            float acc[4][4], w0[4], w1[4];
-            float2 c[4];
+            float acc[4][4], s[4][4];
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 4; i++) multiply_block_at<8>(acc[i], weights + i * step, rows + i * (row_block_bytes / 16));
             wgmma_commit();
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                w0[i] = header[4 * i + o.first], w1[i] = header[4 * i + o.second];
-                c[i] = *(const float2*)(scales + i * few_tokens);
+                const float w0 = header[4 * i + o.first], w1 = header[4 * i + o.second];
+                const float2 c = *(const float2*)(scales + i * few_tokens);
+                s[i][0] = c.x * w0, s[i][1] = c.y * w0, s[i][2] = c.x * w1, s[i][3] = c.y * w1;
+                settle(s[i]); // used here, so that they have come before the slot is left
             }
             wgmma_wait<0>();
 #pragma unroll
             for (int i = 0; i < 4; i++) settle(acc[i]);
-            left -= 4;
-            if (left == 0 || count <= 4) {
-                if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot));
-                place.advance(f.ring_slots);
-            }
+            if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot));
+            place.advance(f.ring_slots);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 if (i >= count) break;
-                final[0] = fmaf(c[i].x * w0[i], acc[i][0], final[0]);
-                final[1] = fmaf(c[i].y * w0[i], acc[i][1], final[1]);
-                final[2] = fmaf(c[i].x * w1[i], acc[i][2], final[2]);
-                final[3] = fmaf(c[i].y * w1[i], acc[i][3], final[3]);
+#pragma unroll
+                for (int j = 0; j < 4; j++) final[j] = fmaf(s[i][j], acc[i][j], final[j]);
             }
-            weights += 4 * step;
             rows += 4 * (row_block_bytes / 16);
-            header += 16;
             scales += 4 * few_tokens;
         }
     }

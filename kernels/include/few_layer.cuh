@@ -20,6 +20,8 @@ template <class Format> DEVICE void produce_few(const FewArguments& f, const Few
     if (Format::own_rings) {
         // Of few units each block shall take one before any takes two, roughly. And of long ones that are few, two at a time: the sooner the first experts are through, the sooner Down begins.
         named_barrier(few_producers_barrier, b.rings * 32);
+        const bool shared = shares_units<Format>(f, b.routes());
+        if (shared && producer > 0) return;
         if (producer == 2) {
             named_barrier(few_order_barrier, 64);
             const u32 gateups = b.routes()->experts * few_gateups<Format>(f, b.routes()->experts);

@@ -40,6 +40,11 @@ template <class Format> DEVICE void find_experts(const FewArguments& f, const Fe
     __syncwarp();
 }
 
+/// Whether the math warpgroups share each unit, K block after K block: of units that are few each is long on its way, and decoding it is what takes the time. All rings are one then, and one producer fills it.
+template <class Format> DEVICE bool shares_units(const FewArguments& f, const FewRouting* r) {
+    return Format::own_rings && r->experts && r->experts * few_gateups<Format>(f, r->experts) <= (u32)f.most_shared;
+}
+
 /// One thread of each producer's warp.
 template <class Format> DEVICE void produce(const FewArguments& f, const FewBlock<Format>& b, int producer, u32 number) {
     const u64 stream = policy_evict_first();
@@ -47,8 +52,10 @@ template <class Format> DEVICE void produce(const FewArguments& f, const FewBloc
     const int experts = r->experts;
     const u32 per_gateup = few_gateups<Format>(f, experts), per_down = 2 * f.hidden_blocks;
     const u32 total = experts ? experts * (per_gateup + per_down) : per_down; // nobody has tokens: zeros are written all the same
-    const int first_slot = Format::own_rings ? producer * f.ring_slots : 0;
+    const bool shared = shares_units<Format>(f, r);
+    const int first_slot = Format::own_rings ? producer * f.ring_slots : 0, slots = shared ? b.rings * f.ring_slots : f.ring_slots;
     FewPlace place(first_slot);
+    int sharer = 0;
     u32 gateups = 0, passed = 0; // GateUp units that this producer took; units of the steps and experts before this one
     int active = 0, kind = experts ? few_gateup : few_zeros;
     constexpr int warpgroups = Format::own_rings ? 1 : few_math_warpgroups; // of each
@@ -57,7 +64,7 @@ template <class Format> DEVICE void produce(const FewArguments& f, const FewBloc
         FewUnit unit = {};
         if (!more) {
             // every producer takes one number too many; the very last taker knows that nobody takes another
-            if (left-- == warpgroups && number == total + b.rings * gridDim.x - 1) *few_taken(f) = 0;
+            if (left-- == warpgroups && number == total + (shared ? 1 : b.rings) * gridDim.x - 1) *few_taken(f) = 0;
         } else {
             for (u32 count; experts && number - passed >= (count = kind == few_gateup ? per_gateup : per_down); passed += count)
                 if (++active == experts) active = 0, kind = few_down;
@@ -69,16 +76,23 @@ template <class Format> DEVICE void produce(const FewArguments& f, const FewBloc
         unit.phase = place.phase;
         unit.gateups = gateups;
         unit.gateups_of_expert = per_gateup;
-        barrier_wait(b.unit_empty(warpgroup), ~turn & 1);
-        *b.unit(warpgroup) = unit;
-        barrier_arrive(b.unit_full(warpgroup));
+        unit.sharer = shared ? sharer : -1;
+#pragma unroll 1
+        for (int w = warpgroup; w < (shared ? few_math_warpgroups : warpgroup + 1); w++) {
+            barrier_wait(b.unit_empty(w), ~turn & 1);
+            *b.unit(w) = unit;
+            barrier_arrive(b.unit_full(w));
+        }
         if (warpgroups == 1) turn++;
         else if (++warpgroup == warpgroups) warpgroup = 0, turn++;
         if (!more) continue;
-        number = count_up(few_taken(f), few_endless); // needed only after this unit's loads
+        // The next number is needed only after this unit's loads. Shared units are not hoarded: whoever waits for room takes no other.
+        if (!shared) number = count_up(few_taken(f), few_endless);
         if (kind == few_zeros) continue;
         const bool is_gateup = kind == few_gateup;
         gateups += is_gateup;
-        Format::load(f, b, is_gateup, unit, first_slot, place, stream);
+        Format::load(f, b, is_gateup, unit, first_slot, slots, place, stream);
+        if (shared) number = count_up(few_taken(f), few_endless);
+        sharer = (sharer + (is_gateup ? f.hidden_blocks : f.intermediate_blocks)) % few_math_warpgroups;
     }
 }

@@ -10,6 +10,7 @@ template <class Weights> struct FewWide {
     static constexpr int row_bytes = few_tokens * 128; // 64 values of depth
     static constexpr int row_block_bytes = 2 * row_bytes;
     static constexpr int depths = 4 / Weights::warp_parts; // of 64 values, in a slot
+    static constexpr int k_block_slots = 2 / depths;
     static constexpr int slot_bytes = depths * Weights::tile_bytes;
     static constexpr int header_bytes = Weights::promotes ? 2 * 16 : 0;
     static constexpr int scale_bytes = 0;
@@ -18,7 +19,7 @@ template <class Weights> struct FewWide {
     using Block = FewBlock<FewWide>;
 
     /// A unit's tiles of 64 weight rows and scales, into the ring.
-    static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, int first_slot, FewPlace& place, u64 stream) {
+    static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, int first_slot, int slots, FewPlace& place, u64 stream) {
         const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
         const int block = unit.index / 2;
         constexpr int bytes = Weights::tile_bytes;
@@ -34,7 +35,7 @@ template <class Weights> struct FewWide {
             if (Weights::promotes) bulk_load(b.shared + b.headers + place.slot * header_bytes, scales + depth * 2, count * 8, full);
 #pragma unroll 1
             for (int i = 0; i < count; i++, depth++) bulk_load(to + i * bytes, weights + (u64)depth * Weights::piece_bytes, bytes, full, stream);
-            place.advance(f.ring_slots, first_slot);
+            place.advance(slots, first_slot);
         }
     }
 
@@ -92,6 +93,7 @@ template <class Weights> struct FewWide {
     struct Parts {
         WideParts<Weights::warp_parts> parts;
         u32 scales;
+        DEVICE Parts() {}
         DEVICE Parts(const Block& b, int slot, int depth) {
             const u32 thread = threadIdx.x % 128;
             const u8* from = b.memory + slot * slot_bytes + depth * Weights::tile_bytes;
@@ -102,29 +104,34 @@ template <class Weights> struct FewWide {
     };
 
     /// A warp has read all of the slot.
-    static DEVICE void leave(const FewArguments& f, const Block& b, FewPlace& place, int first_slot) {
+    static DEVICE void leave(const Block& b, FewPlace& place, int first_slot, int slots, float s0 = 0.0f, float s1 = 0.0f) {
+        const u32 none = (__float_as_uint(s0) ^ __float_as_uint(s1)) & (u32)place.slot >> 8; // 0, which the compiler does not know: scales have come (Pipeline::release)
         __syncwarp(); // all lanes have read
-        if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot));
-        place.advance(f.ring_slots, first_slot);
+        if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot) + none);
+        place.advance(slots, first_slot);
     }
     static DEVICE Parts enter(const Block& b, const FewPlace& place) {
         barrier_wait(b.full(place.slot), place.phase);
         return Parts(b, place.slot, 0);
     }
     /// The second 64 values of a K block: in a slot of their own, or behind the first.
-    static DEVICE Parts second(const FewArguments& f, const Block& b, FewPlace& place, int first_slot) {
+    static DEVICE Parts second(const Block& b, FewPlace& place, int first_slot, int slots) {
         if (depths > 1) return Parts(b, place.slot, 1);
-        leave(f, b, place, first_slot);
+        leave(b, place, first_slot, slots);
         return enter(b, place);
     }
 
     /// While 64 values are multiplied, the next 64 are decoded, and those after them are on their way from shared memory.
     static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, FewPlace& place, const FewArguments& f, const Block& b) {
-        const int first_slot = uniform(threadIdx.x / 128) * f.ring_slots;
+        if (unit.sharer >= 0) {
+            multiply_shared(final, o, unit, place, f, b);
+            return;
+        }
+        const int slots = f.ring_slots, first_slot = uniform(threadIdx.x / 128) * slots;
         u32 a[2][16];
         Parts even = enter(b, place);
         even.decode(a[0]);
-        Parts odd = second(f, b, place, first_slot);
+        Parts odd = second(b, place, first_slot, slots);
         int k = 0;
         do {
             float sum[4], s0 = 0.0f, s1 = 0.0f;
@@ -139,7 +146,7 @@ template <class Weights> struct FewWide {
                 s0 = header[o.first], s1 = header[o.second];
             }
             odd.decode(a[1]);
-            leave(f, b, place, first_slot);
+            leave(b, place, first_slot, slots, s0, s1);
             if (more) even = enter(b, place);
             wgmma_fence();
             multiply_wide<8, 2>(to, a[1], operand_descriptor(rows + row_bytes), false);
@@ -147,7 +154,7 @@ template <class Weights> struct FewWide {
             wgmma_wait<1>(); // the first operand is free
             if (more) {
                 even.decode(a[0]);
-                odd = second(f, b, place, first_slot);
+                odd = second(b, place, first_slot, slots);
             }
             wgmma_wait<0>();
             settle(to);
@@ -158,6 +165,59 @@ template <class Weights> struct FewWide {
                 final[3] = fmaf(s1, sum[3], final[3]);
             }
         } while (++k < o.k_blocks);
+    }
+
+    /// A math warpgroup's part of a shared unit: every third K block. Sums go from one to the next, so that numbers follow the same chain; what is decoded, is so before its turn. Turns go on from
+    /// unit to unit, so that nobody writes sums before those ahead are read.
+    static DEVICE void multiply_shared(float (&final)[4], const FewOperands& o, const FewUnit& unit, FewPlace& place, const FewArguments& f, const Block& b) {
+        constexpr int others = (few_math_warpgroups - 1) * k_block_slots;
+        const int warpgroup = uniform(threadIdx.x / 128), slots = b.rings * f.ring_slots;
+        float4* sums = (float4*)(b.memory + b.sums) + threadIdx.x % 128;
+#pragma unroll 1
+        for (int k = turns_between(unit.sharer, warpgroup); k < o.k_blocks; k += few_math_warpgroups) {
+            u32 a[2][16];
+            float sum[4], s0 = 0.0f, s1 = 0.0f;
+            float (&to)[4] = Weights::promotes ? sum : final;
+            const u32 rows = o.rows + k * row_block_bytes;
+            Parts even = enter(b, place), odd;
+            if (depths > 1) odd = second(b, place, 0, slots); // on its way
+            even.decode(a[0]);
+            if (Weights::promotes) {
+                wgmma_fence();
+                multiply_wide<8, 2>(to, a[0], operand_descriptor(rows), true);
+                wgmma_commit();
+                const float* header = (const float*)b.header(place.slot);
+                s0 = header[o.first], s1 = header[o.second];
+            }
+            if (depths == 1) odd = second(b, place, 0, slots);
+            odd.decode(a[1]);
+            leave(b, place, 0, slots, s0, s1);
+#pragma unroll
+            for (int i = 0; i < others; i++) place.advance(slots);
+            if (!Weights::promotes) {
+                take_turn(final, sums, warpgroup, k);
+                wgmma_fence();
+                multiply_wide<8, 2>(to, a[0], operand_descriptor(rows), false);
+            } else wgmma_fence();
+            multiply_wide<8, 2>(to, a[1], operand_descriptor(rows + row_bytes), false);
+            wgmma_commit();
+            wgmma_wait<0>();
+            settle(to);
+            if (Weights::promotes) {
+                take_turn(final, sums, warpgroup, k);
+                final[0] = fmaf(s0, sum[0], final[0]);
+                final[1] = fmaf(s0, sum[1], final[1]);
+                final[2] = fmaf(s1, sum[2], final[2]);
+                final[3] = fmaf(s1, sum[3], final[3]);
+            }
+            if (k + 1 < o.k_blocks) *sums = make_float4(final[0], final[1], final[2], final[3]);
+            named_arrive(few_turn_barrier + turns_after(warpgroup), 256);
+        }
+    }
+    static DEVICE void take_turn(float (&final)[4], const float4* sums, int warpgroup, int k) {
+        named_barrier(few_turn_barrier + warpgroup, 256);
+        const float4 before = k > 0 ? *sums : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        final[0] = before.x, final[1] = before.y, final[2] = before.z, final[3] = before.w;
     }
 
     static DEVICE u32 activate(u32 gate, u32 up, const ActivationArguments& a) {

@@ -55,10 +55,11 @@ struct Pipeline : Ring {
     DEVICE SlotHeader* header() const { return (SlotHeader*)(memory + headers_offset + header_index() * sizeof(SlotHeader)); }
     DEVICE u8* staging() const { return memory + staging_offset; }
     DEVICE u32 staging_address() const { return shared + staging_offset; }
-    /// A math warp has read what begins at this slot: both blocks may load there again.
-    template <int Barriers> DEVICE void release() const {
-        const u32 lane = thread % 32;
-        if (lane < 2 * Barriers) remote_arrive(Barriers == 1 ? remote_address(empty(), lane) : remote_address(empty() + lane / 2 * 16, lane % 2));
+    /// A math warp has read what begins at this slot: both blocks may load there again. It waits for what it is given of that: a read that is still on its way, while products keep shared memory
+    /// busy, could come after the slot's next contents. (Neither compiler nor hardware hold the arrival back for it.)
+    template <int Barriers> DEVICE void release(u32 read = 0) const {
+        const u32 lane = thread % 32, none = read & rank >> 1; // 0 in a cluster of two, which the compiler does not know
+        if (lane < 2 * Barriers) remote_arrive(Barriers == 1 ? remote_address(empty() + none, lane) : remote_address(empty() + none + lane / 2 * 16, lane % 2));
     }
     DEVICE void init() {
         const int warp = uniform(threadIdx.x / 32);
@@ -169,11 +170,15 @@ DEVICE void wait_for_turn(u32 warpgroup) { named_barrier(turn_barrier + warpgrou
 DEVICE void end_turn(u32 warpgroup) { named_arrive(turn_barrier + 1 - warpgroup, math_threads); }
 
 /// Rows on the M side: promotes a slab of 64 rows x N weight rows of one K block. TwoScales: 8-column blocks alternate between gate and up.
-template <int N, bool TwoScales> DEVICE void promote_slab(float (&final)[N / 2], const float (&acc)[N / 2], float a0, float a1, float w0, float w1) {
-    const float s00 = a0 * w0, s01 = TwoScales ? a0 * w1 : s00, s10 = a1 * w0, s11 = TwoScales ? a1 * w1 : s10;
+template <bool TwoScales> struct SlabScales {
+    float of[4]; // rows r and r + 8 by gate, by up
+    DEVICE SlabScales(float a0, float a1, float w0, float w1) : of{a0 * w0, a1 * w0, TwoScales ? a0 * w1 : 0.0f, TwoScales ? a1 * w1 : 0.0f} { settle(of); }
+    DEVICE u32 read() const { return __float_as_uint(of[0]) ^ __float_as_uint(of[1]); } // of all that was read
+};
+template <int N, bool TwoScales> DEVICE void promote_slab(float (&final)[N / 2], const float (&acc)[N / 2], const SlabScales<TwoScales>& scales) {
 #pragma unroll
     for (int j = 0; j < N / 8; j++) {
-        const float s0 = j % 2 ? s01 : s00, s1 = j % 2 ? s11 : s10;
+        const float s0 = scales.of[TwoScales ? j % 2 * 2 : 0], s1 = scales.of[TwoScales ? j % 2 * 2 + 1 : 1];
         final[4 * j] = fmaf(s0, acc[4 * j], final[4 * j]);
         final[4 * j + 1] = fmaf(s0, acc[4 * j + 1], final[4 * j + 1]);
         final[4 * j + 2] = fmaf(s1, acc[4 * j + 2], final[4 * j + 2]);
@@ -182,15 +187,24 @@ template <int N, bool TwoScales> DEVICE void promote_slab(float (&final)[N / 2],
 }
 
 /// Weights on the M side: promotes 64 weight rows x N rows.
-template <int N, bool TwoScales> DEVICE void promote_columns(float (&final)[N / 2], const float (&acc)[N / 2], const float2 (&c)[N / 8], float w0, float w1) {
+template <int N, bool TwoScales> struct ColumnScales {
+    static constexpr int each = TwoScales ? 4 : 2; // columns c and c + 1 by gate, by up
+    float of[N / 8 * each];
+    DEVICE ColumnScales(const float2* c, float w0, float w1) {
 #pragma unroll
-    for (int j = 0; j < N / 8; j++) {
-        const float g0 = c[j].x * w0, g1 = c[j].y * w0, u0 = TwoScales ? c[j].x * w1 : g0, u1 = TwoScales ? c[j].y * w1 : g1;
-        final[4 * j] = fmaf(g0, acc[4 * j], final[4 * j]);
-        final[4 * j + 1] = fmaf(g1, acc[4 * j + 1], final[4 * j + 1]);
-        final[4 * j + 2] = fmaf(u0, acc[4 * j + 2], final[4 * j + 2]);
-        final[4 * j + 3] = fmaf(u1, acc[4 * j + 3], final[4 * j + 3]);
+        for (int j = 0; j < N / 8; j++) {
+            const float2 columns = c[4 * j];
+            of[each * j] = columns.x * w0, of[each * j + 1] = columns.y * w0;
+            if constexpr (TwoScales) of[each * j + 2] = columns.x * w1, of[each * j + 3] = columns.y * w1;
+        }
+        settle(of);
     }
+    DEVICE u32 read() const { return __float_as_uint(of[N / 8 * each - each]); } // what was read last
+};
+template <int N, bool TwoScales> DEVICE void promote_columns(float (&final)[N / 2], const float (&acc)[N / 2], const ColumnScales<N, TwoScales>& scales) {
+    constexpr int each = ColumnScales<N, TwoScales>::each;
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) final[i] = fmaf(scales.of[i / 4 * each + i % each], acc[i], final[i]);
 }
 
 /// One turn with rows on the M side: a slab, and where Half or Rest is more than zero, half the columns of the third slab or, behind two slabs, that many
@@ -212,24 +226,25 @@ DEVICE void multiply_turn(float (&final)[64], float (&half)[Half > 0 ? 32 : 1], 
     wgmma_commit();
     end_turn(warpgroup);
     const float w0 = header->weight_scales[TwoScales ? 0 : p.rank], w1 = TwoScales ? header->weight_scales[1] : w0;
-    const float a0 = header->scales[slab * slab_rows + row], a1 = header->scales[slab * slab_rows + row + 8];
+    const SlabScales<TwoScales> scales(header->scales[slab * slab_rows + row], header->scales[slab * slab_rows + row + 8], w0, w1);
+    u32 read = scales.read();
     if constexpr (Half > 0 || Rest > 0) wgmma_wait<1>();
     if constexpr (Rest > 0) {
-        const float2* scales = (const float2*)(header->scales + third) + p.thread % 4;
-        float2 c[Rest / 8];
-#pragma unroll
-        for (int j = 0; j < Rest / 8; j++) c[j] = scales[4 * j];
+        const ColumnScales<Rest, TwoScales> columns((const float2*)(header->scales + third) + p.thread % 4, w0, w1);
+        read ^= columns.read();
         settle(rest_acc);
-        promote_columns<Rest, TwoScales>(rest, rest_acc, c, w0, w1);
+        promote_columns(rest, rest_acc, columns);
     }
     if constexpr (Half > 0) {
+        const SlabScales<TwoScales> rows_of_half(header->scales[third + row], header->scales[third + row + 8], w0, w1);
+        read ^= rows_of_half.read();
         settle(half_acc);
-        promote_slab<64, TwoScales>(half, half_acc, header->scales[third + row], header->scales[third + row + 8], w0, w1);
+        promote_slab<64>(half, half_acc, rows_of_half);
     }
     wgmma_wait<0>();
     settle(acc);
-    if (Last) p.release<barriers_of(tile_rows)>();
-    promote_slab<128, TwoScales>(final, acc, a0, a1, w0, w1);
+    if (Last) p.release<barriers_of(tile_rows)>(read);
+    promote_slab<128>(final, acc, scales);
 }
 
 /// Weights on the M side: the warpgroup's 64 weight rows x N rows of one K block.
@@ -242,14 +257,11 @@ template <int N, bool TwoScales> DEVICE void multiply_columns(float (&final)[N /
     wgmma_commit();
     if (N > few_rows) end_turn(warpgroup);
     const float w0 = header->weight_scales[TwoScales ? 0 : p.rank], w1 = TwoScales ? header->weight_scales[1] : w0;
-    const float2* scales = (const float2*)header->scales + p.thread % 4;
-    float2 c[N / 8];
-#pragma unroll
-    for (int j = 0; j < N / 8; j++) c[j] = scales[4 * j];
+    const ColumnScales<N, TwoScales> scales((const float2*)header->scales + p.thread % 4, w0, w1);
     wgmma_wait<0>();
     settle(acc);
-    p.release<barriers_of(N)>();
-    promote_columns<N, TwoScales>(final, acc, c, w0, w1);
+    p.release<barriers_of(N)>(scales.read());
+    promote_columns(final, acc, scales);
 }
 
 template <int Count> DEVICE void clear(float (&values)[Count]) {

@@ -126,7 +126,7 @@ template <int N, class Format> DEVICE void wide_deep_promoted(float (&final)[N /
         }
         wgmma_wait<0>();
         settle(sum);
-        ring.release(s);
+        ring.release(s, __float_as_uint(s1) ^ __float_as_uint(s0));
         promote(final, sum, s0, s1);
     } while (++k < k_blocks);
 }
@@ -172,7 +172,7 @@ DEVICE void wide_tall_promoted(float (&low)[N / 2], float (&high)[N / 2], int k_
             wgmma_wait<0>();
             settle(sum);
             if (tile == 1) {
-                ring.release(even);
+                ring.release(even, __float_as_uint(s1) ^ __float_as_uint(s0));
                 ring.release(odd);
             }
             promote(tile == 0 ? low : high, sum, s0, s1);

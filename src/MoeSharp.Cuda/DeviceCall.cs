@@ -94,6 +94,7 @@ internal sealed class DeviceCall : IDisposable
         Quantize = _shape.Activations == ActivationFormat.Fp8 ? 1 : 0,
         RingSlots = Sizes.Few.RingSlots,
         Halves = FewPlan.Halves(Sizes.IntermediateBlocks, _kernels.Context.Multiprocessors),
+        MostShared = FewPlan.SharedUnits * _kernels.Context.Multiprocessors,
         Activation = ActivationArguments.From(_shape),
     };
 
@@ -206,7 +207,7 @@ internal sealed class DeviceCall : IDisposable
     /// <summary>Clusters of two blocks.</summary>
     private int Grid => _kernels.Context.Multiprocessors / 2 * 2;
 
-    private GroupedGemms Gemms => Sizes.HasManyRows(_kernels.Context.Multiprocessors) ? _kernels.ManyRows : _kernels.FewRows;
+    private GroupedGemms Gemms => Sizes.HasManyRows ? _kernels.ManyRows : _kernels.FewRows;
 
     private void GateUp(nint stream)
     {
@@ -251,7 +252,7 @@ internal sealed class DeviceCall : IDisposable
             return;
         }
         int multiprocessors = _kernels.Context.Multiprocessors;
-        bool longRuns = hidden.Codes == 0 && Sizes.HasManyRows(multiprocessors); // what they gain is in writing rows
+        bool longRuns = hidden.Codes == 0 && Sizes.HasLongRuns(multiprocessors); // what they gain is in writing rows
         (int blocks, int tokensPerBlock, int shared) = longRuns ? Sizes.RunsGrid(multiprocessors) : Sizes.QuantizeGrid(multiprocessors);
         CudaKernel kernel = longRuns ? _kernels.QuantizeRuns : _kernels.Quantize;
         var arguments = new QuantizeArguments

@@ -137,14 +137,20 @@ internal readonly struct DevicePlan
     }
 
     /// <summary>
-    /// Whether quantize_permute_runs places the rows, and the GEMMs are those of the newer compiler: where 256 or more per multiprocessor are expected under even routing (33792 for 132 of them). It writes rows faster, but counts in several
-    /// blocks for the same tokens and lists rows first. On an H200, T = 8192 and 65536 rows, it takes 223, 64.7, 120 and 95.4 us instead of 274, 78.7, 150 and 113.5 (DeepSeek-V3, Qwen3-30B,
-    /// Qwen3-235B, MiniMax-M2), but 79.7 instead of 75.9 for the 8192 rows of a rank with 32 of 256 experts; at T = 2048 equally long within 2 us (26.5 instead of 23 there), at T = 128 10 instead of 7.3.
+    /// Whether quantize_permute_runs places the rows: where 160 or more per multiprocessor are expected under even routing (21120 for 132 of them). It writes rows faster, but counts in several blocks for the
+    /// same tokens and lists rows first. On an H200, T = 8192 and 65536 rows, it takes 223, 64.7, 120 and 95.4 us instead of 274, 78.7, 150 and 113.5 (DeepSeek-V3, Qwen3-30B, Qwen3-235B, MiniMax-M2), at T = 3072
+    /// 84, 29.2, 49.5 and 40.0 instead of 94, 30.0, 52.9 and 41.8, but 43 and 86.4 instead of 38 and 87.1 for the 4096 and 8192 rows of a rank with 32 of 256 experts; at T = 2048 equally long within 2 us.
     /// </summary>
-    internal bool HasManyRows(int multiprocessors) =>
+    internal bool HasLongRuns(int multiprocessors) =>
         !IsWide && (long)Slots * Experts >= (long)RowsOfLongRuns * multiprocessors * GlobalExperts && SharedOfRuns(1) <= MaximumShared;
 
-    private const int RowsOfLongRuns = 256, MaximumShared = 227 * 1024;
+    /// <summary>
+    /// Whether the GEMMs are those for many rows: where an expert expects 168 or more. From there on most tiles have more than 160 rows, of which three K blocks fit in either ring. On an H200: Qwen3-30B
+    /// 4 % faster at 192 rows, 1 to 4 % at 256; MiniMax-M2 5 % slower at 96, 2 % at 128, 3 % faster at 192; DeepSeek-V3 2 % slower at 96, 128 and 192; Qwen3-235B equal within 1 %.
+    /// </summary>
+    internal bool HasManyRows => !IsWide && Slots >= (long)RowsOfManyRows * GlobalExperts;
+
+    private const int RowsOfLongRuns = 160, RowsOfManyRows = 168, MaximumShared = 227 * 1024;
 
     /// <summary>
     /// Blocks of quantize_permute_runs, tokens of each and its shared memory. Several blocks have the same run of tokens and share the K blocks: the longer a run, the more rows of an

@@ -6,21 +6,24 @@ internal readonly struct FewPlan
     /// <summary>Constants of the kernel.</summary>
     internal const int Tokens = 8, Slots = 128, Columns = 512, Counters = 32 + Slots + Columns;
 
+    /// <summary>Up to so many GateUp units per multiprocessor the math warpgroups of the wide kernel share each unit, so that it takes a third of the time: otherwise each takes its own.</summary>
+    internal const int SharedUnits = 3;
+
     private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 4 * 64 * 128, WideSlotBytes = 64 * 128;
     private const int FewestRingSlots = 2, FewestWideRingSlots = 3; // 64 KB on their way keep the memory of a multiprocessor's share busy
-    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups + 4, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16, RowsAlignment = 1024;
+    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups + 4, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16, RowsAlignment = 1024, SumsBytes = 128 * 16 + 16;
 
     internal FewPlan(ExpertsShape shape)
     {
         int hidden = Formats.Blocks(shape.Hidden, 128), intermediate = Formats.Blocks(shape.Intermediate, 128);
         bool isWide = WideKernels.Serve(shape.Format, shape.Activations);
         int rowBlockBytes = Tokens * 128 * (isWide ? 2 : 1); // BF16 or codes
-        (int slotBytes, int headerBytes) = !isWide ? (SlotBytes, 128) // scales of up to eight K blocks
+        (int slotBytes, int headerBytes) = !isWide ? (SlotBytes, 64) // scales of four K blocks
             : shape.Format == WeightFormat.MxFp8 ? (WideSlotBytes + 256, 0) // within the slot
             : (WideSlotBytes, shape.Format == WeightFormat.Bf16 ? 0 : 32);
         long rows = Math.Max(Math.Max(hidden, Warpgroups * intermediate), 4) * (long)rowBlockBytes;
         long scales = isWide ? 0 : 4L * Tokens * (hidden + Warpgroups * intermediate);
-        long left = SharedBytes - (slotBytes % RowsAlignment == 0 ? 0 : RowsAlignment) - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
+        long left = SharedBytes - (slotBytes % RowsAlignment == 0 ? 0 : RowsAlignment) - (isWide ? SumsBytes : 0) - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
         int rings = isWide ? Warpgroups : 1;
         RingSlots = (int)Math.Max(left / (rings * (slotBytes + headerBytes + BarrierBytes)), 0);
         bool serves = 2 * hidden <= Columns && shape.Hidden % ChunkValues == 0 && !shape.HasStraddlingScales && !shape.RouterWeightOnInput

@@ -7,8 +7,7 @@ namespace MoeSharp;
 internal struct FewArguments
 {
     public ulong Hidden, Ids, ExpertMap, GateUp, GateUpScales, Down, DownScales, Activated, Results, Counters;
-    public int Experts, GlobalExperts, HiddenBlocks, IntermediateBlocks, PowerOfTwo, RingSlots, Quantize;
-    private readonly int _reserved;
+    public int Experts, GlobalExperts, HiddenBlocks, IntermediateBlocks, PowerOfTwo, RingSlots, Quantize, MostShared;
     public FewHalves Halves;
     public ActivationArguments Activation;
     public CombineArguments Combine;

@@ -47,7 +47,7 @@ internal sealed class KernelSet : IDisposable
 
     internal CudaKernel Quantize { get; }
 
-    /// <summary>The same of many rows: <see cref="DevicePlan.HasManyRows"/>.</summary>
+    /// <summary>The same of many rows: <see cref="DevicePlan.HasLongRuns"/>.</summary>
     internal CudaKernel QuantizeRuns { get; }
 
     internal CudaKernel Combine { get; }

@@ -70,20 +70,32 @@ public class DevicePlanTests
             $"{parts} blocks for each of {runs} runs of {perBlock} tokens with {shared} bytes, for {tokens} tokens, K={topK}, {hiddenBlocks} K blocks, on {multiprocessors} multiprocessors");
     });
 
-    /// <summary>256 rows per multiprocessor, of the experts that are here.</summary>
+    /// <summary>160 rows per multiprocessor, of the experts that are here.</summary>
     [Theory]
     [InlineData(8192, 8, 256, 256, WeightFormat.Block128, ActivationFormat.Fp8, true)]
     [InlineData(8192, 8, 32, 256, WeightFormat.Block128, ActivationFormat.Fp8, false)]
-    [InlineData(33792, 8, 32, 256, WeightFormat.Block128PowerOfTwo, ActivationFormat.Fp8, true)]
-    [InlineData(4224, 8, 128, 128, WeightFormat.Block128, ActivationFormat.Fp8, true)]
-    [InlineData(4223, 8, 128, 128, WeightFormat.Block128, ActivationFormat.Fp8, false)]
+    [InlineData(21120, 8, 32, 256, WeightFormat.Block128PowerOfTwo, ActivationFormat.Fp8, true)]
+    [InlineData(2640, 8, 128, 128, WeightFormat.Block128, ActivationFormat.Fp8, true)]
+    [InlineData(2639, 8, 128, 128, WeightFormat.Block128, ActivationFormat.Fp8, false)]
     [InlineData(8192, 8, 256, 256, WeightFormat.Block128, ActivationFormat.Bf16, false)]
     [InlineData(8192, 8, 256, 256, WeightFormat.MxFp8, ActivationFormat.Fp8, false)]
     public void ManyRowsArePlacedInLongRuns(int tokens, int topK, int experts, int global, WeightFormat format, ActivationFormat activations, bool longRuns)
     {
         using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", experts, topK, 2048, 768), format);
         var plan = new DevicePlan(ExpertsShape.From(new() { TopK = topK, GlobalExperts = global, Activations = activations }, weights), tokens);
-        Assert.Equal(longRuns, plan.HasManyRows(multiprocessors: 132));
+        Assert.Equal(longRuns, plan.HasLongRuns(multiprocessors: 132));
+    }
+
+    /// <summary>168 rows per expert, wherever the experts are.</summary>
+    [Theory]
+    [InlineData(2688, 8, 128, 128, ActivationFormat.Fp8, true)]
+    [InlineData(2687, 8, 128, 128, ActivationFormat.Fp8, false)]
+    [InlineData(5376, 8, 32, 256, ActivationFormat.Fp8, true)]
+    [InlineData(8192, 8, 128, 128, ActivationFormat.Bf16, false)]
+    public void ManyRowsTakeGemmsOfTheirOwn(int tokens, int topK, int experts, int global, ActivationFormat activations, bool manyRows)
+    {
+        using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", experts, topK, 2048, 768), WeightFormat.Block128);
+        Assert.Equal(manyRows, new DevicePlan(ExpertsShape.From(new() { TopK = topK, GlobalExperts = global, Activations = activations }, weights), tokens).HasManyRows);
     }
 
     [Fact]

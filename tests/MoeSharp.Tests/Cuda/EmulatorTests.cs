@@ -49,7 +49,7 @@ public class EmulatedMachineTests
         const int tokens = 300, hidden = 256;
         using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, 4, hidden, 128, 1);
         var plan = new DevicePlan(ExpertsShape.From(new() { TopK = 2 }, weights), tokens);
-        Assert.Equal((true, false), (plan.HasManyRows(2), plan.HasManyRows(8)));
+        Assert.Equal((true, false), (plan.HasLongRuns(2), plan.HasLongRuns(8)));
         CudaQueueTests.Same(Output(8), Output(2), "long runs");
 
         BFloat16[] Output(int multiprocessors)
