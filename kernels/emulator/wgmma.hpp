@@ -142,6 +142,7 @@ inline void multiply_bf16_matrix(float* d, int n, const u32 (&a)[4], u64 b, int 
 }
 } // namespace emulator
 
+constexpr bool products_are_dear = true;
 DEVICE u64 operand_descriptor(u32 address) { return (u64)((address & 0x3FFFF) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62); }
 DEVICE u32 uniform(u32 x) { return __shfl_sync(~0u, x, 0); }
 DEVICE void wgmma_fence() { __syncwarp(); } // the whole warp is here

@@ -71,7 +71,8 @@ template <int Kind> struct FewFp8 {
             float acc[4][4], s[4][4];
             wgmma_fence();
 #pragma unroll
-            for (int i = 0; i < 4; i++) multiply_block_at<8>(acc[i], weights + i * step, rows + i * (row_block_bytes / 16));
+            for (int i = 0; i < 4; i++)
+                if (!products_are_dear || i < count) multiply_block_at<8>(acc[i], weights + i * step, rows + i * (row_block_bytes / 16));
             wgmma_commit();
 #pragma unroll
             for (int i = 0; i < 4; i++) {

@@ -7,6 +7,7 @@
 #ifdef EMULATED
 #include "../emulator/wgmma.hpp"
 #else
+constexpr bool products_are_dear = false; // as they are in the emulator
 DEVICE u64 operand_descriptor(u32 address) { // rows of 128 bytes, 8-row groups 1024 bytes apart, 128-byte swizzle
     return (u64)((address & 0x3FFFF) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
 }
