@@ -6,7 +6,7 @@ internal readonly struct FewPlan
     /// <summary>Constants of the kernel.</summary>
     internal const int Tokens = 8, Slots = 128, Columns = 512, Counters = 32 + Slots + Columns;
 
-    /// <summary>Up to so many GateUp units per multiprocessor the math warpgroups of the wide kernel share each unit, so that it takes a third of the time: otherwise each takes its own.</summary>
+    /// <summary>Up to so many GateUp units per multiprocessor the math warpgroups of the wide kernel share each unit, so that a K block takes 0.23 to 0.27 us instead of 0.33; with more, each takes its own.</summary>
     internal const int SharedUnits = 3;
 
     private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 4 * 64 * 128, WideSlotBytes = 64 * 128;
