@@ -7,6 +7,6 @@ extern "C" __global__ void __launch_bounds__(256) combine(const __grid_constant_
     launch_dependents();
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)c.tokens * chunks; i += (u64)gridDim.x * blockDim.x) {
         const int token = (int)(i / chunks);
-        combine_chunk(c, token, (int)(i % chunks), c.row_of_slot + token * c.top_k);
+        combine_columns(c, StoredResults{c.results, c.capacity}, token, (int)(i % chunks) * 8, c.row_of_slot + token * c.top_k);
     }
 }

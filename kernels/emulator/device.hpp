@@ -230,19 +230,40 @@ DEVICE u32 count_up(u32* counter, u32 last) {
     *counter = before >= last ? 0 : before + 1;
     return before;
 }
-DEVICE u32 count_acquire_release(u32* counter, u32 last) { return count_up(counter, last); }
-DEVICE void count_release(u32* counter) { ++*counter; }
-DEVICE void wait_for_count(const u32* counter, u32 count) { wait_for_count_at(counter, count, "wait_for_count"); }
 DEVICE void count_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
 DEVICE void count_release_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
 DEVICE void wait_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "wait_for_count_shared"); }
-DEVICE void add_release_shared(u32 word, u32 amount) { *(u32*)shared_pointer(word, 4) += amount; }
-DEVICE u32 load_acquire_shared(u32 word) { return *(const volatile u32*)shared_pointer(word, 4); }
-DEVICE void wait_for_zero_shared(u32 word) {
-    while (const u32 now = load_acquire_shared(word)) emulator::wait_while((const u32*)shared_pointer(word, 4), ~0u, now, "wait_for_zero_shared");
+DEVICE void count(u32* counter) { ++*counter; }
+DEVICE u32 read_count(const u32* counter) { return *(const volatile u32*)counter; }
+DEVICE void wait_for_count(const u32* counter, u32 count) {
+    while (*(const volatile u32*)counter != count) emulator::wait_while(counter, ~0u, *counter, "wait_for_count");
 }
-DEVICE void doze_for_count(const u32* counter, u32 count) { wait_for_count_at(counter, count, "doze_for_count"); }
 DEVICE void doze_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "doze_for_count_shared"); }
+DEVICE void doze_for_count(const u32* counter, u32 mask, u32 count) {
+    while ((*(const volatile u32*)counter & mask) < count) emulator::wait_while(counter, ~0u, *counter, "doze_for_count");
+}
+
+// Words that one block writes while another reads them.
+DEVICE void store_relaxed(u32* to, u32 value) {
+    emulator::require_global(to, 4, "store_relaxed");
+    *to = value;
+}
+template <class V> DEVICE void load_relaxed(V& v, const void* from) {
+    emulator::require_global(from, sizeof v, "load_relaxed");
+    v = *(const V*)from;
+}
+template <class V> DEVICE void wait_for_change(const V& v, const void* from) { // of the first word that was all ones
+    u32 words[sizeof v / 4], i = 0;
+    memcpy(words, &v, sizeof v);
+    while (i + 1 < sizeof v / 4 && words[i] != ~0u) i++;
+    emulator::wait_while((const u32*)from + i, ~0u, words[i], "wait_for_change");
+}
+
+DEVICE u32 transpose(u32 pair) {
+    auto values = exchange(~0u, pair, 0, "transpose");
+    const u32 lane = lane_of_warp(), column = lane / 4, row = lane % 4 * 2;
+    return (u32)(values[4 * row + column / 2][0] >> column % 2 * 16 & 0xFFFF) | (u32)(values[4 * row + 4 + column / 2][0] >> column % 2 * 16) << 16;
+}
 
 /// Lane 8 i + c writes column c of matrix i, whose rows are spread over the lanes.
 template <int Count> void store_transposed(u32 to, const u32 (&pairs)[Count]) {

@@ -2,49 +2,71 @@
 #include "arguments.cuh"
 // Step 7: for every output element one FP32 chain over the token's slots in order, then the shared expert as one more slot, rounded once.
 
-/// sum += eight values of a swizzled row, times a weight.
-DEVICE void multiply_add(float (&sum)[8], uint4 values, float weight) {
-    const u32 words[4] = {values.x, values.y, values.z, values.w};
+/// BF16 values that are read at once: Words pairs.
+template <int Words> struct Values;
+template <> struct Values<4> { typedef uint4 type; };
+template <> struct Values<2> { typedef uint2 type; };
+DEVICE void unpack(u32 (&words)[4], uint4 v) { words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w; }
+DEVICE void unpack(u32 (&words)[2], uint2 v) { words[0] = v.x, words[1] = v.y; }
+
+/// sum += values times a weight.
+template <int Count, class V> DEVICE void multiply_add(float (&sum)[Count], V values, float weight) {
+    u32 words[Count / 2];
+    unpack(words, values);
 #pragma unroll
-    for (int j = 0; j < 8; j++) sum[j] = fmaf(from_bf16(j % 2 ? words[j / 2] >> 16 : words[j / 2] & 0xFFFF), weight, sum[j]);
+    for (int j = 0; j < Count; j++) sum[j] = fmaf(from_bf16(j % 2 ? words[j / 2] >> 16 : words[j / 2] & 0xFFFF), weight, sum[j]);
 }
 
-/// Eight neighbouring elements of a token's output. rows: of its slots; -1 where the expert is elsewhere. Whole: the hidden size is known to be a multiple of 8.
+/// Results as Down stores them: values of a row from a column on, which are there.
+struct StoredResults {
+    const u16* results; // [H/128][capacity][128], swizzled
+    int capacity;
+    DEVICE const u16* at(int row, int column) const { return results + ((u64)(column / 128) * capacity + row) * 128 + ((column % 128 / 8) ^ (row & 7)) * 8 + column % 8; }
+    template <class V> DEVICE void load(V& v, int row, int column) const { v = *(const V*)at(row, column); }
+    template <class V, int Count> DEVICE void wait(V (&)[Count], const int (&)[Count], int) const {}
+};
+
+/// So many neighbouring elements (eight or four) of a token's output, from a multiple of as many on. rows: of its slots; -1 where the expert is elsewhere. Whole: the hidden size is known to be a multiple of that.
 /// So many loads are on their way at once.
-template <bool Whole = false, int Loads = 4> DEVICE void combine_chunk(const CombineArguments& c, int token, int chunk, const int* rows) {
-    const int block = chunk / 16;
-    float sum[8] = {};
+template <bool Whole = false, int Loads = 4, int Count = 8, class Results> DEVICE void combine_columns(const CombineArguments& c, const Results& results, int token, int column, const int* rows) {
+    typedef typename Values<Count / 2>::type V;
+    float sum[Count] = {};
     for (int first = 0; first < c.top_k; first += Loads) {
-        uint4 v[Loads];
+        V v[Loads];
         float weight[Loads];
         int row[Loads];
 #pragma unroll
         for (int s = 0; s < Loads; s++) {
             row[s] = first + s < c.top_k ? rows[first + s] : -1;
             weight[s] = row[s] < 0 ? 0.0f : c.weights ? c.weights[token * c.top_k + first + s] : 1.0f;
-            if (row[s] >= 0) v[s] = *(const uint4*)(c.results + ((u64)block * c.capacity + row[s]) * 128 + ((chunk % 16) ^ (row[s] & 7)) * 8);
+            v[s] = V{};
+            if (row[s] >= 0) results.load(v[s], row[s], column);
         }
+        results.wait(v, row, column);
 #pragma unroll
         for (int s = 0; s < Loads; s++) {
             if (row[s] >= 0) multiply_add(sum, v[s], weight[s]);
         }
     }
     if (c.shared_results) {
-        const uint4 v = *(const uint4*)(c.shared_results + ((u64)block * c.shared_capacity + token) * 128 + ((chunk % 16) ^ (token & 7)) * 8);
+        V v;
+        StoredResults{c.shared_results, c.shared_capacity}.load(v, token, column);
         multiply_add(sum, v, c.shared_weights ? c.shared_weights[token] : 1.0f);
     }
-    const u64 at = (u64)token * c.hidden_size + chunk * 8;
-    const int left = Whole ? 8 : c.hidden_size - chunk * 8;
+    const u64 at = (u64)token * c.hidden_size + column;
+    const int left = Whole ? Count : c.hidden_size - column;
     float* f32 = (float*)c.output + at;
     u16* bf16 = (u16*)c.output + at;
     if (Whole && c.output_f32) {
-        ((float4*)f32)[0] = make_float4(sum[0], sum[1], sum[2], sum[3]);
-        ((float4*)f32)[1] = make_float4(sum[4], sum[5], sum[6], sum[7]);
+#pragma unroll
+        for (int j = 0; j < Count; j += 4) *(float4*)(f32 + j) = make_float4(sum[j], sum[j + 1], sum[j + 2], sum[j + 3]);
     } else if (c.output_f32) {
-        for (int j = 0; j < 8 && j < left; j++) f32[j] = sum[j];
-    } else if (Whole || c.hidden_size % 8 == 0) {
-        *(uint4*)bf16 = make_uint4(pack_bf16(sum[0], sum[1]), pack_bf16(sum[2], sum[3]), pack_bf16(sum[4], sum[5]), pack_bf16(sum[6], sum[7]));
+        for (int j = 0; j < Count && j < left; j++) f32[j] = sum[j];
+    } else if (Whole || c.hidden_size % Count == 0) {
+        const u32 first = pack_bf16(sum[0], sum[1]), second = pack_bf16(sum[2], sum[3]);
+        if constexpr (Count == 8) *(uint4*)bf16 = make_uint4(first, second, pack_bf16(sum[4], sum[5]), pack_bf16(sum[6], sum[7]));
+        else *(uint2*)bf16 = make_uint2(first, second);
     } else {
-        for (int j = 0; j < 8 && j < left; j++) bf16[j] = (u16)pack_bf16(sum[j], 0.0f);
+        for (int j = 0; j < Count && j < left; j++) bf16[j] = (u16)pack_bf16(sum[j], 0.0f);
     }
 }

@@ -5,7 +5,8 @@
 constexpr int few_tokens = 8;      // one N = 8 tile holds them all
 constexpr int few_slots = 128;     // tokens * top_k is less, and so the number of experts with tokens
 constexpr int few_columns = 512;   // units of 64 output columns at most
-constexpr int few_counters = 32 + few_slots + few_columns; // u32: all zero before and after a launch
+constexpr int few_handoff_header = 128; // bytes
+constexpr int few_counter_bytes = 128; // each in a line of its own
 
 struct alignas(16) FewArguments {
     const u16* hidden;      // [T, H] BF16, H a multiple of 16
@@ -15,9 +16,9 @@ struct alignas(16) FewArguments {
     const float* gateup_scales; // of 128-blocks
     const u8* down;
     const float* down_scales;
-    u16* activated;         // [experts with tokens][8 tokens][intermediate blocks * 128] BF16
-    u16* results;           // [H/128][capacity][128] BF16: row 8 a + t for the a-th expert with tokens and token t
-    u32* counters;          // [few_counters]
+    u16* results;           // [H/128][capacity][128] BF16, row t for token t: where no output is wanted, of the only expert
+    u8* handoff;            // [few_handoff_header + 2 * handoff_bytes]: what blocks tell each other (few_handoff.cuh)
+    u64 handoff_bytes;      // of each of two sides
     int experts;
     int global_experts;
     int hidden_blocks;
@@ -28,7 +29,7 @@ struct alignas(16) FewArguments {
     int most_shared;        // wide: up to so many GateUp units the math warpgroups of a block share each unit
     u32 halves[few_slots / 32]; // bit n: with n experts GateUp units have 32 weight rows, not 64, so that blocks end closer together
     ActivationArguments activation;
-    CombineArguments combine; // tokens, top_k, hidden_size, capacity hold for all steps; row_of_slot is not used; without output this step is left out
+    CombineArguments combine; // tokens, top_k, hidden_size, capacity hold for all steps; results and row_of_slot are not used; without output this step is left out
     const float* gateup_biases; // wide, or null
     const float* down_biases;
 };

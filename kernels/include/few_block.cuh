@@ -1,5 +1,5 @@
 #pragma once
-#include "few_arguments.cuh"
+#include "few_handoff.cuh"
 #include "wgmma.cuh"
 // A block of the one launch: its warps, its shared memory and its ring, or rings: a Format says (own_rings) whether the math warpgroups share a producer and a ring, or
 // each has its own.
@@ -24,14 +24,19 @@ struct alignas(16) FewUnit {
 
 /// Who goes where, from the ids alone; every block finds the same.
 struct FewRouting {
-    int experts;                   // with tokens
-    u32 gateups_done;              // units of GateUp whose products are there, of this block; with own rings: warpgroups that have no more such units
-    int expert[few_slots];         // by number
-    u32 tokens[few_slots];         // by number, a bit each
-    int row_of_slot[few_slots];    // 8 * number + token, or -1
-    int is_last[few_math_warpgroups]; // with own rings: what each math warpgroup has posted to the finishing warp, and
-    u32 posts;                        // how often any has
+    int experts;                 // with tokens
+    u32 gateups_done;            // units of GateUp whose products are there, of this block; with own rings: warpgroups that have no more such units
+    int side;                    // of the handoff
+    u32 written;                 // bytes of its other side
+    int all_there;               // the last expert's intermediate is
+    int unused[3];
+    int expert[few_slots];       // by number
+    u32 tokens[few_slots];       // by number, a bit each
+    int row_of_slot[few_slots];  // of the handoff: the slot, the first of those where a token names an expert twice; or -1
+    u8 rows[few_slots * few_tokens]; // the same by number and token
 };
+
+static_assert(sizeof(FewRouting) == 32 + 12 * few_slots + few_slots * few_tokens, "the host counts them too");
 
 /// A place in a ring, of so many slots from the first on.
 struct FewPlace {
@@ -41,6 +46,13 @@ struct FewPlace {
     DEVICE void advance(int slots, int first = 0) {
         if (++slot == first + slots) {
             slot = first;
+            phase ^= 1;
+        }
+    }
+    DEVICE void skip(int count, int slots) { // of a ring of at least as many
+        slot += count;
+        if (slot >= slots) {
+            slot -= slots;
             phase ^= 1;
         }
     }
@@ -55,7 +67,7 @@ template <class Format> struct FewBlock {
     int rows, headers, hidden_scales, scales, barriers, unit_barriers, units, routing, sums;
 
     static constexpr int rings = Format::own_rings ? few_math_warpgroups : 1;
-    static constexpr int threads = few_math_threads + (rings + Format::own_rings) * 32; // a producer's warp for each, with own rings a finishing warp
+    static constexpr int threads = few_math_threads + rings * 32; // a producer's warp for each
 
     DEVICE FewBlock(const FewArguments& f, u8* m) : memory(m), shared(shared_address(m)) {
         const int most = f.hidden_blocks > few_math_warpgroups * f.intermediate_blocks ? f.hidden_blocks : few_math_warpgroups * f.intermediate_blocks;
@@ -90,23 +102,21 @@ template <class Format> struct FewBlock {
             if (warp < few_math_warpgroups) {
                 barrier_init(unit_full(warp), 1);
                 barrier_init(unit_empty(warp), 128);
-                if (Format::own_rings) routes()->is_last[warp] = 0;
             }
-            if (warp == 0) routes()->gateups_done = routes()->posts = 0;
+            if (warp == 0) routes()->gateups_done = routes()->all_there = 0;
             fence_barrier_init();
         }
+        if (threadIdx.x < few_slots) routes()->tokens[threadIdx.x] = 0;
         __syncthreads();
     }
 };
-
-// Counters: units taken, then those of experts by number, then those of 64 output columns. Each goes back to zero with the last count of the launch.
-constexpr u32 few_endless = 0x7FFFFFFF; // units taken go back to zero by a store: their number is not known when the first is taken
-DEVICE u32* few_taken(const FewArguments& f) { return f.counters; }
-DEVICE u32* few_activated(const FewArguments& f, int active) { return f.counters + 32 + active; }
-DEVICE u32* few_added(const FewArguments& f, int column_unit) { return f.counters + 32 + few_slots + column_unit; }
 
 /// GateUp units of each of so many experts.
 template <class Format> DEVICE u32 few_gateups(const FewArguments& f, int experts) {
     const int halves = Format::halves ? f.halves[experts / 32] >> experts % 32 & 1 : 0;
     return (u32)(4 * f.intermediate_blocks) << halves;
+}
+/// 1 where units have 32 weight rows, of 64 else.
+template <class Format> DEVICE int halves_of(const FewArguments& f, const FewUnit& unit) {
+    return Format::halves && unit.kind == few_gateup && unit.gateups_of_expert > (u32)(4 * f.intermediate_blocks);
 }

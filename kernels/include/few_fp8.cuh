@@ -7,7 +7,6 @@
 
 template <int Kind> struct FewFp8 {
     static constexpr int row_block_bytes = few_tokens * 128;
-    static constexpr int k_block_slots = 1; // unused: units are not shared
     static constexpr int slot_k_blocks = 4; // whose products are issued together; of 32 weight rows they leave half a slot empty
     static constexpr int k_block_bytes = 64 * 128;
     static constexpr int slot_bytes = slot_k_blocks * k_block_bytes;
@@ -20,7 +19,7 @@ template <int Kind> struct FewFp8 {
     /// A unit's weights and scales into the ring.
     static DEVICE void load(const FewArguments& f, const Block& b, bool is_gateup, const FewUnit& unit, int, int slots, FewPlace& place, u64 stream) {
         const int k_blocks = is_gateup ? f.hidden_blocks : f.intermediate_blocks, blocks = is_gateup ? 2 * f.intermediate_blocks : f.hidden_blocks;
-        const int halves = halves_of(f, unit), shift = 1 + halves, bytes = k_block_bytes >> halves, block = unit.index >> shift;
+        const int halves = halves_of<FewFp8>(f, unit), shift = 1 + halves, bytes = k_block_bytes >> halves, block = unit.index >> shift;
         const u64 expert = b.routes()->expert[unit.active];
         const u8* weights = (is_gateup ? f.gateup : f.down) + (expert * blocks + block) * k_blocks * 16384 + (unit.index & ((1 << shift) - 1)) * bytes;
         const float* scales = (is_gateup ? f.gateup_scales : f.down_scales) + (expert * ((blocks + 1) / 2) + block / 2) * k_blocks * 4;
@@ -39,15 +38,20 @@ template <int Kind> struct FewFp8 {
     }
 
     /// One of the 16-value chunks of a row: codes to where products read them, the scale of its group beside the other tokens' of the K block.
-    static DEVICE void write_chunk(const FewArguments& f, const FewRows& q, int token, int chunk) {
+    static DEVICE void write_chunk(const FewArguments& f, const FewRows& q, const u16* row, int token, int chunk) {
         Chunk values = {};
-        if (chunk * 16 < q.columns) values = load_whole_chunk(q.from + (u64)token * q.columns + chunk * 16);
+        if (chunk * 16 < q.columns) {
+            uint4 v[2];
+            q.load(v, {row + chunk * 16, row + chunk * 16 + 8});
+            values = Chunk{{v[0].x, v[0].y, v[0].z, v[0].w, v[1].x, v[1].y, v[1].z, v[1].w}};
+        }
         const Codes quantized = quantize_chunk(values, q.divide, q.power_of_two);
         const int at = chunk / 8 * few_tokens + token;
         *(uint4*)(q.rows + at * 128 + ((chunk % 8) ^ token) * 16) = quantized.codes;
         if (chunk % 8 == 0) q.scales[at] = quantized.scale;
     }
 
+    static DEVICE int turns(int) { return 0; } // units are not shared
     static DEVICE float2 biases(const FewArguments&, const Block&, const FewUnit&) { return make_float2(0.0f, 0.0f); }
     static DEVICE void add_biases(float (&)[4], float2) {}
 

@@ -7,16 +7,34 @@
 // blocks share. Only Down waits for other blocks, for GateUp units; their numbers are lower, so they were taken in blocks that run, and those wait for nobody
 // before they have done them. So the launch ends whatever else runs on the GPU and however few of its blocks run at once.
 
+/// The number of a unit.
+DEVICE u32 take_unit(const FewArguments& f) { return count_up(few_taken(f), ~0u); }
+
+/// What the first producer's warp asks memory for before anything else.
+struct FewStart {
+    u32 unit, written; // in one lane
+    int id;            // of the lane's first slot
+};
+DEVICE FewStart start_few(const FewArguments& f) {
+    const int lane = threadIdx.x % 32;
+    FewStart s = {0, 0, -1};
+    if (lane < f.combine.tokens * f.combine.top_k) s.id = f.ids[lane];
+    if (lane == 0) {
+        s.unit = take_unit(f);
+        s.written = *few_written(f);
+    }
+    return s;
+}
+
 /// The whole warp. Experts are numbered in the order in which slots name them first.
-template <class Format> DEVICE void find_experts(const FewArguments& f, const FewBlock<Format>& b) {
+template <class Format> DEVICE void find_experts(const FewArguments& f, const FewBlock<Format>& b, int id) {
     const int lane = threadIdx.x % 32, slots = f.combine.tokens * f.combine.top_k;
     FewRouting* r = b.routes();
-    int count = 0;
-#pragma unroll
-    for (int i = 0; i < few_slots / 32; i++) r->tokens[i * 32 + lane] = 0;
+    int count = 0, token = lane / f.combine.top_k; // a division before ids are there
 #pragma unroll 1
-    for (int slot = lane; slot - lane < slots; slot += 32) {
-        const int expert = slot < slots ? local_expert(f.expert_map, f.global_experts, f.ids[slot]) : -1;
+    for (int slot = lane; slot - lane < slots; token = (slot += 32) / f.combine.top_k) {
+        const int expert = slot < slots ? local_expert(f.expert_map, f.global_experts, id) : -1;
+        if (slot + 32 < slots) id = f.ids[slot + 32]; // on its way
         int number = -1;
 #pragma unroll 1
         for (int n = 0; n < count; n++) number = r->expert[n] == expert ? n : number;
@@ -29,10 +47,14 @@ template <class Format> DEVICE void find_experts(const FewArguments& f, const Fe
             r->expert[number] = expert;
         }
         count += __popc(firsts);
-        if (slot < slots) {
-            const int token = slot / f.combine.top_k;
-            r->row_of_slot[slot] = number < 0 ? -1 : number * few_tokens + token;
-            if (number >= 0) atomicOr(&r->tokens[number], 1u << token);
+        const int first_of_token = token * f.combine.top_k - (slot - lane); // lane
+        int row = slot - lane + __ffs(same & ~0u << (first_of_token > 0 ? first_of_token : 0)) - 1;
+        if (slot >= 32 && number >= 0 && r->tokens[number] >> token & 1) row = r->rows[number * few_tokens + token]; // named before these slots
+        __syncwarp();
+        if (slot < slots) r->row_of_slot[slot] = number < 0 ? -1 : row;
+        if (number >= 0) {
+            r->rows[number * few_tokens + token] = (u8)row;
+            atomicOr(&r->tokens[number], 1u << token);
         }
         __syncwarp();
     }
@@ -56,15 +78,20 @@ template <class Format> DEVICE void produce(const FewArguments& f, const FewBloc
     const int first_slot = Format::own_rings ? producer * f.ring_slots : 0, slots = shared ? b.rings * f.ring_slots : f.ring_slots;
     FewPlace place(first_slot);
     int sharer = 0;
+    bool waits = experts > 1;
     u32 gateups = 0, passed = 0; // GateUp units that this producer took; units of the steps and experts before this one
     int active = 0, kind = experts ? few_gateup : few_zeros;
     constexpr int warpgroups = Format::own_rings ? 1 : few_math_warpgroups; // of each
     for (int turn = 0, warpgroup = producer, left = warpgroups; left > 0;) {
+        number &= ~few_side_bit;
         const bool more = number < total;
         FewUnit unit = {};
         if (!more) {
             // every producer takes one number too many; the very last taker knows that nobody takes another
-            if (left-- == warpgroups && number == total + (shared ? 1 : b.rings) * gridDim.x - 1) *few_taken(f) = 0;
+            if (left-- == warpgroups && number == total + (shared ? 1 : b.rings) * gridDim.x - 1) {
+                *few_taken(f) = r->side ? 0 : few_side_bit;
+                *few_written(f) = few_bytes(f);
+            }
         } else {
             for (u32 count; experts && number - passed >= (count = kind == few_gateup ? per_gateup : per_down); passed += count)
                 if (++active == experts) active = 0, kind = few_down;
@@ -87,12 +114,17 @@ template <class Format> DEVICE void produce(const FewArguments& f, const FewBloc
         else if (++warpgroup == warpgroups) warpgroup = 0, turn++;
         if (!more) continue;
         // The next number is needed only after this unit's loads. Shared units are not hoarded: whoever waits for room takes no other.
-        if (!shared) number = count_up(few_taken(f), few_endless);
+        if (!shared) number = take_unit(f);
         if (kind == few_zeros) continue;
         const bool is_gateup = kind == few_gateup;
+        // A block's own products come first: what Down loads now would keep other blocks' last weights of GateUp waiting. (Not of one expert: then all that Down has fits the rings.)
+        if (!Format::own_rings && !is_gateup && waits) {
+            doze_for_count_shared(b.shared + b.routing + offset_of(FewRouting, gateups_done), gateups);
+            waits = false;
+        }
         gateups += is_gateup;
         Format::load(f, b, is_gateup, unit, first_slot, slots, place, stream);
-        if (shared) number = count_up(few_taken(f), few_endless);
-        sharer = (sharer + (is_gateup ? f.hidden_blocks : f.intermediate_blocks)) % few_math_warpgroups;
+        if (shared) number = take_unit(f);
+        sharer = (sharer + Format::turns(is_gateup ? f.hidden_blocks : f.intermediate_blocks)) % few_math_warpgroups;
     }
 }

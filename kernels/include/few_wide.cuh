@@ -57,13 +57,14 @@ template <class Weights> struct FewWide {
     }
 
     /// 16 values of a row, eight of either half of a K block.
-    static DEVICE void write_chunk(const FewArguments& f, const FewRows& q, int token, int chunk) {
-        u32 pairs[8] = {};
+    static DEVICE void write_chunk(const FewArguments& f, const FewRows& q, const u16* row, int token, int chunk) {
+        u32 pairs[8];
+        uint4 values[2];
+        const int column = chunk / 8 * 128 + chunk % 8 * 8;
+        q.load(values, {column < q.columns ? row + column : nullptr, column + 64 < q.columns ? row + column + 64 : nullptr});
 #pragma unroll
         for (int part = 0; part < 2; part++) {
-            const int column = chunk / 8 * 128 + part * 64 + chunk % 8 * 8;
-            if (column >= q.columns) continue;
-            const uint4 v = *(const uint4*)(q.from + (u64)token * q.columns + column);
+            const uint4 v = values[part];
             pairs[4 * part] = v.x, pairs[4 * part + 1] = v.y, pairs[4 * part + 2] = v.z, pairs[4 * part + 3] = v.w;
         }
         if (Weights::mx && f.quantize) round_to_mx(pairs);
@@ -124,7 +125,7 @@ template <class Weights> struct FewWide {
     /// While 64 values are multiplied, the next 64 are decoded, and those after them are on their way from shared memory.
     static DEVICE void multiply(float (&final)[4], const FewOperands& o, const FewUnit& unit, FewPlace& place, const FewArguments& f, const Block& b) {
         if (unit.sharer >= 0) {
-            multiply_shared(final, o, unit, place, f, b);
+            multiply_shared(final, o, unit, f, b);
             return;
         }
         const int slots = f.ring_slots, first_slot = uniform(threadIdx.x / 128) * slots;
@@ -159,63 +160,86 @@ template <class Weights> struct FewWide {
             wgmma_wait<0>();
             settle(to);
             if (Weights::promotes) {
-                final[0] = fmaf(s0, sum[0], final[0]);
-                final[1] = fmaf(s0, sum[1], final[1]);
-                final[2] = fmaf(s1, sum[2], final[2]);
-                final[3] = fmaf(s1, sum[3], final[3]);
+                promote_few(final, sum, {s0, s1});
             }
         } while (++k < o.k_blocks);
     }
 
-    /// A math warpgroup's part of a shared unit: every third K block. Sums go from one to the next, so that numbers follow the same chain; what is decoded, is so before its turn. Turns go on from
-    /// unit to unit, so that nobody writes sums before those ahead are read.
-    static DEVICE void multiply_shared(float (&final)[4], const FewOperands& o, const FewUnit& unit, FewPlace& place, const FewArguments& f, const Block& b) {
-        constexpr int others = (few_math_warpgroups - 1) * k_block_slots;
-        const int warpgroup = uniform(threadIdx.x / 128), slots = b.rings * f.ring_slots;
+    /// Turns of a shared unit: two K blocks each, the last perhaps one. Handing on the sums takes a turn longer than the products of a K block.
+    static DEVICE int turns(int k_blocks) { return (k_blocks + 1) / 2; }
+
+    /// A K block for a turn: both halves' operands.
+    static DEVICE void decode_block(u32 (&a)[2][16], float (&s)[2], const FewOperands& o, FewPlace& place, int slots, const Block& b) {
+        Parts even = enter(b, place), odd;
+        if (depths > 1) odd = second(b, place, 0, slots); // on its way
+        even.decode(a[0]);
+        if (depths == 1) odd = second(b, place, 0, slots);
+        if (Weights::promotes) {
+            const float* header = (const float*)b.header(place.slot);
+            s[0] = header[o.first], s[1] = header[o.second];
+        }
+        odd.decode(a[1]);
+        leave(b, place, 0, slots, s[0], s[1]);
+    }
+    static DEVICE void multiply_decoded(float (&to)[4], u32 (&a)[2][16], u32 rows, bool begins) {
+        multiply_wide<8, 2>(to, a[0], operand_descriptor(rows), begins);
+        multiply_wide<8, 2>(to, a[1], operand_descriptor(rows + row_bytes), false);
+    }
+
+    /// A math warpgroup's part of a shared unit: every third turn. Sums go from one to the next, so that numbers follow the same chain; what is decoded, is so before its turn, and what is promoted is multiplied too. Turns go on from
+    /// unit to unit, so that nobody writes sums before those ahead are read. (A slot's parity is certain: whoever waits for it has had a turn after the slot's last contents, since the ring holds three turns.)
+    static DEVICE void multiply_shared(float (&final)[4], const FewOperands& o, const FewUnit& unit, const FewArguments& f, const Block& b) {
+        constexpr int turn_slots = 2 * k_block_slots;
+        const int warpgroup = uniform(threadIdx.x / 128), slots = b.rings * f.ring_slots, first = uniform(turns_between(unit.sharer, warpgroup));
         float4* sums = (float4*)(b.memory + b.sums) + threadIdx.x % 128;
+        FewPlace place(uniform(unit.slot));
+        place.phase = uniform(unit.phase);
+        place.skip(first * turn_slots, slots);
 #pragma unroll 1
-        for (int k = turns_between(unit.sharer, warpgroup); k < o.k_blocks; k += few_math_warpgroups) {
-            u32 a[2][16];
-            float sum[4], s0 = 0.0f, s1 = 0.0f;
-            float (&to)[4] = Weights::promotes ? sum : final;
+        for (int k = 2 * first; k < o.k_blocks; k += 2 * few_math_warpgroups) {
+            u32 a[2][2][16];
+            float sum[2][4], s[2][2] = {};
             const u32 rows = o.rows + k * row_block_bytes;
-            Parts even = enter(b, place), odd;
-            if (depths > 1) odd = second(b, place, 0, slots); // on its way
-            even.decode(a[0]);
+            const bool two = k + 1 < o.k_blocks;
+            decode_block(a[0], s[0], o, place, slots, b);
             if (Weights::promotes) {
                 wgmma_fence();
-                multiply_wide<8, 2>(to, a[0], operand_descriptor(rows), true);
+                multiply_decoded(sum[0], a[0], rows, true);
                 wgmma_commit();
-                const float* header = (const float*)b.header(place.slot);
-                s0 = header[o.first], s1 = header[o.second];
             }
-            if (depths == 1) odd = second(b, place, 0, slots);
-            odd.decode(a[1]);
-            leave(b, place, 0, slots, s0, s1);
-#pragma unroll
-            for (int i = 0; i < others; i++) place.advance(slots);
-            if (!Weights::promotes) {
+            if (two) decode_block(a[1], s[1], o, place, slots, b);
+            place.skip((few_math_warpgroups - 1) * turn_slots, slots);
+            if (Weights::promotes) {
+                if (two) {
+                    wgmma_fence();
+                    multiply_decoded(sum[1], a[1], rows + row_block_bytes, true);
+                    wgmma_commit();
+                }
+                wgmma_wait<0>();
+                settle(sum[0]);
+                if (two) settle(sum[1]);
+                take_turn(final, sums, warpgroup, k);
+                promote_few(final, sum[0], s[0]);
+                if (two) promote_few(final, sum[1], s[1]);
+            } else {
                 take_turn(final, sums, warpgroup, k);
                 wgmma_fence();
-                multiply_wide<8, 2>(to, a[0], operand_descriptor(rows), false);
-            } else wgmma_fence();
-            multiply_wide<8, 2>(to, a[1], operand_descriptor(rows + row_bytes), false);
-            wgmma_commit();
-            wgmma_wait<0>();
-            settle(to);
-            if (Weights::promotes) {
-                take_turn(final, sums, warpgroup, k);
-                final[0] = fmaf(s0, sum[0], final[0]);
-                final[1] = fmaf(s0, sum[1], final[1]);
-                final[2] = fmaf(s1, sum[2], final[2]);
-                final[3] = fmaf(s1, sum[3], final[3]);
+                multiply_decoded(final, a[0], rows, false);
+                if (two) multiply_decoded(final, a[1], rows + row_block_bytes, false);
+                wgmma_commit();
+                wgmma_wait<0>();
+                settle(final);
             }
-            if (k + 1 < o.k_blocks) *sums = make_float4(final[0], final[1], final[2], final[3]);
-            named_arrive(few_turn_barrier + turns_after(warpgroup), 256);
+            if (k + 2 < o.k_blocks) *sums = make_float4(final[0], final[1], final[2], final[3]);
+            named_arrive(few_turn_barrier + next_warpgroup(warpgroup), few_turn_threads);
         }
     }
+    static DEVICE void promote_few(float (&final)[4], const float (&sum)[4], const float (&s)[2]) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) final[i] = fmaf(s[i / 2], sum[i], final[i]);
+    }
     static DEVICE void take_turn(float (&final)[4], const float4* sums, int warpgroup, int k) {
-        named_barrier(few_turn_barrier + warpgroup, 256);
+        named_barrier(few_turn_barrier + warpgroup, few_turn_threads);
         const float4 before = k > 0 ? *sums : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         final[0] = before.x, final[1] = before.y, final[2] = before.z, final[3] = before.w;
     }

@@ -116,45 +116,48 @@ DEVICE u32 count_up(u32* counter, u32 last) { // the count so far; orders nothin
     asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(last) : "memory");
     return before;
 }
-DEVICE u32 count_acquire_release(u32* counter, u32 last) {
-    u32 before;
-    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(last) : "memory");
-    return before;
-}
-DEVICE void count_release(u32* counter) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory"); }
-DEVICE void wait_for_count(const u32* counter, u32 count) {
+DEVICE void count(u32* counter) { asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory"); }
+DEVICE u32 read_count(const u32* counter) { // orders nothing
     u32 now;
-    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-    while (now < count);
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+    return now;
 }
-DEVICE void doze_for_count(const u32* counter, u32 count) { // orders nothing
+DEVICE void wait_for_count(const u32* counter, u32 count) { // exactly
+    while (read_count(counter) != count) {}
+}
+DEVICE void doze_for_count(const u32* counter, u32 mask, u32 count) { // of these bits; orders nothing
     while (true) {
-        u32 now;
-        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-        if (now >= count) return;
+        if ((read_count(counter) & mask) >= count) return;
         asm volatile("nanosleep.u32 100;");
     }
 }
+
+// Words of device memory that one block writes while another reads them. They come in any order, each as a whole.
+DEVICE void store_relaxed(u32* to, u32 value) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory"); }
+DEVICE void load_relaxed(uint4& v, const void* from) {
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from) : "memory");
+}
+DEVICE void load_relaxed(uint2& v, const void* from) { asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from) : "memory"); }
+template <class V> DEVICE void wait_for_change(const V&, const void*) {} // of the words that were all ones there: whoever calls it reads again
 DEVICE void count_shared(u32 counter) { asm volatile("red.relaxed.cta.shared::cta.add.u32 [%0], 1;" ::"r"(counter) : "memory"); } // atomicAdd works out the address anew each time
 DEVICE void count_release_shared(u32 counter) { asm volatile("red.release.cta.shared::cta.add.u32 [%0], 1;" ::"r"(counter) : "memory"); }
-DEVICE void wait_for_count_shared(u32 counter, u32 count) {
+DEVICE u32 read_count_shared(u32 counter) {
     u32 now;
-    do asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(now) : "r"(counter) : "memory");
-    while (now < count);
-}
-
-// A word of shared memory by which one warp hands work to another: 0, or what there is to do.
-DEVICE void add_release_shared(u32 word, u32 amount) { asm volatile("red.release.cta.shared::cta.add.u32 [%0], %1;" ::"r"(word), "r"(amount) : "memory"); }
-DEVICE u32 load_acquire_shared(u32 word) {
-    u32 now;
-    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(now) : "r"(word) : "memory");
+    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(now) : "r"(counter) : "memory");
     return now;
 }
-DEVICE void wait_for_zero_shared(u32 word) {
-    while (load_acquire_shared(word) != 0) {}
+DEVICE void wait_for_count_shared(u32 counter, u32 count) {
+    while (read_count_shared(counter) < count) {}
 }
 DEVICE void doze_for_count_shared(u32 counter, u32 count) { // by whoever must not take issue slots from others
-    while (load_acquire_shared(counter) < count) asm volatile("nanosleep.u32 32;");
+    while (read_count_shared(counter) < count) asm volatile("nanosleep.u32 32;");
+}
+
+/// A matrix of 8 x 8 16-bit values, as products leave it (lane l has two neighbours of row l / 4), as its columns: two neighbours of column l / 4.
+DEVICE u32 transpose(u32 pair) {
+    u32 column;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(column) : "r"(pair));
+    return column;
 }
 
 // Matrices of 8 x 8 16-bit values, as products leave them (two neighbours of row lane / 4 per lane), to shared memory as columns: lane 8 i + c gives the

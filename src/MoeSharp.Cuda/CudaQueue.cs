@@ -15,9 +15,9 @@ public sealed class CudaQueue : IDisposable
     private readonly ulong _given;
     private readonly long _givenBytes;
     private readonly ConditionalWeakTable<object, QueuedLayer> _layers = [];
-    private readonly List<DeviceBuffer> _captured = [];
-    private readonly LaunchCounters? _counters;
+    private readonly List<IDisposable> _captured = [];
     private DeviceBuffer? _own;
+    private Handoff? _handoff;
     private int _inUse;
     private bool _disposed;
 
@@ -34,7 +34,6 @@ public sealed class CudaQueue : IDisposable
         _stream = stream;
         using CudaContext.Scope scope = _context.Enter();
         CudaStream.RequireContext(stream, _context);
-        if (!CudaStream.IsCapturing(stream)) _counters = new LaunchCounters(_context); // during a capture nothing is allocated; few tokens then take four launches
     }
 
     /// <summary>Same, with a workspace of the caller's; calls that need more run in chunks of tokens, with the same bits.</summary>
@@ -80,7 +79,9 @@ public sealed class CudaQueue : IDisposable
         try
         {
             using CudaContext.Scope scope = _context.Enter();
-            Room(layer.Fit(tokens, Available).Bytes, tokens, isCapturing: CudaStream.IsCapturing(_stream));
+            bool isCapturing = CudaStream.IsCapturing(_stream);
+            Room(layer.Fit(tokens, Available).Bytes, tokens, isCapturing);
+            HandoffFor(layer, isCapturing);
         }
         finally
         {
@@ -110,7 +111,8 @@ public sealed class CudaQueue : IDisposable
             using CudaContext.Scope scope = _context.Enter();
             layer.Check(call, _context);
             (int chunk, long bytes) = layer.Fit(call.Tokens, Available);
-            layer.Enqueue(call, chunk, Room(bytes, chunk, CudaStream.IsCapturing(_stream)), _counters?.Address ?? 0, _stream);
+            bool isCapturing = CudaStream.IsCapturing(_stream);
+            layer.Enqueue(call, chunk, Room(bytes, chunk, isCapturing), HandoffFor(layer, isCapturing), _stream);
         }
         finally
         {
@@ -155,6 +157,23 @@ public sealed class CudaQueue : IDisposable
         return _own.Address;
     }
 
+    /// <summary>Large enough for the layer, unless the stream captures, when nothing is allocated: few tokens take four launches then.</summary>
+    private Handoff? HandoffFor(QueuedLayer layer, bool isCapturing)
+    {
+        if (!isCapturing && layer.HandoffBytes > (_handoff?.SideBytes ?? 0))
+        {
+            if (_handoff is not null && !_captured.Contains(_handoff))
+            {
+                Native.Check(Native.cuStreamSynchronize(_stream)); // earlier calls use it
+                _handoff.Dispose();
+            }
+            _handoff = null;
+            _handoff = new Handoff(_context, layer.HandoffBytes);
+        }
+        if (isCapturing && _handoff is not null && !_captured.Contains(_handoff)) _captured.Add(_handoff);
+        return _handoff;
+    }
+
     private void Enter()
     {
         if (Interlocked.Exchange(ref _inUse, 1) != 0)
@@ -168,7 +187,7 @@ public sealed class CudaQueue : IDisposable
     {
         _disposed = true;
         _own?.Dispose();
-        _counters?.Dispose();
-        foreach (DeviceBuffer buffer in _captured) buffer.Dispose();
+        _handoff?.Dispose();
+        foreach (IDisposable buffer in _captured) buffer.Dispose();
     }
 }

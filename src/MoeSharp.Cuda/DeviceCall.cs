@@ -1,3 +1,5 @@
+using System.Diagnostics.CodeAnalysis;
+
 namespace MoeSharp;
 
 /// <summary>Argument structs of calls with one number of tokens at a time, with workspace and stream of its own where a caller has none; the steps are queued in
@@ -10,7 +12,7 @@ internal sealed class DeviceCall : IDisposable
     private readonly WorkspacePlan _plan = new();
     private CudaStream? _stream;
     private DeviceBuffer? _workspace, _inputs;
-    private LaunchCounters? _counters;
+    private Handoff? _handoff;
     private GemmArguments _gateUp, _down;
     private FewArguments _few;
     private WideSteps? _wide;
@@ -55,7 +57,7 @@ internal sealed class DeviceCall : IDisposable
             _workspace = new DeviceBuffer(_kernels.Context, bytes, $"the workspace of {tokens} tokens");
         }
         Place(tokens, _workspace.Address);
-        if (Sizes.TakesOneLaunch) _counters ??= new LaunchCounters(_kernels.Context);
+        if (Sizes.TakesOneLaunch) _handoff ??= new Handoff(_kernels.Context, Sizes.Few.HandoffBytes);
     }
 
     /// <summary>Plans for this many tokens in memory of somebody else, as many bytes as the plan says.</summary>
@@ -85,7 +87,6 @@ internal sealed class DeviceCall : IDisposable
         Down = _weights.Down.Address,
         DownScales = _weights.DownScales.Address,
         DownBiases = _weights.DownBiases.OrNull,
-        Activated = Address(Buffer.Intermediate),
         Results = Address(Buffer.Results),
         Experts = _shape.Experts,
         HiddenBlocks = Sizes.HiddenBlocks,
@@ -94,7 +95,7 @@ internal sealed class DeviceCall : IDisposable
         Quantize = _shape.Activations == ActivationFormat.Fp8 ? 1 : 0,
         RingSlots = Sizes.Few.RingSlots,
         Halves = FewPlan.Halves(Sizes.IntermediateBlocks, _kernels.Context.Multiprocessors),
-        MostShared = FewPlan.SharedUnits * _kernels.Context.Multiprocessors,
+        MostShared = Sizes.Few.MostShared(_kernels.Context.Multiprocessors),
         Activation = ActivationArguments.From(_shape),
     };
 
@@ -120,18 +121,18 @@ internal sealed class DeviceCall : IDisposable
     /// <param name="weights">[T, K] FP32.</param>
     /// <param name="output">[T, H] BF16, or FP32 if <paramref name="outputF32"/>.</param>
     internal void Enqueue(ulong hidden, ulong ids, ulong expertMap, ulong weights, ulong output, bool outputF32, nint stream) =>
-        Enqueue(new HiddenRows(hidden), new(ids, expertMap, weights), new(output, outputF32, default), _counters?.Address ?? 0, stream);
+        Enqueue(new HiddenRows(hidden), new(ids, expertMap, weights), new(output, outputF32, default), _handoff, stream);
 
     /// <summary>Queues the whole layer on a stream: nothing is copied and nothing waited for. All addresses are on the device.</summary>
-    /// <param name="counters">Of <see cref="LaunchCounters"/> that only this stream uses, or 0.</param>
-    internal void Enqueue(HiddenRows hidden, Routes routes, Combined output, ulong counters, nint stream)
+    /// <param name="handoff">That only this stream uses; without, or where it is too small, few tokens take four launches too.</param>
+    internal void Enqueue(HiddenRows hidden, Routes routes, Combined output, Handoff? handoff, nint stream)
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
         _kernels.RequireHealth(stream);
         CombineArguments combine = Combine(routes, output);
-        if (OneLaunchServes(hidden, counters))
+        if (OneLaunchServes(hidden, handoff))
         {
-            EnqueueFew(hidden, routes, combine, counters, stream);
+            EnqueueFew(hidden, routes, combine, handoff, stream);
             return;
         }
         EnqueueSteps(hidden, routes, stream);
@@ -141,25 +142,26 @@ internal sealed class DeviceCall : IDisposable
     }
 
     /// <summary>Queues all steps but the last one, for <see cref="Shared"/>.</summary>
-    internal void EnqueueExperts(HiddenRows hidden, Routes routes, ulong counters, nint stream)
+    internal void EnqueueExperts(HiddenRows hidden, Routes routes, Handoff? handoff, nint stream)
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
         _kernels.RequireHealth(stream);
-        if (OneLaunchServes(hidden, counters)) EnqueueFew(hidden, routes, Combine(routes, default), counters, stream);
+        if (OneLaunchServes(hidden, handoff)) EnqueueFew(hidden, routes, Combine(routes, default), handoff, stream);
         else EnqueueSteps(hidden, routes, stream);
     }
 
     /// <summary>Checked mode takes four launches, so that a fault has a step.</summary>
-    private bool OneLaunchServes(HiddenRows hidden, ulong counters) =>
-        Sizes.TakesOneLaunch && counters != 0 && hidden.Bf16 != 0 && !TakesFourLaunches && !_kernels.ChecksSteps;
+    private bool OneLaunchServes(HiddenRows hidden, [NotNullWhen(true)] Handoff? handoff) =>
+        Sizes.TakesOneLaunch && handoff?.SideBytes >= Sizes.Few.HandoffBytes && hidden.Bf16 != 0 && !TakesFourLaunches && !_kernels.ChecksSteps;
 
-    private void EnqueueFew(HiddenRows hidden, Routes routes, in CombineArguments combine, ulong counters, nint stream)
+    private void EnqueueFew(HiddenRows hidden, Routes routes, in CombineArguments combine, Handoff handoff, nint stream)
     {
         _few.Hidden = hidden.Bf16;
         _few.Ids = routes.Ids;
         _few.ExpertMap = routes.ExpertMap;
         _few.GlobalExperts = GlobalExperts(routes.ExpertMap);
-        _few.Counters = counters;
+        _few.Handoff = handoff.Address;
+        _few.HandoffBytes = (ulong)handoff.SideBytes;
         _few.Combine = combine;
         if (_wide is not null) _wide.Few(_few, stream);
         else _kernels.Few[_few.Activation.Kind].Launch(_few, _kernels.Context.Multiprocessors, stream);
@@ -331,7 +333,7 @@ internal sealed class DeviceCall : IDisposable
         _inputs.Upload(call.Weights.Slice(first * k, tokens * k), Stream, at.Weights);
         ulong start = _inputs.Address;
         HiddenRows hidden = call.Hidden.IsEmpty ? new(0, start, start + (ulong)at.Scales) : new(start);
-        Enqueue(hidden, new(start + (ulong)at.Ids, 0, start + (ulong)at.Weights), new(start + (ulong)at.Output, call.Output.IsEmpty, default), _counters?.Address ?? 0, Stream.Raw);
+        Enqueue(hidden, new(start + (ulong)at.Ids, 0, start + (ulong)at.Weights), new(start + (ulong)at.Output, call.Output.IsEmpty, default), _handoff, Stream.Raw);
         if (call.Output.IsEmpty) _inputs.Download(call.OutputF32.Slice(first * h, tokens * h), Stream, at.Output);
         else _inputs.Download(call.Output.Slice(first * h, tokens * h), Stream, at.Output);
     }
@@ -352,7 +354,7 @@ internal sealed class DeviceCall : IDisposable
     {
         _workspace?.Dispose();
         _inputs?.Dispose();
-        _counters?.Dispose();
+        _handoff?.Dispose();
         _stream?.Dispose();
     }
 }

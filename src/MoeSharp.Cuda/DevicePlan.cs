@@ -34,8 +34,6 @@ internal readonly struct DevicePlan
         IsWide = WideKernels.Serve(shape.Format, shape.Activations);
         MostTiles = checked((int)(IsWide ? 2 * active + Slots / WideTileRows(shape.Format) : active + Slots / TileRows + 1));
         Few = new FewPlan(shape);
-        int few = Math.Min(tokens, Few.MostTokens);
-        IntermediateRows = IsWide ? Capacity : Math.Max(Capacity, 2 * RowsFor(few * shape.TopK, shape.Experts));
     }
 
     /// <summary>Rows that suffice for so many slots under any routing.</summary>
@@ -56,10 +54,6 @@ internal readonly struct DevicePlan
 
     /// <summary>One launch may compute this call.</summary>
     internal bool TakesOneLaunch => Tokens <= Few.MostTokens;
-
-    /// <summary>Rows of 128 values per block of the intermediate. The one launch of few tokens keeps it as BF16, which takes twice the room of codes; a call with more tokens never needs less, so that more room never means fewer
-    /// tokens at a time.</summary>
-    private int IntermediateRows { get; }
 
     internal int Tokens { get; }
 
@@ -108,7 +102,7 @@ internal readonly struct DevicePlan
         plan.Add("results", ElementType.BF16, (long)HiddenBlocks * Capacity, 128, Step.Down, Step.Combine);
         plan.Add("rows", value, (long)RowBlocks * Capacity, 128, Step.Quantize, Step.GateUp);
         plan.Add("row_scales", ElementType.F32, RowBlocks, scales, Step.Quantize, Step.GateUp);
-        plan.Add("intermediate", value, (long)IntermediateBlocks * IntermediateRows, 128, Step.GateUp, Step.Down);
+        plan.Add("intermediate", value, (long)IntermediateBlocks * Capacity, 128, Step.GateUp, Step.Down);
         plan.Add("intermediate_scales", ElementType.F32, IntermediateBlocks, scales, Step.GateUp, Step.Down);
         plan.Add("row_of_slot", ElementType.I32, Slots, 1, Step.Quantize, Step.Combine);
         plan.Add("tiles", ElementType.I32, MostTiles, 8, Step.Quantize, Step.Down);

@@ -1,17 +1,17 @@
 namespace MoeSharp;
 
-/// <summary>Whether one launch can compute the layer of few tokens, and how: twin of kernels/include/few_arguments.cuh, few_block.cuh, few_fp8.cuh and few_wide.cuh.</summary>
+/// <summary>Whether one launch can compute the layer of few tokens, and how: twin of kernels/include/few_arguments.cuh, few_handoff.cuh, few_block.cuh, few_fp8.cuh and few_wide.cuh.</summary>
 internal readonly struct FewPlan
 {
     /// <summary>Constants of the kernel.</summary>
-    internal const int Tokens = 8, Slots = 128, Columns = 512, Counters = 32 + Slots + Columns;
+    internal const int Tokens = 8, Slots = 128, Columns = 512, CounterBytes = 128;
 
-    /// <summary>Up to so many GateUp units per multiprocessor the math warpgroups of the wide kernel share each unit, so that a K block takes 0.23 to 0.27 us instead of 0.33; with more, each takes its own.</summary>
-    internal const int SharedUnits = 3;
+    // Up to so many GateUp units per multiprocessor the math warpgroups of the wide kernel share each unit, two K blocks at a time, so that it takes less than half as long; with more, each takes its own. A ring must hold three such turns.
+    private const int SharedUnits = 3, SharedRingBlocks = 6;
 
     private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 4 * 64 * 128, WideSlotBytes = 64 * 128;
     private const int FewestRingSlots = 2, FewestWideRingSlots = 3; // 64 KB on their way keep the memory of a multiprocessor's share busy
-    private const int RoutingBytes = 8 + 12 * Slots + 4 * Warpgroups + 4, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16, RowsAlignment = 1024, SumsBytes = 128 * 16 + 16;
+    private const int RoutingBytes = 32 + 12 * Slots + Tokens * Slots, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16, RowsAlignment = 1024, SumsBytes = 128 * 16 + 16;
 
     internal FewPlan(ExpertsShape shape)
     {
@@ -26,13 +26,23 @@ internal readonly struct FewPlan
         long left = SharedBytes - (slotBytes % RowsAlignment == 0 ? 0 : RowsAlignment) - (isWide ? SumsBytes : 0) - rows - scales - Warpgroups * (BarrierBytes + UnitBytes) - RoutingBytes;
         int rings = isWide ? Warpgroups : 1;
         RingSlots = (int)Math.Max(left / (rings * (slotBytes + headerBytes + BarrierBytes)), 0);
+        _sharesUnits = isWide && rings * RingSlots >= SharedRingBlocks * (shape.Format == WeightFormat.Bf16 ? 2 : 1);
         bool serves = 2 * hidden <= Columns && shape.Hidden % ChunkValues == 0 && !shape.HasStraddlingScales && !shape.RouterWeightOnInput
             && RingSlots >= (isWide ? FewestWideRingSlots : FewestRingSlots);
         MostTokens = serves ? Math.Min(Tokens, (Slots - 1) / shape.TopK) : 0;
+        HandoffBytes = (long)MostTokens * shape.TopK * (CounterBytes + (intermediate + hidden) * 128 * sizeof(ushort));
     }
+
+    private readonly bool _sharesUnits;
+
+    /// <summary>With how many GateUp units at most math warpgroups share each.</summary>
+    internal int MostShared(int multiprocessors) => _sharesUnits ? SharedUnits * multiprocessors : 0;
 
     /// <summary>Calls of up to so many tokens; 0 where the kernel does not serve the layer.</summary>
     internal int MostTokens { get; }
+
+    /// <summary>Bytes of a side of <see cref="Handoff"/> for those: a row of BF16 per slot, its intermediate and its results.</summary>
+    internal long HandoffBytes { get; }
 
     /// <summary>Of each ring: one of 32 KB, for wide kernels one per warpgroup, of 8 KB.</summary>
     internal int RingSlots { get; }

@@ -36,6 +36,9 @@ internal sealed class QueuedLayer
 
     internal ExpertsShape Shape => _experts.Shape;
 
+    /// <summary>Bytes of a side of <see cref="Handoff"/> with which few tokens take one launch.</summary>
+    internal long HandoffBytes => Math.Max(new FewPlan(Shape).HandoffBytes, _shared is null ? 0 : new FewPlan(_shared.Shape).HandoffBytes);
+
     /// <summary>How many tokens at a time fit, and the bytes that they take.</summary>
     /// <exception cref="ArgumentException">The layer's budget does not suffice for one token.</exception>
     /// <exception cref="InvalidOperationException">The memory does not.</exception>
@@ -60,34 +63,34 @@ internal sealed class QueuedLayer
     }
 
     /// <summary>Queues the call, so many tokens at a time, in a workspace that has room for as many.</summary>
-    internal void Enqueue(in CudaCall call, int chunk, ulong workspace, ulong counters, nint stream)
+    internal void Enqueue(in CudaCall call, int chunk, ulong workspace, Handoff? handoff, nint stream)
     {
         _experts.RequireOpen();
         _shared?.RequireOpen();
         for (int first = 0; first < call.Tokens; first += chunk)
-            Enqueue(WithMap(call).Slice(first, Math.Min(chunk, call.Tokens - first), Shape), workspace, counters, stream);
+            Enqueue(WithMap(call).Slice(first, Math.Min(chunk, call.Tokens - first), Shape), workspace, handoff, stream);
         GC.KeepAlive(_experts);
         GC.KeepAlive(_shared);
     }
 
-    private void Enqueue(in CudaCall call, ulong workspace, ulong counters, nint stream)
+    private void Enqueue(in CudaCall call, ulong workspace, Handoff? handoff, nint stream)
     {
-        SharedRows shared = _sharedCall is null ? default : EnqueueShared(call, workspace + (ulong)RoutedBytes(call.Tokens), counters, stream);
+        SharedRows shared = _sharedCall is null ? default : EnqueueShared(call, workspace + (ulong)RoutedBytes(call.Tokens), handoff, stream);
         _call.Place(call.Tokens, workspace);
         var hidden = new HiddenRows((ulong)call.Hidden, (ulong)call.QuantizedHidden, (ulong)call.HiddenScales);
         var routes = new Routes((ulong)call.TopkIds, (ulong)call.ExpertMap, (ulong)call.TopkWeights);
-        _call.Enqueue(hidden, routes, new((ulong)(call.Output | call.OutputF32), call.Output == 0, shared), counters, stream);
+        _call.Enqueue(hidden, routes, new((ulong)(call.Output | call.OutputF32), call.Output == 0, shared), handoff, stream);
     }
 
     /// <summary>One expert that every token passes; its workspace begins with ids (zeros) and weights [T].</summary>
-    private SharedRows EnqueueShared(in CudaCall call, ulong workspace, ulong counters, nint stream)
+    private SharedRows EnqueueShared(in CudaCall call, ulong workspace, Handoff? handoff, nint stream)
     {
         long perToken = Padded(4L * call.Tokens);
         ulong ids = workspace, weights = _gate == 0 ? 0 : ids + (ulong)perToken;
         Native.Check(Native.cuMemsetD8Async(ids, 0, (nuint)perToken, stream));
         _sharedCall!.Place(call.Tokens, workspace + 2 * (ulong)perToken);
         if (weights != 0) _shared!.Kernels.EnqueueSharedGate((ulong)call.Hidden, _gate, weights, call.Tokens, Shape.Hidden, stream);
-        _sharedCall.EnqueueExperts(new((ulong)call.Hidden), new(ids, 0, 0), counters, stream);
+        _sharedCall.EnqueueExperts(new((ulong)call.Hidden), new(ids, 0, 0), handoff, stream);
         return _sharedCall.Shared(weights);
     }
 

@@ -6,7 +6,7 @@ namespace MoeSharp;
 [StructLayout(LayoutKind.Sequential, Size = 256)]
 internal struct FewArguments
 {
-    public ulong Hidden, Ids, ExpertMap, GateUp, GateUpScales, Down, DownScales, Activated, Results, Counters;
+    public ulong Hidden, Ids, ExpertMap, GateUp, GateUpScales, Down, DownScales, Results, Handoff, HandoffBytes;
     public int Experts, GlobalExperts, HiddenBlocks, IntermediateBlocks, PowerOfTwo, RingSlots, Quantize, MostShared;
     public FewHalves Halves;
     public ActivationArguments Activation;

@@ -3,7 +3,7 @@ namespace MoeSharp;
 /// <summary>The kernels for weights that are decoded to BF16, loaded when the first such layer comes.</summary>
 internal sealed class WideKernels
 {
-    private const int GemmThreads = 384, FewThreads = 512, PermuteThreads = 1024, PrepareThreads = 256, WidenThreads = 256;
+    private const int GemmThreads = 384, FewThreads = 480, PermuteThreads = 1024, PrepareThreads = 256, WidenThreads = 256;
 
     internal WideKernels(KernelSet set)
     {

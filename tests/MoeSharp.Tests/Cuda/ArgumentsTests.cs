@@ -82,6 +82,8 @@ public class ArgumentsTests
         Assert.Contains($"constexpr int few_tokens = {FewPlan.Tokens};", asserted);
         Assert.Contains($"constexpr int few_slots = {FewPlan.Slots};", asserted);
         Assert.Contains($"constexpr int few_columns = {FewPlan.Columns};", asserted);
+        Assert.Contains($"constexpr int few_counter_bytes = {FewPlan.CounterBytes};", asserted);
+        Assert.Contains($"constexpr int few_handoff_header = {Handoff.HeaderBytes};", asserted);
     }
 
     [Fact]

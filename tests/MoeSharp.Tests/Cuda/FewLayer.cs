@@ -8,7 +8,9 @@ internal sealed class FewLayer : IDisposable
 {
     private readonly List<IDisposable> _own = [];
     private readonly DeviceCall _one, _four;
-    private readonly DeviceBuffer _hidden, _ids, _weights, _map, _output, _counters;
+    private readonly DeviceBuffer _hidden, _ids, _weights, _map, _output;
+    private readonly Handoff _handoff;
+    private readonly uint[] _handed; // what lies in it
     private readonly int _mapLength;
     private int _launches; // of the call that takes one
 
@@ -32,7 +34,8 @@ internal sealed class FewLayer : IDisposable
         _ids = Upload(new int[tokens * shape.TopK]);
         _map = Upload(map ?? [0]);
         _mapLength = map?.Length ?? 0;
-        _counters = Upload(new uint[FewPlan.Counters]);
+        _handoff = Own(new Handoff(backend.Context(), new FewPlan(shape).HandoffBytes));
+        _handed = new uint[(Handoff.HeaderBytes + 2 * _handoff.SideBytes) / sizeof(uint)];
         _output = Own(new DeviceBuffer(backend.Context(), 4L * tokens * shape.Hidden, "output"));
     }
 
@@ -49,21 +52,23 @@ internal sealed class FewLayer : IDisposable
 
     public void Route(int[] ids) => _ids.Upload<int>(ids, Stream);
 
-    /// <summary>Twice, since the first leaves counters behind: zeros.</summary>
+    /// <summary>Three times, since each launch leaves something behind for the next: units counted from zero, the other side, and nothing on it.</summary>
     public void Compare(int[] ids, string what, bool isF32 = false, bool weighted = true)
     {
         Route(ids);
         byte[] expected = Output(() => Enqueue(_four, isF32, weighted));
-        for (int round = 0; round < 2; round++)
+        for (int round = 0; round < 3; round++)
         {
+            int before = Side();
             _launches = 0;
             byte[] ours = Output(() => Enqueue(_one, isF32, weighted));
             Assert.Equal(1, _launches);
             int at = expected.AsSpan().CommonPrefixLength(ours);
             Assert.True(at == ours.Length, $"{what}, round {round}: byte {at} of {ours.Length} differs");
-            var counters = new uint[FewPlan.Counters];
-            _counters.Download<uint>(counters, Stream);
-            Assert.True(counters.All(counter => counter == 0), $"{what}, round {round}: counter {Array.FindIndex(counters, counter => counter != 0)} is left behind");
+            int side = Side();
+            Assert.True(side == 1 - before, $"{what}, round {round}: side {before} was not turned over");
+            int words = (int)_handoff.SideBytes / sizeof(uint), written = _handed.AsSpan(Handoff.HeaderBytes / sizeof(uint) + side * words, words).IndexOfAnyExcept(uint.MaxValue);
+            Assert.True(written < 0, $"{what}, round {round}: word {written} of side {side}, the next launch's, is not absent");
         }
     }
 
@@ -108,6 +113,14 @@ internal sealed class FewLayer : IDisposable
         }
     }
 
+    /// <summary>The one that the next launch writes; no unit is counted.</summary>
+    private int Side()
+    {
+        _handoff.Download(_handed, Stream);
+        Assert.True((_handed[0] & int.MaxValue) == 0, $"{_handed[0] & int.MaxValue} units are left counted");
+        return (int)(_handed[0] >> 31);
+    }
+
     public CudaGraph Capture(bool fourLaunches) => Own(Stream.Capture(() => Enqueue(fourLaunches ? _four : _one, false, true)));
 
     /// <summary>What was written over NaN, beginning with NaN everywhere in both workspaces.</summary>
@@ -123,7 +136,7 @@ internal sealed class FewLayer : IDisposable
     }
 
     private void Enqueue(DeviceCall call, bool isF32, bool weighted) => call.Enqueue(new HiddenRows(_hidden.Address),
-        new Routes(_ids.Address, _mapLength == 0 ? 0 : _map.Address, weighted ? _weights.Address : 0), new Combined(_output.Address, isF32, default), _counters.Address, Stream.Raw);
+        new Routes(_ids.Address, _mapLength == 0 ? 0 : _map.Address, weighted ? _weights.Address : 0), new Combined(_output.Address, isF32, default), _handoff, Stream.Raw);
 
     private DeviceBuffer Upload<T>(T[] values) where T : unmanaged
     {
