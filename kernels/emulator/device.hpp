@@ -166,6 +166,7 @@ DEVICE void barrier_init(u32 barrier, u32 arrivals) {
 }
 DEVICE void barrier_arrive(u32 barrier) { barrier_at(barrier).arrive(); }
 DEVICE void remote_arrive(u32 barrier) { barrier_at(barrier).arrive(); }
+DEVICE u32 none_of(u32 read, u32 number) { return read & number >> 8; }
 DEVICE void barrier_arrive_expect(u32 barrier, u32 bytes) {
     barrier_at(barrier).bytes += (int)bytes;
     barrier_at(barrier).arrive();

@@ -72,32 +72,34 @@ template <int Kind> struct FewFp8 {
             const u32 weights = operand_place(b.shared) + place.slot * (slot_bytes / 16);
             const float* header = (const float*)b.header(place.slot);
             const int count = o.k_blocks - k;
-            float acc[4][4], s[4][4];
+            float acc[slot_k_blocks][4], s[slot_k_blocks][4];
+            u32 read = 0;
             wgmma_fence();
 #pragma unroll
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < slot_k_blocks; i++)
                 if (!products_are_dear || i < count) multiply_block_at<8>(acc[i], weights + i * step, rows + i * (row_block_bytes / 16));
             wgmma_commit();
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
+            for (int i = 0; i < slot_k_blocks; i++) {
                 const float w0 = header[4 * i + o.first], w1 = header[4 * i + o.second];
                 const float2 c = *(const float2*)(scales + i * few_tokens);
                 s[i][0] = c.x * w0, s[i][1] = c.y * w0, s[i][2] = c.x * w1, s[i][3] = c.y * w1;
-                settle(s[i]); // used here, so that they have come before the slot is left
+                settle(s[i]);
+                read ^= __float_as_uint(s[i][0]) ^ __float_as_uint(s[i][3]);
             }
             wgmma_wait<0>();
 #pragma unroll
-            for (int i = 0; i < 4; i++) settle(acc[i]);
-            if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot));
+            for (int i = 0; i < slot_k_blocks; i++) settle(acc[i]);
+            if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot) + none_of(read, place.slot));
             place.advance(f.ring_slots);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
+            for (int i = 0; i < slot_k_blocks; i++) {
                 if (i >= count) break;
 #pragma unroll
                 for (int j = 0; j < 4; j++) final[j] = fmaf(s[i][j], acc[i][j], final[j]);
             }
-            rows += 4 * (row_block_bytes / 16);
-            scales += 4 * few_tokens;
+            rows += slot_k_blocks * (row_block_bytes / 16);
+            scales += slot_k_blocks * few_tokens;
         }
     }
 

@@ -106,7 +106,7 @@ template <class Weights> struct FewWide {
 
     /// A warp has read all of the slot.
     static DEVICE void leave(const Block& b, FewPlace& place, int first_slot, int slots, float s0 = 0.0f, float s1 = 0.0f) {
-        const u32 none = (__float_as_uint(s0) ^ __float_as_uint(s1)) & (u32)place.slot >> 8; // 0, which the compiler does not know: scales have come (Pipeline::release)
+        const u32 none = none_of(__float_as_uint(s0) ^ __float_as_uint(s1), place.slot);
         __syncwarp(); // all lanes have read
         if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot) + none);
         place.advance(slots, first_slot);
@@ -159,9 +159,7 @@ template <class Weights> struct FewWide {
             }
             wgmma_wait<0>();
             settle(to);
-            if (Weights::promotes) {
-                promote_few(final, sum, {s0, s1});
-            }
+            if (Weights::promotes) promote(final, sum, s0, s1);
         } while (++k < o.k_blocks);
     }
 
@@ -219,8 +217,8 @@ template <class Weights> struct FewWide {
                 settle(sum[0]);
                 if (two) settle(sum[1]);
                 take_turn(final, sums, warpgroup, k);
-                promote_few(final, sum[0], s[0]);
-                if (two) promote_few(final, sum[1], s[1]);
+                promote(final, sum[0], s[0][0], s[0][1]);
+                if (two) promote(final, sum[1], s[1][0], s[1][1]);
             } else {
                 take_turn(final, sums, warpgroup, k);
                 wgmma_fence();
@@ -233,10 +231,6 @@ template <class Weights> struct FewWide {
             if (k + 2 < o.k_blocks) *sums = make_float4(final[0], final[1], final[2], final[3]);
             named_arrive(few_turn_barrier + next_warpgroup(warpgroup), few_turn_threads);
         }
-    }
-    static DEVICE void promote_few(float (&final)[4], const float (&sum)[4], const float (&s)[2]) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) final[i] = fmaf(s[i / 2], sum[i], final[i]);
     }
     static DEVICE void take_turn(float (&final)[4], const float4* sums, int warpgroup, int k) {
         named_barrier(few_turn_barrier + warpgroup, few_turn_threads);

@@ -55,10 +55,9 @@ struct Pipeline : Ring {
     DEVICE SlotHeader* header() const { return (SlotHeader*)(memory + headers_offset + header_index() * sizeof(SlotHeader)); }
     DEVICE u8* staging() const { return memory + staging_offset; }
     DEVICE u32 staging_address() const { return shared + staging_offset; }
-    /// A math warp has read what begins at this slot: both blocks may load there again. It waits for what it is given of that: a read that is still on its way, while products keep shared memory
-    /// busy, could come after the slot's next contents. (Neither compiler nor hardware hold the arrival back for it.)
+    /// A math warp has read what begins at this slot, this among it: both blocks may load there again.
     template <int Barriers> DEVICE void release(u32 read = 0) const {
-        const u32 lane = thread % 32, none = read & rank >> 1; // 0 in a cluster of two, which the compiler does not know
+        const u32 lane = thread % 32, none = none_of(read, rank);
         if (lane < 2 * Barriers) remote_arrive(Barriers == 1 ? remote_address(empty() + none, lane) : remote_address(empty() + none + lane / 2 * 16, lane % 2));
     }
     DEVICE void init() {
@@ -169,12 +168,13 @@ constexpr int turn_barrier = 4; // and 5, for the second warpgroup
 DEVICE void wait_for_turn(u32 warpgroup) { named_barrier(turn_barrier + warpgroup, math_threads); }
 DEVICE void end_turn(u32 warpgroup) { named_arrive(turn_barrier + 1 - warpgroup, math_threads); }
 
-/// Rows on the M side: promotes a slab of 64 rows x N weight rows of one K block. TwoScales: 8-column blocks alternate between gate and up.
+/// Rows on the M side: scales of one K block. TwoScales: 8-column blocks alternate between gate and up.
 template <bool TwoScales> struct SlabScales {
     float of[4]; // rows r and r + 8 by gate, by up
     DEVICE SlabScales(float a0, float a1, float w0, float w1) : of{a0 * w0, a1 * w0, TwoScales ? a0 * w1 : 0.0f, TwoScales ? a1 * w1 : 0.0f} { settle(of); }
     DEVICE u32 read() const { return __float_as_uint(of[0]) ^ __float_as_uint(of[1]); } // of all that was read
 };
+/// Promotes a slab of 64 rows x N weight rows.
 template <int N, bool TwoScales> DEVICE void promote_slab(float (&final)[N / 2], const float (&acc)[N / 2], const SlabScales<TwoScales>& scales) {
 #pragma unroll
     for (int j = 0; j < N / 8; j++) {
@@ -186,7 +186,7 @@ template <int N, bool TwoScales> DEVICE void promote_slab(float (&final)[N / 2],
     }
 }
 
-/// Weights on the M side: promotes 64 weight rows x N rows.
+/// Weights on the M side: scales of one K block.
 template <int N, bool TwoScales> struct ColumnScales {
     static constexpr int each = TwoScales ? 4 : 2; // columns c and c + 1 by gate, by up
     float of[N / 8 * each];
@@ -201,6 +201,7 @@ template <int N, bool TwoScales> struct ColumnScales {
     }
     DEVICE u32 read() const { return __float_as_uint(of[N / 8 * each - each]); } // what was read last
 };
+/// Promotes 64 weight rows x N rows.
 template <int N, bool TwoScales> DEVICE void promote_columns(float (&final)[N / 2], const float (&acc)[N / 2], const ColumnScales<N, TwoScales>& scales) {
     constexpr int each = ColumnScales<N, TwoScales>::each;
 #pragma unroll

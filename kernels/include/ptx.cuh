@@ -30,6 +30,9 @@ DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(
 // mbarriers: one phase per ring turn; a wait names the parity of the phase that must have completed.
 DEVICE void barrier_init(u32 barrier, u32 arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals)); }
 DEVICE void barrier_arrive(u32 barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+/// Added to the address of a barrier at which a thread arrives when it has read a slot: 0, which the compiler does not know (of a number below 256). Without, a read that is still on its way, while products keep shared memory
+/// busy, can come after the slot's next contents: neither compiler nor hardware hold the arrival back for it.
+DEVICE u32 none_of(u32 read, u32 number) { return read & number >> 8; }
 DEVICE void barrier_arrive_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }

@@ -55,19 +55,15 @@ WGMMA(96, REGS48, "%48", "%49", "%50", OUT32(0), OUT16(32))
 WGMMA(128, REGS64, "%64", "%65", "%66", OUT32(0), OUT32(32))
 #endif
 
-/// One 128-wide K block: four products of 32, the first overwriting. Issues only; the caller fences before and commits after.
-template <int N> DEVICE void multiply_block(float (&d)[N / 2], u32 a, u32 b) {
-    const u64 da = operand_descriptor(a), db = operand_descriptor(b);
-#pragma unroll
-    for (int k = 0; k < 4; k++) Wgmma<N>::multiply(d, da + 2 * k, db + 2 * k, k != 0);
-}
-
 /// The half of a descriptor that tells the address, in units of 16 bytes: where places of operands are added up, this is what to add up.
 DEVICE u32 operand_place(u32 address) { return (u32)operand_descriptor(address); }
 DEVICE u64 operand_at(u32 place) { return (operand_descriptor(0) & ~0xFFFFFFFFull) | place; }
 
-/// The same from places.
+/// One 128-wide K block, from places: four products of 32, the first overwriting. Issues only; the caller fences before and commits after.
 template <int N> DEVICE void multiply_block_at(float (&d)[N / 2], u32 a, u32 b) {
 #pragma unroll
     for (int k = 0; k < 4; k++) Wgmma<N>::multiply(d, operand_at(a + 2 * k), operand_at(b + 2 * k), k != 0);
 }
+
+/// The same from addresses.
+template <int N> DEVICE void multiply_block(float (&d)[N / 2], u32 a, u32 b) { multiply_block_at<N>(d, operand_place(a), operand_place(b)); }

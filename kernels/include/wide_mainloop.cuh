@@ -48,10 +48,10 @@ template <class Format> struct WideRing {
     DEVICE WideWork& unit(int warpgroup) const { return ((WideWork*)(memory + Layout::units))[warpgroup]; }
     DEVICE u8* staging() const { return memory + Layout::staging; }
     DEVICE void wait(WideStage s) const { barrier_wait(full(s), s.phase); }
-    /// A math warp has read it. It waits for what it is given of that, as Pipeline::release does.
+    /// A math warp has read it, this among it.
     DEVICE void release(WideStage s, u32 read = 0) const {
         __syncwarp();
-        if (threadIdx.x % 32 == 0) barrier_arrive(empty(s) + (read & (u32)s.stage >> 8)); // + 0, which the compiler does not know
+        if (threadIdx.x % 32 == 0) barrier_arrive(empty(s) + none_of(read, s.stage));
     }
     DEVICE void advance() {
         if (++stage == Format::stages) {

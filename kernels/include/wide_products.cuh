@@ -92,11 +92,6 @@ DEVICE void wide_sums(float (&low)[N / 2], float (&high)[High], int count, WideR
     settle(high);
 }
 
-template <int Count> DEVICE void promote(float (&final)[Count], const float (&sum)[Count], float scale0, float scale1) {
-#pragma unroll
-    for (int i = 0; i < Count; i++) final[i] = fmaf(i / 2 % 2 ? scale1 : scale0, sum[i], final[i]);
-}
-
 /// 64 weight rows times few rows. Scale: which of a block's scales rows r and r + 8 take.
 template <int N, class Format> DEVICE void wide_deep_promoted(float (&final)[N / 2], int k_blocks, int scale0, int scale1, WideRing<Format>& ring) {
     const u32 thread = wide_thread();

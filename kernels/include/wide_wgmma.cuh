@@ -51,3 +51,9 @@ template <int N, int Halves> DEVICE void multiply_wide(float (&d)[N / 2], const 
 #pragma unroll
     for (int step = 0; step < 2 * Halves; step++) WideWgmma<N>::multiply(d, a + 4 * step, b + 2 * step, !first || step != 0);
 }
+
+/// What a thread holds of rows r and r + 8, by a scale each.
+template <int Count> DEVICE void promote(float (&final)[Count], const float (&sum)[Count], float scale0, float scale1) {
+#pragma unroll
+    for (int i = 0; i < Count; i++) final[i] = fmaf(i / 2 % 2 ? scale1 : scale0, sum[i], final[i]);
+}
