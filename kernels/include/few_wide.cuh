@@ -106,7 +106,7 @@ template <class Weights> struct FewWide {
 
     /// A warp has read all of the slot.
     static DEVICE void leave(const Block& b, FewPlace& place, int first_slot, int slots, float s0 = 0.0f, float s1 = 0.0f) {
-        const u32 none = none_of(__float_as_uint(s0) ^ __float_as_uint(s1), place.slot);
+        const u32 none = none_of(__float_as_uint(s0) | __float_as_uint(s1), place.slot);
         __syncwarp(); // all lanes have read
         if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot) + none);
         place.advance(slots, first_slot);

@@ -199,7 +199,12 @@ template <int N, bool TwoScales> struct ColumnScales {
         }
         settle(of);
     }
-    DEVICE u32 read() const { return __float_as_uint(of[N / 8 * each - each]); } // what was read last
+    DEVICE u32 read() const { // of all: the compiler reads in any order
+        u32 read = 0;
+#pragma unroll
+        for (int j = 0; j < N / 8; j++) read ^= __float_as_uint(of[each * j]);
+        return read;
+    }
 };
 /// Promotes 64 weight rows x N rows.
 template <int N, bool TwoScales> DEVICE void promote_columns(float (&final)[N / 2], const float (&acc)[N / 2], const ColumnScales<N, TwoScales>& scales) {

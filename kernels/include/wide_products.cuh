@@ -121,7 +121,7 @@ template <int N, class Format> DEVICE void wide_deep_promoted(float (&final)[N /
         }
         wgmma_wait<0>();
         settle(sum);
-        ring.release(s, __float_as_uint(s1) ^ __float_as_uint(s0));
+        ring.release(s, __float_as_uint(s1) | __float_as_uint(s0)); // they may be one and the same
         promote(final, sum, s0, s1);
     } while (++k < k_blocks);
 }
@@ -167,7 +167,7 @@ DEVICE void wide_tall_promoted(float (&low)[N / 2], float (&high)[N / 2], int k_
             wgmma_wait<0>();
             settle(sum);
             if (tile == 1) {
-                ring.release(even, __float_as_uint(s1) ^ __float_as_uint(s0));
+                ring.release(even, __float_as_uint(s1) | __float_as_uint(s0)); // they may be one and the same
                 ring.release(odd);
             }
             promote(tile == 0 ? low : high, sum, s0, s1);
