@@ -64,7 +64,8 @@ public sealed class CudaQueue : IDisposable
         return layer.Fit(tokens, Available).Bytes;
     }
 
-    /// <summary>Makes room for calls of up to this many tokens, so that none of them allocates. Needed before the stream captures, unless such a call ran before.</summary>
+    /// <summary>Makes room for calls of up to this many tokens, so that none of them allocates. Needed before the stream captures, unless such a call ran before; with a workspace of the caller's a capture works
+    /// without, but few tokens then take four launches instead of one.</summary>
     /// <exception cref="CudaException">The GPU's memory does not suffice; the message says how much was asked for and how much is free.</exception>
     /// <exception cref="InvalidOperationException">The stream captures.</exception>
     public void Reserve(FusedExperts experts, int tokens) => Reserve(Layer(experts), tokens);
