@@ -131,6 +131,55 @@ public class CudaQueueTests(ITestOutputHelper log)
         }
     }
 
+    /// <summary>A layer with more to hand on makes the queue's memory for one launch grow: the graph keeps what it has captured, and both layers take turns in theirs.</summary>
+    [Fact]
+    public void ACapturedOneLaunchKeepsItsHandoff()
+    {
+        using var at = new Case(tokens: 3);
+        using ExpertWeights weights = RandomLayer.Weights(WeightFormat.Block128, Experts, 2 * H, 2 * I, 1);
+        using var large = new FusedExperts(new() { TopK = TopK }, weights, at.Backend);
+        using var caller = new Caller(at.Backend, large, 5);
+        int[] ids = RandomLayer.Ids(3, TopK, Experts, 3), more = RandomLayer.Ids(5, TopK, Experts, 3);
+        at.Queue.Reserve(at.Layer, 3);
+        using CudaGraph graph = at.Caller.Stream.Capture(() => at.Queue.Forward(at.Layer, at.Caller.Call));
+        Assert.Equal(1, graph.Nodes);
+        at.Caller.Route(ids);
+        caller.Route(more);
+        for (int round = 0; round < 3; round++)
+        {
+            at.Caller.Blank();
+            caller.Blank();
+            caller.Stream.Synchronize();
+            at.Queue.Forward(large, caller.Call);
+            graph.Launch(at.Caller.Stream);
+            Same(at.Caller.WithSpans(ids), at.Caller.Output<BFloat16>(), $"graph, round {round}");
+            Same(caller.WithSpans(more), caller.Output<BFloat16>(), $"larger layer, round {round}");
+            at.Queue.Forward(at.Layer, at.Caller.Call); // in the larger memory, where the larger layer's words were
+            Same(at.Caller.WithSpans(ids), at.Caller.Output<BFloat16>(), $"call, round {round}");
+        }
+    }
+
+    /// <summary>With memory of the caller's a capture needs nothing before; one launch does.</summary>
+    [Fact]
+    public void ACaptureInGivenMemoryTakesOneLaunchOnceItIsReserved()
+    {
+        using var at = new Case(tokens: 2);
+        long bytes = at.Queue.WorkspaceBytes(at.Layer, 2);
+        using var memory = new DeviceBuffer(at.Backend.Context(), bytes, "workspace");
+        using var given = new CudaQueue(at.Backend, at.Caller.Stream.Raw, (nint)memory.Address, bytes);
+        int[] ids = RandomLayer.Ids(2, TopK, Experts, 3);
+        at.Caller.Route(ids);
+        foreach (int launches in new[] { 4, 1 })
+        {
+            using CudaGraph graph = at.Caller.Stream.Capture(() => given.Forward(at.Layer, at.Caller.Call));
+            Assert.Equal(launches, graph.Nodes);
+            at.Caller.Blank();
+            graph.Launch(at.Caller.Stream);
+            Same(at.Caller.WithSpans(ids), at.Caller.Output<BFloat16>(), $"{launches} launches");
+            given.Reserve(at.Layer, 2);
+        }
+    }
+
     [Fact]
     public unsafe void TheCurrentContextStaysAsItWas()
     {

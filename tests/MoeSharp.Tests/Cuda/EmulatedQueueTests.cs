@@ -26,6 +26,12 @@ public class EmulatedQueueTests
     public void ACapturedCallReplaysUnderOtherRoutings() => _tests.ACapturedCallReplaysUnderOtherRoutings();
 
     [Fact]
+    public void ACapturedOneLaunchKeepsItsHandoff() => _tests.ACapturedOneLaunchKeepsItsHandoff();
+
+    [Fact]
+    public void ACaptureInGivenMemoryTakesOneLaunchOnceItIsReserved() => _tests.ACaptureInGivenMemoryTakesOneLaunchOnceItIsReserved();
+
+    [Fact]
     public void SharedExpertsAreOneMoreSlot()
     {
         var tests = new CudaSharedExpertsTests();
