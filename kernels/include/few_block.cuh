@@ -29,14 +29,13 @@ struct FewRouting {
     int side;                    // of the handoff
     u32 written;                 // bytes of its other side
     int all_there;               // the last expert's intermediate is
-    int unused[3];
     int expert[few_slots];       // by number
     u32 tokens[few_slots];       // by number, a bit each
     int row_of_slot[few_slots];  // of the handoff: the slot, the first of those where a token names an expert twice; or -1
     u8 rows[few_slots * few_tokens]; // the same by number and token
 };
 
-static_assert(sizeof(FewRouting) == 32 + 12 * few_slots + few_slots * few_tokens, "the host counts them too");
+static_assert(sizeof(FewRouting) == 20 + 12 * few_slots + few_slots * few_tokens, "the host counts them too");
 
 /// A place in a ring, of so many slots from the first on.
 struct FewPlace {

@@ -167,7 +167,7 @@ template <class Format> DEVICE void compute_few(const FewArguments& f, const Few
             named_barrier(turn == 0 ? few_begin_barrier : 1 + warpgroup, turn == 0 ? few_begin_threads : 128);
         }
         if (turn == 0) {
-            turn_over(f, b.routes()->side, b.routes()->written, threadIdx.x, few_math_threads);
+            blank_other_side(f, b.routes()->side, b.routes()->written, threadIdx.x, few_math_threads);
             continue;
         }
         float final[4] = {};

@@ -10,8 +10,8 @@ template <int Kind> struct FewFp8 {
     static constexpr int slot_k_blocks = 4; // whose products are issued together; of 32 weight rows they leave half a slot empty
     static constexpr int k_block_bytes = 64 * 128;
     static constexpr int slot_bytes = slot_k_blocks * k_block_bytes;
-    static constexpr int header_bytes = slot_k_blocks * 16;         // scales
-    static constexpr int scale_bytes = few_tokens * 4;          // of rows, per K block
+    static constexpr int header_bytes = slot_k_blocks * 16; // scales
+    static constexpr int scale_bytes = few_tokens * 4; // of rows, per K block
     static constexpr bool own_rings = false;
     static constexpr bool halves = true;
     using Block = FewBlock<FewFp8>;

@@ -41,13 +41,9 @@ template <class V, int Count> DEVICE void wait_until_there(V (&v)[Count], const 
     } while (waits);
 }
 
-/// All math threads of the launch together: the other side for the launch after this one; and this side into the cache, where writes and reads meet sooner than in memory.
-DEVICE void turn_over(const FewArguments& f, int side, u32 written, int thread, int threads) {
-    const u32 first = blockIdx.x * threads + thread, step = gridDim.x * threads, bytes = few_bytes(f);
+/// So many threads of each block: the other side, for the launch after this one.
+DEVICE void blank_other_side(const FewArguments& f, int side, u32 written, int thread, int threads) {
     uint4* other = (uint4*)few_side(f, side ^ 1);
-    const u8* own = few_side(f, side);
 #pragma unroll 1
-    for (u32 i = first; i < written / 16; i += step) other[i] = make_uint4(few_absent, few_absent, few_absent, few_absent);
-#pragma unroll 1
-    for (u32 i = first; i < bytes / 128; i += step) prefetch(own + (u64)i * 128);
+    for (u32 i = blockIdx.x * threads + thread; i < written / 16; i += gridDim.x * threads) other[i] = make_uint4(few_absent, few_absent, few_absent, few_absent);
 }

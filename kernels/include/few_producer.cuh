@@ -62,7 +62,7 @@ template <class Format> DEVICE void find_experts(const FewArguments& f, const Fe
     __syncwarp();
 }
 
-/// Whether the math warpgroups share each unit, K block after K block: of units that are few each is long on its way, and decoding it is what takes the time. All rings are one then, and one producer fills it.
+/// Whether the math warpgroups share each unit, turn after turn: of units that are few each is long on its way, and decoding it is what takes the time. All rings are one then, and one producer fills it.
 template <class Format> DEVICE bool shares_units(const FewArguments& f, const FewRouting* r) {
     return Format::own_rings && r->experts && r->experts * few_gateups<Format>(f, r->experts) <= (u32)f.most_shared;
 }

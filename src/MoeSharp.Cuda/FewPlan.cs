@@ -11,7 +11,7 @@ internal readonly struct FewPlan
 
     private const int Warpgroups = 3, SharedBytes = 227 * 1024, SlotBytes = 4 * 64 * 128, WideSlotBytes = 64 * 128;
     private const int FewestRingSlots = 2, FewestWideRingSlots = 3; // 64 KB on their way keep the memory of a multiprocessor's share busy
-    private const int RoutingBytes = 32 + 12 * Slots + Tokens * Slots, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16, RowsAlignment = 1024, SumsBytes = 128 * 16 + 16;
+    private const int RoutingBytes = 20 + 12 * Slots + Tokens * Slots, UnitBytes = 32, BarrierBytes = 16, ChunkValues = 16, RowsAlignment = 1024, SumsBytes = 128 * 16 + 16;
 
     internal FewPlan(ExpertsShape shape)
     {
