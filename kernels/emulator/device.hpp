@@ -237,11 +237,11 @@ DEVICE void wait_for_count_shared(u32 counter, u32 count) { wait_for_count_at((c
 DEVICE void count(u32* counter) { ++*counter; }
 DEVICE u32 read_count(const u32* counter) { return *(const volatile u32*)counter; }
 DEVICE void wait_for_count(const u32* counter, u32 count) {
-    while (*(const volatile u32*)counter != count) emulator::wait_while(counter, ~0u, *counter, "wait_for_count");
+    while (read_count(counter) != count) emulator::wait_while(counter, ~0u, *counter, "wait_for_count");
 }
 DEVICE void doze_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "doze_for_count_shared"); }
 DEVICE void doze_for_count(const u32* counter, u32 mask, u32 count) {
-    while ((*(const volatile u32*)counter & mask) < count) emulator::wait_while(counter, ~0u, *counter, "doze_for_count");
+    while ((read_count(counter) & mask) < count) emulator::wait_while(counter, ~0u, *counter, "doze_for_count");
 }
 
 // Words that one block writes while another reads them.

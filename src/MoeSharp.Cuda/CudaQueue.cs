@@ -146,15 +146,11 @@ public sealed class CudaQueue : IDisposable
         {
             if (isCapturing)
                 throw new InvalidOperationException($"The stream captures and the workspace of {bytes:N0} bytes for {tokens} tokens is not there yet; call Reserve before the capture.");
-            if (_own is not null && !_captured.Contains(_own))
-            {
-                Native.Check(Native.cuStreamSynchronize(_stream)); // earlier calls use it
-                _own.Dispose();
-            }
+            Retire(_own);
             _own = null;
             _own = new DeviceBuffer(_context, bytes, $"the workspace of {tokens} tokens");
         }
-        if (isCapturing && !_captured.Contains(_own)) _captured.Add(_own);
+        if (isCapturing) Keep(_own);
         return _own.Address;
     }
 
@@ -163,16 +159,26 @@ public sealed class CudaQueue : IDisposable
     {
         if (!isCapturing && layer.HandoffBytes > (_handoff?.SideBytes ?? 0))
         {
-            if (_handoff is not null && !_captured.Contains(_handoff))
-            {
-                Native.Check(Native.cuStreamSynchronize(_stream)); // earlier calls use it
-                _handoff.Dispose();
-            }
+            Retire(_handoff);
             _handoff = null;
             _handoff = new Handoff(_context, layer.HandoffBytes);
         }
-        if (isCapturing && _handoff is not null && !_captured.Contains(_handoff)) _captured.Add(_handoff);
+        if (isCapturing && _handoff is not null) Keep(_handoff);
         return _handoff;
+    }
+
+    /// <summary>Frees memory that has become too small, after the calls that use it; what a graph has captured stays.</summary>
+    private void Retire(IDisposable? memory)
+    {
+        if (memory is null || _captured.Contains(memory)) return;
+        Native.Check(Native.cuStreamSynchronize(_stream));
+        memory.Dispose();
+    }
+
+    /// <summary>A graph captures it.</summary>
+    private void Keep(IDisposable memory)
+    {
+        if (!_captured.Contains(memory)) _captured.Add(memory);
     }
 
     private void Enter()

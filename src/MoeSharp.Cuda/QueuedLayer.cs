@@ -22,6 +22,7 @@ internal sealed class QueuedLayer
         _call = _experts.NewCall();
         _bytes = BytesOf;
         _budget = experts.MaxWorkspaceBytes;
+        HandoffBytes = new FewPlan(Shape).HandoffBytes;
     }
 
     /// <exception cref="InvalidOperationException">The stream captures, and the layer has something to copy first.</exception>
@@ -31,13 +32,14 @@ internal sealed class QueuedLayer
         if (layer.SharedExperts is null) return;
         _shared = OnGpu(layer.SharedExperts, context);
         _sharedCall = _shared.NewCall();
+        HandoffBytes = Math.Max(HandoffBytes, new FewPlan(_shared.Shape).HandoffBytes);
         if (layer.SharedGate is { } gate) _gate = _shared.Keep<float>(Padded(gate), "the gate of the shared experts", isCapturing);
     }
 
     internal ExpertsShape Shape => _experts.Shape;
 
     /// <summary>Bytes of a side of <see cref="Handoff"/> with which few tokens take one launch.</summary>
-    internal long HandoffBytes => Math.Max(new FewPlan(Shape).HandoffBytes, _shared is null ? 0 : new FewPlan(_shared.Shape).HandoffBytes);
+    internal long HandoffBytes { get; }
 
     /// <summary>How many tokens at a time fit, and the bytes that they take.</summary>
     /// <exception cref="ArgumentException">The layer's budget does not suffice for one token.</exception>
