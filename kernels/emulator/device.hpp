@@ -122,6 +122,7 @@ DEVICE void __syncthreads() { named_barrier(0, (int)blockDim.x); }
 DEVICE u32 cluster_rank() { return emulator::current->block->rank; }
 DEVICE u32 cluster_size() { return emulator::cluster_blocks; }
 DEVICE u32 thread_index() { return threadIdx.x; }
+DEVICE u32 thread_again() { return threadIdx.x; }
 DEVICE bool elect_one() { return threadIdx.x % 32 == 0; }
 DEVICE u32 shared_address(const void* p) {
     const u64 offset = (u64)((const u8*)p - emulator::current->block->shared);
@@ -206,6 +207,7 @@ DEVICE void tensor_load_multicast(u32 to, const TensorMap* map, u32 row, u32 bar
 }
 DEVICE void prefetch_tensor_map(const TensorMap*) {}
 DEVICE void prefetch(const void*) {}
+DEVICE void touch(const void*) {}
 DEVICE u64 policy_evict_first() { return 0; }
 DEVICE u64 policy_evict_normal() { return 0; }
 DEVICE void bulk_store(void* to, u32 from, u32 bytes) {
@@ -235,6 +237,7 @@ DEVICE void count_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
 DEVICE void count_release_shared(u32 counter) { ++*(u32*)shared_pointer(counter, 4); }
 DEVICE void wait_for_count_shared(u32 counter, u32 count) { wait_for_count_at((const u32*)shared_pointer(counter, 4), count, "wait_for_count_shared"); }
 DEVICE void count(u32* counter) { ++*counter; }
+DEVICE void fence_gpu() {}
 DEVICE u32 read_count(const u32* counter) { return *(const volatile u32*)counter; }
 DEVICE void wait_for_count(const u32* counter, u32 count) {
     while (read_count(counter) != count) emulator::wait_while(counter, ~0u, *counter, "wait_for_count");

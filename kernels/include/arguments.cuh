@@ -29,11 +29,12 @@ struct alignas(16) ExpertTiles {
     int tiles;  // how many
     int row;    // first row
     int rows;   // real rows
-    int reserved[3];
+    u32 handed_on; // counts warps that handed on a part of this tile's intermediate
+    int reserved[2];
 };
 
-/// Behind the number of tiles: how many units of each GEMM were given to whoever was free (UnitNumbers); zero after the tiles were listed.
-enum { gateup_units = 1, down_units = 2, tile_counts = 3 };
+/// Behind the number of tiles: how many units were given out, of both GEMMs or, where they are launches of their own, of each; warps that stored units of GateUp. Zero after the tiles were listed.
+enum { gateup_units = 1, down_units = 2, gateup_stored = 3, tile_counts = 4 };
 
 struct alignas(16) QuantizeArguments {
     const u16* hidden;      // [T, H] BF16
@@ -62,13 +63,20 @@ struct alignas(64) GemmArguments {
     const float* scales;
     void* results;          // Down: BF16 results; GateUp: E4M3 rows of the next GEMM
     float* result_scales;   // GateUp only
-    const ExpertTiles* tiles;
+    ExpertTiles* tiles;
     int* tile_count;        // [tile_counts]
     int k_blocks;
     int blocks;             // 128-row blocks of weights per expert
     int capacity;
     int reserved;
     ActivationArguments activation;
+};
+
+/// Both GEMMs in one launch, or one of them.
+struct alignas(64) GemmsArguments {
+    GemmArguments gateup, down;
+    int* units;             // how many were given out
+    u64 reserved[7];
 };
 
 struct alignas(16) CombineArguments {
@@ -135,9 +143,10 @@ struct alignas(16) PrepareArguments {
 
 // The host's twins have these sizes and offsets.
 static_assert(sizeof(ActivationArguments) == 32 && sizeof(ExpertTiles) == 32 && sizeof(QuantizeArguments) == 96, "");
-static_assert(sizeof(GemmArguments) == 256 && sizeof(CombineArguments) == 80 && sizeof(PrepareArguments) == 48, "");
+static_assert(sizeof(GemmArguments) == 256 && sizeof(GemmsArguments) == 576 && sizeof(CombineArguments) == 80 && sizeof(PrepareArguments) == 48, "");
 static_assert(offset_of(GemmArguments, weights) == 128 && offset_of(GemmArguments, results) == 160, "");
 static_assert(offset_of(GemmArguments, tile_count) == 184 && offset_of(GemmArguments, k_blocks) == 192, "");
+static_assert(offset_of(GemmsArguments, down) == 256 && offset_of(GemmsArguments, units) == 512, "");
 static_assert(offset_of(GemmArguments, activation) == 208 && offset_of(ActivationArguments, divide) == 24, "");
 static_assert(offset_of(QuantizeArguments, tile_count) == 56 && offset_of(QuantizeArguments, tokens) == 64, "");
 static_assert(offset_of(CombineArguments, output) == 24 && offset_of(CombineArguments, output_f32) == 64, "");

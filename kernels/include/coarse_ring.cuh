@@ -6,7 +6,8 @@
 constexpr int slots = 6;
 constexpr int slot_bytes = 128 * 128 + few_rows * 128;
 constexpr int slot_headers = slots;
-constexpr int eighths_in_order = 0; // all units but the first go to whoever is free
+constexpr bool forgets = false; // as there: registers suffice
+constexpr int eighths_in_order = 0; // of the units: all but the first go to whoever is free
 DEVICE constexpr int slots_of(int rows) { return rows <= few_rows ? 1 : 2; }
 DEVICE constexpr int barriers_of(int rows) { return slots_of(rows); } // that a K block uses
 static_assert(2 * slot_bytes == 128 * 128 + tile_rows * 128 && slots % 2 == 0 && slot_bytes % 1024 == 0, "two slots hold a large tile");

@@ -8,7 +8,8 @@ constexpr int slots = 12;
 constexpr int slot_bytes = 12 * 1024;
 constexpr int slot_headers = slots / 2; // a K block has two slots at least, so two share a header
 constexpr int middle_rows = 160;
-constexpr int eighths_in_order = 7; // of the units; the others go to whoever is free
+constexpr bool forgets = true; // what follows from the thread and the block is worked out for each unit, not for those of all widths and then held in registers
+constexpr int eighths_in_order = 7; // of the units of one GEMM alone; the others go to whoever is free
 DEVICE constexpr int slots_of(int rows) { return rows <= few_rows ? 2 : rows <= middle_rows ? 3 : 4; }
 DEVICE constexpr int barriers_of(int) { return 1; } // that a K block uses
 DEVICE int slots_to_multiple(int slot, int count) { return count == 3 ? 0x618618 >> 2 * slot & 3 : -slot & (count - 1); } // 0 2 1, 0 2 1, two bits each

@@ -16,10 +16,12 @@ constexpr int producer_warp = math_warps;
 constexpr int finish_warps = 3;
 constexpr int first_finish_thread = math_threads + 32;
 constexpr int finish_threads = finish_warps * 32;
+constexpr int unit_warps = 2 * finish_warps; // of a cluster: each counts a unit of GateUp that is stored
 constexpr int finish_barrier = 2; // named barriers: 1 of the math warps, 4 and 5 their turns
 constexpr int block_threads = math_threads + 128; // started with 168 registers each (the most for 384), which then move: 2 x 224 + 56 = 3 x 168
 constexpr int math_registers = 224;
 constexpr int other_registers = 56;
+constexpr int tiles_of_line = 128 / sizeof(ExpertTiles);
 constexpr int weight_block_bytes = 128 * 128;
 constexpr int rows_offset = weight_block_bytes; // in a slot
 constexpr int box_rows = 32; // of the tensor map of rows
@@ -37,7 +39,7 @@ constexpr int barriers_offset = headers_offset + slot_headers * sizeof(SlotHeade
 constexpr int epilogue_barriers_offset = barriers_offset + slots * 16;
 enum { handed_over = 0, taken = 1, peer_told = 2, peer_told_few = 3, unit_told = 4, unit_heard = 5, epilogue_barriers = 6 };
 constexpr int next_unit_offset = epilogue_barriers_offset + epilogue_barriers * 8; // a number, told by the other block
-constexpr int staging_offset = (next_unit_offset + 8 + 127) / 128 * 128;
+constexpr int staging_offset = (next_unit_offset + 8 + 255) / 256 * 256;
 
 /// What a thread knows of its block, and its position in the ring.
 struct Pipeline : Ring {
@@ -47,6 +49,13 @@ struct Pipeline : Ring {
     u32 thread;
 
     DEVICE Pipeline(u8* m) : memory(m), shared(shared_address(m)), rank(cluster_rank()), thread(thread_index()) {}
+    /// Of a unit: the position is known to be the same in all lanes.
+    DEVICE void begin() {
+        settle();
+        if (!forgets) return;
+        thread = thread_index();
+        rank = cluster_rank();
+    }
     DEVICE u32 full() const { return shared + barriers_offset + slot * 16; }
     DEVICE u32 empty() const { return full() + 8; }
     DEVICE u32 empty(int of) const { return shared + barriers_offset + of * 16 + 8; }
@@ -74,36 +83,45 @@ struct Pipeline : Ring {
     }
 };
 
-/// Numbers of units, for the producers' warps of a cluster. Some go round the clusters in order, the others come from a counter, since tiles differ in what they take: of the two blocks the first
-/// asks, and tells the second.
-struct UnitNumbers {
+/// Numbers of units, for the producers' warps of a cluster. They come from a counter, since tiles differ in what they take: of the two blocks the first asks, and tells the second. Of one GEMM alone some go round the
+/// clusters in order; of both none do, so that a cluster that waits for another's units knows that those are being computed.
+template <bool Both> struct UnitNumbers {
     u32* counter;
     int clusters, in_order;
     u32 asked = 0, phase = 0;
 
     DEVICE UnitNumbers(int* counter, int units) : counter((u32*)counter), clusters(gridDim.x / 2) {
         const int rounds = units / clusters * eighths_in_order / 8;
-        in_order = (rounds > 1 ? rounds : 1) * clusters;
+        in_order = Both ? 0 : (rounds > 1 ? rounds : 1) * clusters;
     }
     DEVICE bool in_order_after(int number) const { return number + clusters < in_order; }
+    DEVICE int first(const Pipeline& p) {
+        if (!Both) return blockIdx.x / 2;
+        ask(p, 0);
+        return take(p, 0, tell(p, 0));
+    }
     /// Asks for the unit after this one.
     DEVICE void ask(const Pipeline& p, int number) {
-        if (!in_order_after(number) && p.rank == 0 && p.thread % 32 == 0) asked = count_up(counter, ~0u);
+        if (!in_order_after(number) && p.rank == 0 && threadIdx.x % 32 == 0) asked = count_up(counter, ~0u);
     }
-    /// What was asked for.
-    DEVICE int take(const Pipeline& p, int number) {
+    /// What was asked for is there by now: the second block is told. Returns it, to the first.
+    DEVICE int tell(const Pipeline& p, int number) {
         if (in_order_after(number)) return number + clusters;
-        const u32 told = p.epilogue_barrier(unit_told), heard = p.epilogue_barrier(unit_heard);
-        if (p.rank == 0) {
-            number = in_order + uniform(asked);
-            barrier_wait(heard, phase ^ 1);
-            if (elect_one()) remote_store(remote_address(p.shared + next_unit_offset, 1), __uint_as_float(number), remote_address(told, 1));
-        } else {
-            if (elect_one()) barrier_arrive_expect(told, 4);
-            barrier_wait(told, phase);
-            number = uniform(*(volatile int*)(p.memory + next_unit_offset));
-            if (elect_one()) remote_arrive(remote_address(heard, 0));
-        }
+        if (p.rank > 0) return number;
+        number = in_order + uniform(asked);
+        barrier_wait(p.epilogue_barrier(unit_heard), phase ^ 1);
+        if (elect_one()) remote_store(remote_address(p.shared + next_unit_offset, 1), __uint_as_float(number), remote_address(p.epilogue_barrier(unit_told), 1));
+        phase ^= 1;
+        return number;
+    }
+    /// The unit after the one that was asked behind. told: what `tell` returned.
+    DEVICE int take(const Pipeline& p, int number, int told) {
+        if (p.rank == 0 || in_order_after(number)) return told;
+        const u32 barrier = p.epilogue_barrier(unit_told);
+        if (elect_one()) barrier_arrive_expect(barrier, 4);
+        barrier_wait(barrier, phase);
+        number = uniform(*(volatile int*)(p.memory + next_unit_offset));
+        if (elect_one()) remote_arrive(remote_address(p.epilogue_barrier(unit_heard), 0));
         phase ^= 1;
         return number;
     }
@@ -111,30 +129,56 @@ struct UnitNumbers {
 
 /// One warp: walks this cluster's units and keeps the ring full. All lanes do the same, and one copies: so the compiler knows it all to be uniform, and keeps it where copies take their addresses
 /// from. In ordinary registers the next K block comes a hundred cycles later.
-DEVICE void produce(const GemmArguments& g, Pipeline& p, int* counter) {
+///
+/// Units of Down wait for those of GateUp. Their numbers are higher, so these were taken by clusters that run, which wait for nobody before they have done them: the launch ends however few of its clusters run at once.
+template <bool HasGateUp, bool HasDown> DEVICE void produce(const GemmsArguments& a, Pipeline& p) {
+    constexpr bool both = HasGateUp && HasDown;
+    const GemmArguments& common = HasGateUp ? a.gateup : a.down;
     p.shared = uniform(p.shared); // otherwise it is asked for anew with each K block
-    const u64 once = policy_evict_first(), again = policy_evict_normal();
-    const int units = *g.tile_count * ((g.blocks + 1) / 2);
-    int index = blockIdx.x / 2;
-    ExpertTiles next = index < units ? tiles_at(g, index) : ExpertTiles{};
+    const int tiles = *common.tile_count, capacity = common.capacity, gateups = HasGateUp ? tiles * ((a.gateup.blocks + 1) / 2) : 0, units = gateups + (HasDown ? tiles * ((a.down.blocks + 1) / 2) : 0);
+    UnitNumbers<both> numbers(a.units, units);
     Occupants ring;
-    UnitNumbers numbers(counter, units);
+    bool waits = both; // not all of GateUp is known to be there
+    u32 stored = 0;
+    const auto is_down = [&](int number) { return both ? number >= gateups : HasDown; };
+    const auto tiles_at = [&](int number) {
+        const bool down = is_down(number);
+        return number < units ? common.tiles[(number - (down ? gateups : 0)) / (((down ? a.down.blocks : a.gateup.blocks) + 1) / 2)] : ExpertTiles{};
+    };
+    int number = numbers.first(p);
+    ExpertTiles next = tiles_at(number);
+    if (both)
+        for (int t = threadIdx.x % 32 * tiles_of_line; t < tiles; t += 32 * tiles_of_line) touch(common.tiles + t); // each unit reads one
     while (true) {
-        Work work = index < units ? work_at(g, next, index, p.rank) : Work{};
+        const bool down = is_down(number);
+        const int blocks = down ? a.down.blocks : a.gateup.blocks, pairs = (blocks + 1) / 2, k_blocks = down ? a.down.k_blocks : a.gateup.k_blocks, index = down ? number - gateups : number;
+        Work work = number < units ? work_at(next, index, blocks, p.rank, down) : Work{};
+        const int expert = next.expert;
+        const bool alone = next.tiles == 1;
         ring.announce(p, work);
         if (work.rows == 0) return;
-        numbers.ask(p, index);
-        const int n = round_up_8(work.rows), block = 2 * work.unit + (2 * work.unit + work.half < g.blocks ? work.half : 0);
+        numbers.ask(p, number);
+        const int n = round_up_8(work.rows), block = 2 * work.unit + (2 * work.unit + work.half < blocks ? work.half : 0);
         const bool few = work.rows <= few_rows;
         const u32 row_bytes = few ? n * 128 : (n + box_rows - 1) / box_rows * box_rows * 128, bytes = weight_block_bytes + row_bytes + n * 4 + 16;
-        const u64 policy = work.alone ? once : again;
-        const u8* weights = g.weights + ((u64)work.expert * g.blocks + block) * g.k_blocks * weight_block_bytes;
-        const float* weight_scales = g.weight_scales + ((u64)work.expert * ((g.blocks + 1) / 2) + work.unit) * g.k_blocks * 4;
-        const u8* rows = g.rows + (u64)work.row * 128;
-        const float* scales = g.scales + work.row;
-        int map_row = work.row;
+        const u64 policy = alone ? policy_evict_first() : policy_evict_normal();
+        const u8* weights = (down ? a.down.weights : a.gateup.weights) + ((u64)expert * blocks + block) * k_blocks * weight_block_bytes;
+        const float* weight_scales = (down ? a.down.weight_scales : a.gateup.weight_scales) + ((u64)expert * pairs + work.unit) * k_blocks * 4;
+        const u8* rows = (down ? a.down.rows : a.gateup.rows) + (u64)work.row * 128;
+        const float* scales = (down ? a.down.scales : a.gateup.scales) + work.row;
+        const TensorMap* map = down ? &a.down.rows_map : &a.gateup.rows_map;
+        // What comes next is asked for while this unit is loaded: its number by the middle. With many rows its tiles are too, since a K block is missed if the next unit begins late; with few the second block would
+        // wait for the number, and each K block's copies take most of the time there is, so both come at the end.
+        const int tell_at = k_blocks / 2, take_at = both && few ? k_blocks - 1 : tell_at;
+        int map_row = work.row, told = 0, after = 0;
+        if (down && waits) {
+            if (stored != (u32)gateups * unit_warps) wait_for_count(&common.tiles[work.tile].handed_on, a.gateup.blocks / 2 * unit_warps);
+            else waits = false;
+            fence_gpu();
+            fence_async(); // they were written by ordinary stores
+        }
 #pragma unroll 1
-        for (int k = 0; k < g.k_blocks; k++) {
+        for (int k = 0; k < k_blocks; k++) {
             ring.claim(p);
             const u32 full = p.full(), operands = p.operands(), head = shared_address(p.header());
             if (elect_one()) {
@@ -144,22 +188,27 @@ DEVICE void produce(const GemmArguments& g, Pipeline& p, int* counter) {
                 else
 #pragma unroll 1
                     for (int box = p.rank * box_rows; box < n; box += 2 * box_rows) // the blocks take turns
-                        tensor_load_multicast(operands + rows_offset + box * 128, &g.rows_map, map_row + box, full, 3);
+                        tensor_load_multicast(operands + rows_offset + box * 128, map, map_row + box, full, 3);
                 bulk_load(head + header_scales, scales, n * 4, full);
                 bulk_load(head + header_weight_scales, weight_scales, 16, full);
             }
             __syncwarp();
             weights += weight_block_bytes;
-            rows += (u64)g.capacity * 128;
-            map_row += g.capacity;
-            scales += g.capacity;
+            rows += (u64)capacity * 128;
+            map_row += capacity;
+            scales += capacity;
             weight_scales += 4;
             p.advance(ring.count);
-            if (k == g.k_blocks / 2) {
-                index = numbers.take(p, index);
-                if (index < units) next = tiles_at(g, index); // it comes while this unit is loaded
+            if (k == tell_at) {
+                told = numbers.tell(p, number);
+                if (waits) stored = read_count((const u32*)common.tile_count + gateup_stored);
+            }
+            if (k == take_at) {
+                after = numbers.take(p, number, told);
+                next = tiles_at(after);
             }
         }
+        number = after;
     }
 }
 
@@ -172,7 +221,7 @@ DEVICE void end_turn(u32 warpgroup) { named_arrive(turn_barrier + 1 - warpgroup,
 template <bool TwoScales> struct SlabScales {
     float of[4]; // rows r and r + 8 by gate, by up
     DEVICE SlabScales(float a0, float a1, float w0, float w1) : of{a0 * w0, a1 * w0, TwoScales ? a0 * w1 : 0.0f, TwoScales ? a1 * w1 : 0.0f} { settle(of); }
-    DEVICE u32 read() const { return __float_as_uint(of[0]) ^ __float_as_uint(of[1]); } // of all that was read
+    DEVICE u32 read() const { return __float_as_uint(of[0]) ^ __float_as_uint(of[1]) ^ (TwoScales ? __float_as_uint(of[2]) : 0); } // of all that was read
 };
 /// Promotes a slab of 64 rows x N weight rows.
 template <int N, bool TwoScales> DEVICE void promote_slab(float (&final)[N / 2], const float (&acc)[N / 2], const SlabScales<TwoScales>& scales) {
@@ -200,7 +249,7 @@ template <int N, bool TwoScales> struct ColumnScales {
         settle(of);
     }
     DEVICE u32 read() const { // of all: the compiler reads in any order
-        u32 read = 0;
+        u32 read = TwoScales ? __float_as_uint(of[2]) : 0;
 #pragma unroll
         for (int j = 0; j < N / 8; j++) read ^= __float_as_uint(of[each * j]);
         return read;
@@ -284,7 +333,7 @@ DEVICE void tall(const GemmArguments& g, const Work& work, Pipeline& p, Epilogue
     clear(second);
     clear(rest);
     const u32 warpgroup = uniform(threadIdx.x / 128);
-    p.settle();
+    p.begin();
     epilogue.begin(work, p);
     for (int k = 0; k < g.k_blocks; k++) {
         barrier_wait(p.full(), p.phase());
@@ -302,8 +351,8 @@ template <int N, bool TwoScales, class Epilogue> DEVICE void narrow(const GemmAr
     float final[N / 2];
     clear(final);
     const u32 warpgroup = uniform(threadIdx.x / 128);
-    p.settle();
-    if (N > few_rows) epilogue.begin(work, p);
+    p.begin();
+    if (N > few_rows || Epilogue::both) epilogue.begin(work, p);
     for (int k = 0; k < g.k_blocks; k++) {
         barrier_wait(p.full(), p.phase());
         multiply_columns<N, TwoScales>(final, warpgroup, p);
@@ -312,16 +361,16 @@ template <int N, bool TwoScales, class Epilogue> DEVICE void narrow(const GemmAr
     epilogue.template narrow<N>(final, g, work, p);
 }
 
-/// A math thread: takes units from the ring until the producer says that there are no more.
+/// A math thread: takes a GEMM's units from the ring until the producer says that there are no more.
 template <bool TwoScales, class Epilogue> DEVICE void compute(const GemmArguments& g, Pipeline& p) {
     Epilogue epilogue;
-    if (threadIdx.x >= 128) end_turn(1); // the first warpgroup begins
     while (true) {
         barrier_wait(p.full(), p.phase());
         Work work = p.header()->work;
         const int rows = work.rows = uniform(work.rows);
-        if (rows == 0) break; // no more work
+        if (rows == 0 || (Epilogue::both && TwoScales && uniform(work.down))) break; // no more of this GEMM
         if (const int skipped = p.skipped(work)) {
+            p.begin();
             __syncwarp(); // all lanes have read
             p.release<1>();
             p.advance(skipped);
@@ -342,7 +391,16 @@ template <bool TwoScales, class Epilogue> DEVICE void compute(const GemmArgument
     epilogue.no_more(p);
 }
 
-template <bool TwoScales, class Epilogue> DEVICE void grouped_gemm(const GemmArguments& g) {
+/// Where a kernel leaves out one of the GEMMs.
+struct Absent {
+    static DEVICE void finish(const GemmArguments&, Pipeline&) {}
+};
+template <class Epilogue> struct IsPresent { static constexpr bool value = true; };
+template <> struct IsPresent<Absent> { static constexpr bool value = false; };
+
+/// GateUp, then Down, or one of them: what happens to their results.
+template <class GateUp, class Down> DEVICE void grouped_gemms(const GemmsArguments& a) {
+    constexpr bool has_gateup = IsPresent<GateUp>::value, has_down = IsPresent<Down>::value;
     SHARED_MEMORY(u8, 1024, memory);
     Pipeline p(memory);
     p.init();
@@ -350,15 +408,17 @@ template <bool TwoScales, class Epilogue> DEVICE void grouped_gemm(const GemmArg
     launch_dependents();
     if (uniform(threadIdx.x / 128) == math_warpgroups) {
         registers_decrease<other_registers>();
-        if (uniform(threadIdx.x / 32) != producer_warp) Epilogue::finish(g, p);
+        if (uniform(threadIdx.x / 32) != producer_warp) GateUp::finish(a.gateup, p);
         else {
             fence_async(); // rows were written by ordinary stores of an earlier kernel
-            produce(g, p, g.tile_count + (TwoScales ? gateup_units : down_units));
+            produce<has_gateup, has_down>(a, p);
         }
         __syncwarp();
     } else {
         registers_increase<math_registers>();
-        compute<TwoScales, Epilogue>(g, p);
+        if (threadIdx.x >= 128) end_turn(1); // the first warpgroup begins
+        if constexpr (has_gateup) compute<true, GateUp>(a.gateup, p);
+        if constexpr (has_down) compute<false, Down>(a.down, p);
     }
     cluster_sync(); // nobody leaves while the other may still write to it
 }

@@ -57,7 +57,7 @@ DEVICE int inclusive_scan(int x) {
 
 DEVICE void count_tiles(int* tile_count, int tiles) {
     tile_count[0] = tiles;
-    tile_count[gateup_units] = tile_count[down_units] = 0;
+    tile_count[gateup_units] = tile_count[down_units] = tile_count[gateup_stored] = 0;
 }
 
 /// One warp: turns counts into first rows (multiples of 8); block 0 writes the tiles.
@@ -69,7 +69,7 @@ template <class Arguments, class TilesOf> DEVICE void place_experts(const Argume
         const int row_end = rows + inclusive_scan(padded), tile_end = tiles + inclusive_scan(own);
         if (e < q.experts) cursor[e] = row_end - padded + before[e];
         if (blockIdx.x == 0)
-            for (int t = tile_end - own; t < tile_end; t++) q.tiles[t] = {e, tile_end - own, own, row_end - padded, count, {0, 0, 0}};
+            for (int t = tile_end - own; t < tile_end; t++) q.tiles[t] = {e, tile_end - own, own, row_end - padded, count};
         rows = __shfl_sync(~0u, row_end, 31);
         tiles = __shfl_sync(~0u, tile_end, 31);
     }

@@ -99,7 +99,7 @@ DEVICE int place_experts(const QuantizeArguments& q, const PlacesMemory& m) {
                 next += of_run;
             }
             if (blockIdx.x == 0)
-                for (int t = 0; t < own_tiles; t++) q.tiles[tile + t] = {e, tile, own_tiles, row, count, {0, 0, 0}};
+                for (int t = 0; t < own_tiles; t++) q.tiles[tile + t] = {e, tile, own_tiles, row, count};
         }
         __syncthreads();
     }

@@ -19,6 +19,12 @@ DEVICE u32 thread_index() {
     asm volatile("{.reg .u32 t; mov.u32 t, %%tid.x; shfl.sync.bfly.b32 %0, t, 0, 31, 0xffffffff;}" : "=r"(x));
     return x;
 }
+/// Not known to be the same as before: nothing that follows from it is worked out ahead of a loop and held in registers.
+DEVICE u32 thread_again() {
+    u32 x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
 /// One lane of a whole warp, always the same, which the compiler knows to be one: it then issues bulk copies as they are, not in a loop over lanes.
 DEVICE bool elect_one() {
     u32 elected;
@@ -82,6 +88,10 @@ DEVICE void bulk_store_wait_read() { asm volatile("cp.async.bulk.wait_group.read
 DEVICE void bulk_store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 /// Into the second-level cache; a hint, and whatever an earlier kernel still writes there is seen all the same.
 DEVICE void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+/// Into the first-level cache, where later reads of it by this multiprocessor are short.
+DEVICE void touch(const void* from) {
+    asm volatile("{.reg .u32 word; ld.global.ca.u32 word, [%0];}" ::"l"(from) : "memory");
+}
 DEVICE void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEVICE void fence_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
@@ -119,6 +129,7 @@ DEVICE u32 count_up(u32* counter, u32 last) { // the count so far; orders nothin
     asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(last) : "memory");
     return before;
 }
+DEVICE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); } // before something is counted for other blocks, and after a count was read, for what it counts
 DEVICE void count(u32* counter) { asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory"); }
 DEVICE u32 read_count(const u32* counter) { // orders nothing
     u32 now;

@@ -14,26 +14,25 @@ DEVICE int round_up_8(int x) { return (x + 7) & ~7; }
 DEVICE int row_tiles(int rows) { return (rows + tile_rows - 1) / tile_rows; }
 
 struct alignas(16) Work {
-    int expert;
+    int tile;  // of all experts'
     int unit;  // of the expert's weights
     int row;
     int rows;  // 0: no more work
     int half;  // this block's 128 weight rows; 1 is missing at the end of an odd number
     int skipped; // slots of the ring ahead of the first K block
     int store;   // false: this block only helps to load
-    int alone;   // no other tile reads these weights
+    int down;    // of the second GEMM
 };
 
-DEVICE ExpertTiles tiles_at(const GemmArguments& g, int index) { return g.tiles[index / ((g.blocks + 1) / 2)]; }
-
-DEVICE Work work_at(const GemmArguments& g, const ExpertTiles& t, int index, int rank) {
+/// The unit of this number, of a GEMM with so many blocks of weights per expert.
+DEVICE Work work_at(const ExpertTiles& t, int number, int blocks, int rank, bool down) {
     Work w = {};
-    const int local = index - t.first * ((g.blocks + 1) / 2), tile = local % t.tiles;
+    const int local = number - t.first * ((blocks + 1) / 2), tile = local % t.tiles;
     w.unit = local / t.tiles;
-    w.expert = t.expert;
+    w.tile = t.first + tile;
     w.half = rank;
-    w.store = 2 * w.unit + w.half < g.blocks;
-    w.alone = t.tiles == 1;
+    w.store = 2 * w.unit + w.half < blocks;
+    w.down = down;
     const int size = round_up_8((t.rows + t.tiles - 1) / t.tiles), left = t.rows - tile * size;
     w.row = t.row + tile * size;
     w.rows = left < size ? left : size;

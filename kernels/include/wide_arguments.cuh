@@ -19,7 +19,8 @@ struct alignas(16) WideTiles {
     int count;
     int row;   // first row
     int rows;  // real rows
-    int reserved[3];
+    u32 handed_on; // counts warpgroups that handed on a part of this expert's intermediate; of the first entry
+    int reserved[2];
 };
 
 struct alignas(16) WidePermuteArguments {
@@ -48,14 +49,22 @@ struct alignas(16) WideGemmArguments {
     const float* biases;    // or null
     const u16* rows;
     u16* results;
-    const WideTiles* tiles;
+    WideTiles* tiles;
     int* tile_count;        // [tile_counts]
     int k_blocks;           // of 128
-    int blocks;             // 128-row blocks of weights per expert
+    int blocks;             // 128-row blocks of weights per expert; 0: nothing to do
     int capacity;
     int quantize;           // GateUp: results go to MXFP8 and back
-    int reserved[2];
+    int hands_on;           // GateUp: to Down of the same launch
+    int reserved;
     ActivationArguments activation;
+};
+
+/// Both GEMMs in one launch, or one of them.
+struct alignas(16) WideGemmsArguments {
+    WideGemmArguments gateup, down;
+    int* units;             // how many were given out
+    u64 reserved;
 };
 
 struct alignas(16) WidePrepareArguments {
@@ -73,7 +82,8 @@ struct alignas(16) WidePrepareArguments {
     int reserved[3];
 };
 
-static_assert(sizeof(WideTiles) == 32 && sizeof(WidePermuteArguments) == 96 && sizeof(WideGemmArguments) == 112, "");
+static_assert(sizeof(WideTiles) == 32 && sizeof(WidePermuteArguments) == 96 && sizeof(WideGemmArguments) == 112 && sizeof(WideGemmsArguments) == 240, "");
+static_assert(offset_of(WideGemmsArguments, down) == 112 && offset_of(WideGemmsArguments, units) == 224, "");
 static_assert(sizeof(WidePrepareArguments) == 80, "");
 static_assert(offset_of(WidePermuteArguments, tokens) == 56 && offset_of(WidePermuteArguments, tile_rows) == 88, "");
 static_assert(offset_of(WideGemmArguments, k_blocks) == 56 && offset_of(WideGemmArguments, activation) == 80, "");

@@ -41,7 +41,7 @@ struct WideStoreRows {
 
     template <int N, class Format> static DEVICE void tile(const float (&sums)[N / 2], const WideGemmArguments& g, const WideWork& work, int block, int tile, u8* staging) {
         constexpr int count = wide_chunk(N), chunks = (N / 8 + count - 1) / count;
-        const u32 all = wide_thread(), thread = all % 128;
+        const u32 all = thread_again(), thread = all % 128;
         const int warp = thread / 32, lane = thread % 32, rows = (work.rows + 7) / 8 * 8;
         const float2 bias = wide_biases(g, work, block, tile, thread);
         u8* own = staging + all / 128 * wide_staging_bytes;
@@ -96,7 +96,7 @@ struct WideActivate {
 
     template <int N, class Format> static DEVICE void tile(const float (&sums)[N / 2], const WideGemmArguments& g, const WideWork& work, int block, int tile, u8* staging) {
         constexpr int count = wide_chunk(N), chunks = (N / 8 + count - 1) / count;
-        const u32 all = wide_thread(), thread = all % 128;
+        const u32 all = thread_again(), thread = all % 128;
         const int warp = thread / 32, lane = thread % 32, rows = (work.rows + 7) / 8 * 8;
         const float2 bias = wide_biases(g, work, block, tile, thread);
         u8* own = staging + all / 128 * wide_staging_bytes;

@@ -5,11 +5,12 @@
 // The ring of the wide grouped GEMMs. In a block one producer's warp fills stages with two pieces of weights and the rows they meet; two math
 // warpgroups (wide_products.cuh) decode weights into registers and multiply. Weights are on the M side and rows on the N side whatever their number.
 
-constexpr int wide_math_threads = 256;
+constexpr int wide_math_threads = 256, wide_math_warpgroups = wide_math_threads / 128;
 constexpr int wide_math_warps = wide_math_threads / 32;
 constexpr int wide_threads = wide_math_threads + 128; // registers: 256 x 240 + 128 x 24
 constexpr int wide_math_registers = 240;
 constexpr int wide_producer_registers = 24;
+static_assert(256 * wide_math_registers + 128 * wide_producer_registers <= 168 * wide_threads, "more than a block starts with would be waited for forever");
 
 /// Shared memory: rows of all stages, which products need at multiples of 1024; weights of all stages; scales, work and barriers of each; staged results.
 template <class Format> struct WideLayout {
@@ -70,48 +71,70 @@ template <class Format> struct WideRing {
     }
 };
 
-/// One warp: walks this block's units and keeps the ring full. All lanes do the same, and one copies. The block's first unit is that of its own number; further ones go to whoever is free, since
-/// they differ in what they take.
-template <class Format> DEVICE void wide_produce(const WideGemmArguments& g, WideRing<Format>& ring, int* counter) {
+/// One warp: walks this block's units and keeps the ring full. All lanes do the same, and one copies. Units go to whoever is free, since they differ in what they take; of one GEMM alone the first is that of the block's own
+/// number. Of both, Down's units wait for GateUp's: their numbers are higher, so those were taken by blocks that run, which wait for nobody before they have done them.
+template <class Format> DEVICE void wide_produce(const WideGemmsArguments& a, WideRing<Format>& ring) {
     using Layout = WideLayout<Format>;
-    const u64 once = policy_evict_first(), again = policy_evict_normal();
-    const int units = *g.tile_count * ((g.blocks + 1) / 2);
-    u32 asked = 0;
-    for (int index = blockIdx.x;; index = gridDim.x + uniform(asked)) {
-        const WideWork work = index < units ? wide_work_at(g, index) : WideWork{};
-        if (threadIdx.x % 32 == 0 && index < units) asked = count_up((u32*)counter, ~0u); // needed only after this unit's loads
+    const int entries = *a.gateup.tile_count, gateup_pairs = (a.gateup.blocks + 1) / 2, gateups = entries * gateup_pairs, units = gateups + entries * ((a.down.blocks + 1) / 2);
+    bool waits = a.gateup.hands_on;
+    const int in_order = waits ? 0 : gridDim.x;
+    u32 asked = 0, stored = 0;
+    if (threadIdx.x % 32 == 0 && in_order == 0) asked = count_up((u32*)a.units, ~0u);
+    for (int number = in_order > 0 ? blockIdx.x : uniform(asked);; number = in_order + uniform(asked)) {
+        const bool down = number >= gateups;
+        const int blocks = down ? a.down.blocks : a.gateup.blocks, pairs = (blocks + 1) / 2, k_blocks = down ? a.down.k_blocks : a.gateup.k_blocks, index = down ? number - gateups : number;
+        WideWork work = {};
+        if (number < units) {
+            WideTiles* tiles = a.gateup.tiles + index / pairs;
+            const WideTiles t = *tiles;
+            work = wide_work_at(t, index, blocks);
+            work.first = down ? -1 : t.first;
+            if (threadIdx.x % 32 == 0) asked = count_up((u32*)a.units, ~0u); // needed only after this unit's loads
+            if (down && waits) {
+                if (stored != (u32)gateups * wide_math_warpgroups) wait_for_count(&a.gateup.tiles[t.first].handed_on, t.count * gateup_pairs * wide_math_warpgroups);
+                else waits = false;
+                fence_gpu();
+                fence_async(); // they were written by ordinary stores
+            }
+        }
         if (work.kind == wide_nothing) continue;
+        if (work.kind == wide_end) {
+            const WideStage s = ring.current();
+            barrier_wait(ring.empty(s), s.phase ^ 1);
+            if (elect_one()) {
+                *ring.work() = work;
+                barrier_arrive(ring.full(s));
+            }
+            return;
+        }
         const bool tall = work.kind == wide_tall;
         const u32 row_bytes = (work.rows + 7) / 8 * 8 * 128;
-        const u64 block_bytes = (u64)g.k_blocks * Format::pair_bytes, policy = work.alone ? once : again;
-        const u8* weights = g.weights + ((u64)work.expert * g.blocks + work.block) * block_bytes;
-        const float* scales = g.scales + ((u64)work.expert * ((g.blocks + 1) / 2) + work.block / 2) * g.k_blocks * 4;
-        for (int k = 0; k < (tall ? 2 * g.k_blocks : g.k_blocks); k++) {
+        const u64 block_bytes = (u64)k_blocks * Format::pair_bytes, once = policy_evict_first(), policy = work.alone ? once : policy_evict_normal();
+        const u8* weights = (down ? a.down.weights : a.gateup.weights) + ((u64)work.expert * blocks + work.block) * block_bytes;
+        const float* scales = (down ? a.down.scales : a.gateup.scales) + ((u64)work.expert * pairs + work.block / 2) * k_blocks * 4;
+        const u16* from = (down ? a.down.rows : a.gateup.rows) + (u64)work.row * 64;
+        for (int k = 0; k < (tall ? 2 * k_blocks : k_blocks); k++) {
             const WideStage s = ring.current();
             const u32 full = ring.full(s), rows = ring.rows(s), to = shared_address(ring.weights(s));
             barrier_wait(ring.empty(s), s.phase ^ 1);
             if (k == 0 && elect_one()) *ring.work() = work;
-            if (work.kind == wide_end) {
-                if (elect_one()) barrier_arrive(full);
-                return;
-            }
             const bool has_scales = Format::promotes && (!tall || k % 2 == 0); // of 128 values
             if (elect_one()) {
                 if (tall) {
                     barrier_arrive_expect(full, (1 + work.second) * Format::piece_bytes + row_bytes + 16 * has_scales);
                     for (int b = 0; b <= work.second; b++)
                         bulk_load(to + b * Format::piece_bytes, weights + b * block_bytes + (u64)k * Format::piece_bytes, Format::piece_bytes, full, policy);
-                    bulk_load(rows, g.rows + ((u64)k * g.capacity + work.row) * 64, row_bytes, full);
+                    bulk_load(rows, from + (u64)k * a.gateup.capacity * 64, row_bytes, full);
                 } else {
                     barrier_arrive_expect(full, Format::pair_bytes + 2 * row_bytes + 16 * has_scales);
                     bulk_load(to, weights + (u64)k * Format::pair_bytes, Format::pair_bytes, full, once);
-                    for (int i = 0; i < 2; i++)
-                        bulk_load(rows + i * Layout::deep_rows, g.rows + ((u64)(2 * k + i) * g.capacity + work.row) * 64, row_bytes, full);
+                    for (int i = 0; i < 2; i++) bulk_load(rows + i * Layout::deep_rows, from + (u64)(2 * k + i) * a.gateup.capacity * 64, row_bytes, full);
                 }
                 if (has_scales) bulk_load(shared_address(ring.scales(s)), scales + (tall ? k / 2 : k) * 4, 16, full);
             }
             __syncwarp();
             ring.advance();
         }
+        if (waits) stored = read_count((const u32*)a.gateup.tile_count + gateup_stored);
     }
 }

@@ -4,17 +4,6 @@
 // is computed, the weights of the next group are decoded, so one group at least is always under way. An output is one chain of products of depth 16 over
 // ascending K; with scales of 128-blocks one chain per block, then final = fma(scale, sum, final).
 
-/// threadIdx.x, but not known to be the same as before: nothing that follows from it is worked out ahead for all widths and held in registers.
-DEVICE u32 wide_thread() {
-#ifdef EMULATED
-    return threadIdx.x;
-#else
-    u32 thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-#endif
-}
-
 /// 0, but not known before here: what is known when registers are few stays in those.
 DEVICE u32 wide_zero() {
 #ifdef EMULATED
@@ -58,7 +47,7 @@ DEVICE constexpr int promoted_halves(int n) { return n > 96 ? 1 : 2; }
 template <int N, bool Tall, class Format, int High>
 DEVICE void wide_sums(float (&low)[N / 2], float (&high)[High], int count, WideRing<Format>& ring) {
     constexpr int halves = 2;
-    const u32 thread = wide_thread();
+    const u32 thread = thread_again();
     const int own = uniform(thread / 128);
     u32 a[2][8 * halves];
     wide_clear(low);
@@ -94,7 +83,7 @@ DEVICE void wide_sums(float (&low)[N / 2], float (&high)[High], int count, WideR
 
 /// 64 weight rows times few rows. Scale: which of a block's scales rows r and r + 8 take.
 template <int N, class Format> DEVICE void wide_deep_promoted(float (&final)[N / 2], int k_blocks, int scale0, int scale1, WideRing<Format>& ring) {
-    const u32 thread = wide_thread();
+    const u32 thread = thread_again();
     const int own = uniform(thread / 128);
     u32 a[2][16];
     wide_clear(final);
@@ -130,7 +119,7 @@ template <int N, class Format> DEVICE void wide_deep_promoted(float (&final)[N /
 template <int N, int Halves, class Format>
 DEVICE void wide_tall_promoted(float (&low)[N / 2], float (&high)[N / 2], int k_blocks, int scale0, int scale1, WideRing<Format>& ring) {
     constexpr int groups = 4 / Halves; // of a tile in a block
-    const u32 thread = wide_thread(), piece = uniform(thread / 128) * Format::piece_bytes;
+    const u32 thread = thread_again(), piece = uniform(thread / 128) * Format::piece_bytes;
     u32 a[2][8 * Halves];
     wide_clear(low);
     wide_clear(high);
@@ -184,29 +173,41 @@ template <class Format> DEVICE void wide_pass(int count, WideRing<Format>& ring)
     }
 }
 
+/// A warpgroup has stored its part of the intermediate.
+template <class Epilogue> DEVICE void wide_hand_on(const WideGemmArguments& g, const WideWork& work, int warpgroup) {
+    if (!Epilogue::gate_and_up || !g.hands_on) return;
+    wide_meet(warpgroup); // all threads have
+    if (thread_again() % 128) return;
+    fence_gpu();
+    count(&g.tiles[work.first].handed_on);
+    count((u32*)g.tile_count + gateup_stored);
+}
+
 template <int N, class Format, class Epilogue> DEVICE void wide_deep_unit(const WideGemmArguments& g, int odd, WideRing<Format>& ring) {
     float sums[N / 2], none[1];
     if constexpr (Format::promotes) wide_deep_promoted<N>(sums, g.k_blocks, Epilogue::gate_and_up ? 0 : odd, Epilogue::gate_and_up ? 1 : odd, ring);
     else wide_sums<N, false>(sums, none, g.k_blocks, ring);
-    const int own = wide_thread() / 128;
+    const int own = thread_again() / 128;
     wide_meet(own); // somebody wrote it
     const WideWork work = ring.unit(own);
     Epilogue::template tile<N, Format>(sums, g, work, work.block, own, ring.staging());
+    wide_hand_on<Epilogue>(g, work, own);
 }
 
 template <int N, class Format, class Epilogue> DEVICE void wide_tall_unit(const WideGemmArguments& g, WideRing<Format>& ring) {
     float low[N / 2], high[N / 2];
     if constexpr (Format::promotes) {
-        const int own = Epilogue::gate_and_up ? 0 : wide_thread() / 128;
+        const int own = Epilogue::gate_and_up ? 0 : thread_again() / 128;
         wide_tall_promoted<N, promoted_halves(N)>(low, high, g.k_blocks, own, Epilogue::gate_and_up ? 1 : own, ring);
     } else {
         wide_sums<N, true>(low, high, 2 * g.k_blocks, ring);
     }
-    const int own = wide_thread() / 128;
+    const int own = thread_again() / 128;
     wide_meet(own); // somebody wrote it
     const WideWork work = ring.unit(own);
     Epilogue::template tile<N, Format>(low, g, work, work.block + own, 0, ring.staging());
     Epilogue::template tile<N, Format>(high, g, work, work.block + own, 1, ring.staging());
+    wide_hand_on<Epilogue>(g, work, own);
 }
 
 template <class Format, class Epilogue, int N, int... Wider>
@@ -219,24 +220,24 @@ DEVICE void wide_tall_of(WideWidths<N, Wider...>, const WideGemmArguments& g, in
 
 /// A math thread: takes units from the ring until the producer says that there are no more.
 template <class Format, class Epilogue> DEVICE void wide_consume(const WideGemmArguments& g, WideRing<Format>& ring) {
-    const int own = uniform(threadIdx.x / 128);
     while (true) {
         ring.wait(ring.current());
         const WideWork work = *ring.work();
-        const int kind = uniform(work.kind), rows = uniform(work.rows);
-        if (kind == wide_end) return;
+        const int own = uniform(thread_again() / 128), kind = uniform(work.kind), rows = uniform(work.rows), first = uniform(work.first);
+        if (kind == wide_end || (Epilogue::gate_and_up && first < 0)) return; // no more of this GEMM
         if (kind == wide_tall && own > uniform(work.second)) {
             wide_pass(2 * g.k_blocks, ring);
             continue;
         }
-        if (threadIdx.x % 128 == 0) ring.unit(own) = work; // what the end needs; the ring forgets it, and registers are for sums
+        if (thread_again() % 128 == 0) ring.unit(own) = work; // what the end needs; the ring forgets it, and registers are for sums
         if (kind == wide_tall) wide_tall_of<Format, Epilogue>(typename Format::Widths{}, g, rows, ring);
         else if (rows <= 8) wide_deep_unit<8, Format, Epilogue>(g, uniform(work.block) % 2, ring);
         else wide_deep_unit<16, Format, Epilogue>(g, uniform(work.block) % 2, ring);
     }
 }
 
-template <class Format, class Epilogue> DEVICE void wide_gemm(const WideGemmArguments& g, int* counter) {
+/// GateUp, then Down, or the one that there are units of.
+template <class Format, class GateUp, class Down> DEVICE void wide_gemms(const WideGemmsArguments& a) {
     SHARED_MEMORY(u8, 1024, memory);
     WideRing<Format> ring(memory);
     ring.init();
@@ -246,11 +247,12 @@ template <class Format, class Epilogue> DEVICE void wide_gemm(const WideGemmArgu
         registers_decrease<wide_producer_registers>();
         if (uniform(threadIdx.x / 32) == wide_math_threads / 32) {
             fence_async(); // rows were written by ordinary stores of an earlier kernel
-            wide_produce(g, ring, counter);
+            wide_produce(a, ring);
         }
     } else {
         registers_increase<wide_math_registers>();
         ring.stage = wide_zero(), ring.phase = wide_zero();
-        wide_consume<Format, Epilogue>(g, ring);
+        wide_consume<Format, GateUp>(a.gateup, ring);
+        wide_consume<Format, Down>(a.down, ring);
     }
 }

@@ -17,13 +17,13 @@ struct alignas(16) WideWork {
     int row;
     int rows;
     int alone;  // nobody else reads these weights
-    int reserved;
+    int first;  // GateUp: of the expert's entries; Down: -1
 };
 enum { wide_end = 0, wide_deep = 1, wide_tall = 2, wide_nothing = 3 };
 
-DEVICE WideWork wide_work_at(const WideGemmArguments& g, int index) {
-    const int pairs = (g.blocks + 1) / 2;
-    const WideTiles t = g.tiles[index / pairs];
+/// The unit of this number, of a GEMM with so many blocks of weights per expert.
+DEVICE WideWork wide_work_at(const WideTiles& t, int index, int blocks) {
+    const int pairs = (blocks + 1) / 2;
     const int local = index - t.first * pairs, pair = local / t.count, entry = local % t.count;
     WideWork w = {};
     const bool tall = t.rows > wide_few_rows;
@@ -31,8 +31,8 @@ DEVICE WideWork wide_work_at(const WideGemmArguments& g, int index) {
     const int first = groups * tile / tiles * 8, last = groups * (tile + 1) / tiles * 8; // balanced
     w.expert = t.expert;
     w.block = 2 * pair + (tall ? 0 : entry);
-    w.second = tall && w.block + 1 < g.blocks;
-    w.kind = w.block >= g.blocks ? wide_nothing : tall ? wide_tall : wide_deep;
+    w.second = tall && w.block + 1 < blocks;
+    w.kind = w.block >= blocks ? wide_nothing : tall ? wide_tall : wide_deep;
     w.row = t.row + first;
     w.rows = (last < t.rows ? last : t.rows) - first;
     w.alone = tiles == 1;

@@ -65,7 +65,7 @@ public sealed class CudaQueue : IDisposable
     }
 
     /// <summary>Makes room for calls of up to this many tokens, so that none of them allocates. Needed before the stream captures, unless such a call ran before; with a workspace of the caller's a capture works
-    /// without, but few tokens then take four launches instead of one.</summary>
+    /// without, but few tokens then take three launches instead of one.</summary>
     /// <exception cref="CudaException">The GPU's memory does not suffice; the message says how much was asked for and how much is free.</exception>
     /// <exception cref="InvalidOperationException">The stream captures.</exception>
     public void Reserve(FusedExperts experts, int tokens) => Reserve(Layer(experts), tokens);
@@ -154,7 +154,7 @@ public sealed class CudaQueue : IDisposable
         return _own.Address;
     }
 
-    /// <summary>Large enough for the layer, unless the stream captures, when nothing is allocated: few tokens take four launches then.</summary>
+    /// <summary>Large enough for the layer, unless the stream captures, when nothing is allocated: few tokens take three launches then.</summary>
     private Handoff? HandoffFor(QueuedLayer layer, bool isCapturing)
     {
         if (!isCapturing && layer.HandoffBytes > (_handoff?.SideBytes ?? 0))

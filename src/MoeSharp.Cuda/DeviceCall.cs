@@ -3,7 +3,7 @@ using System.Diagnostics.CodeAnalysis;
 namespace MoeSharp;
 
 /// <summary>Argument structs of calls with one number of tokens at a time, with workspace and stream of its own where a caller has none; the steps are queued in
-/// four launches, or one of few tokens.</summary>
+/// four launches, three where both GEMMs share one, or one of few tokens.</summary>
 internal sealed class DeviceCall : IDisposable
 {
     private readonly KernelSet _kernels;
@@ -13,7 +13,7 @@ internal sealed class DeviceCall : IDisposable
     private CudaStream? _stream;
     private DeviceBuffer? _workspace, _inputs;
     private Handoff? _handoff;
-    private GemmArguments _gateUp, _down;
+    private GemmsArguments _gemms;
     private FewArguments _few;
     private WideSteps? _wide;
     private ulong _base;
@@ -32,8 +32,11 @@ internal sealed class DeviceCall : IDisposable
     /// <summary>Called after each launch with the first of the steps that it computes.</summary>
     internal Action<Step>? Launched { get; set; }
 
-    /// <summary>For tests: four launches where one would do.</summary>
-    internal bool TakesFourLaunches { get; set; }
+    /// <summary>For tests: steps of few tokens too, where one launch would do.</summary>
+    internal bool TakesSteps { get; set; }
+
+    /// <summary>For tests and timing: GateUp and Down in launches of their own.</summary>
+    internal bool SplitsGemms { get; set; }
 
     internal WorkspacePlan Plan => _plan;
 
@@ -73,10 +76,11 @@ internal sealed class DeviceCall : IDisposable
         if (Sizes.TakesOneLaunch) _few = Few();
         _tokens = tokens;
         if (_wide is not null) return;
-        _gateUp = Gemm(_weights.GateUp, _weights.GateUpScales, Buffer.Rows, Buffer.RowScales, Buffer.Intermediate, Sizes.RowBlocks, 2 * Sizes.IntermediateBlocks);
-        _gateUp.ResultScales = Address(Buffer.IntermediateScales);
-        _gateUp.Activation = ActivationArguments.From(_shape);
-        _down = Gemm(_weights.Down, _weights.DownScales, Buffer.Intermediate, Buffer.IntermediateScales, Buffer.Results, Sizes.IntermediateBlocks, Sizes.HiddenBlocks);
+        _gemms.GateUp = Gemm(_weights.GateUp, _weights.GateUpScales, Buffer.Rows, Buffer.RowScales, Buffer.Intermediate, Sizes.RowBlocks, 2 * Sizes.IntermediateBlocks);
+        _gemms.Units = Address(Buffer.TileCount) + sizeof(int);
+        _gemms.GateUp.ResultScales = Address(Buffer.IntermediateScales);
+        _gemms.GateUp.Activation = ActivationArguments.From(_shape);
+        _gemms.Down = Gemm(_weights.Down, _weights.DownScales, Buffer.Intermediate, Buffer.IntermediateScales, Buffer.Results, Sizes.IntermediateBlocks, Sizes.HiddenBlocks);
     }
 
     private FewArguments Few() => new()
@@ -124,7 +128,7 @@ internal sealed class DeviceCall : IDisposable
         Enqueue(new HiddenRows(hidden), new(ids, expertMap, weights), new(output, outputF32, default), _handoff, stream);
 
     /// <summary>Queues the whole layer on a stream: nothing is copied and nothing waited for. All addresses are on the device.</summary>
-    /// <param name="handoff">That only this stream uses; without, or where it is too small, few tokens take four launches too.</param>
+    /// <param name="handoff">That only this stream uses; without, or where it is too small, few tokens take steps too.</param>
     internal void Enqueue(HiddenRows hidden, Routes routes, Combined output, Handoff? handoff, nint stream)
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
@@ -150,9 +154,9 @@ internal sealed class DeviceCall : IDisposable
         else EnqueueSteps(hidden, routes, stream);
     }
 
-    /// <summary>Checked mode takes four launches, so that a fault has a step.</summary>
+    /// <summary>Checked mode takes a launch per step, so that a fault has one.</summary>
     private bool OneLaunchServes(HiddenRows hidden, [NotNullWhen(true)] Handoff? handoff) =>
-        Sizes.TakesOneLaunch && handoff?.SideBytes >= Sizes.Few.HandoffBytes && hidden.Bf16 != 0 && !TakesFourLaunches && !_kernels.ChecksSteps;
+        Sizes.TakesOneLaunch && handoff?.SideBytes >= Sizes.Few.HandoffBytes && hidden.Bf16 != 0 && !TakesSteps && !_kernels.ChecksSteps;
 
     private void EnqueueFew(HiddenRows hidden, Routes routes, in CombineArguments combine, Handoff handoff, nint stream)
     {
@@ -172,6 +176,12 @@ internal sealed class DeviceCall : IDisposable
     {
         Quantize(_shape.RouterWeightOnInput ? Weigh(hidden, routes.Weights, stream) : hidden, routes.Ids, routes.ExpertMap, stream);
         After(Step.Quantize, stream);
+        if (Sizes.GemmsShareALaunch && !SplitsGemms && !_kernels.ChecksSteps)
+        {
+            GateUpDown(stream);
+            After(Step.GateUp, stream);
+            return;
+        }
         GateUp(stream);
         After(Step.GateUp, stream);
         Down(stream);
@@ -211,16 +221,22 @@ internal sealed class DeviceCall : IDisposable
 
     private GroupedGemms Gemms => Sizes.HasManyRows ? _kernels.ManyRows : _kernels.FewRows;
 
+    private void GateUpDown(nint stream)
+    {
+        if (_wide is not null) _wide.GateUpDown(stream);
+        else _kernels.GateUpDown[_gemms.GateUp.Activation.Kind].Launch(_gemms, Grid, stream, cluster: 2);
+    }
+
     private void GateUp(nint stream)
     {
         if (_wide is not null) _wide.GateUp(stream);
-        else Gemms.GateUp[_gateUp.Activation.Kind].Launch(_gateUp, Grid, stream, cluster: 2);
+        else Gemms.GateUp[_gemms.GateUp.Activation.Kind].Launch(_gemms, Grid, stream, cluster: 2);
     }
 
     private void Down(nint stream)
     {
         if (_wide is not null) _wide.Down(stream);
-        else Gemms.Down.Launch(_down, Grid, stream, cluster: 2);
+        else Gemms.Down.Launch(_gemms with { Units = _gemms.Units + sizeof(int) }, Grid, stream, cluster: 2);
     }
 
     /// <summary>Hidden states times their router weights, in the workspace.</summary>
@@ -295,7 +311,7 @@ internal sealed class DeviceCall : IDisposable
     {
         using CudaContext.Scope scope = _kernels.Context.Enter();
         Quantize(new HiddenRows(hidden), ids, expertMap, Stream.Raw);
-        Gemms.GateUpPlain.Launch(_gateUp with { Results = results }, Grid, Stream.Raw, cluster: 2);
+        Gemms.GateUpPlain.Launch(_gemms with { GateUp = _gemms.GateUp with { Results = results } }, Grid, Stream.Raw, cluster: 2);
     }
 
     /// <summary>Bytes on the device that a call with host spans takes beside the weights.</summary>

@@ -14,8 +14,8 @@ internal readonly struct DevicePlan
     /// <summary>A tile of at most so many rows has its weights on the M side; twin of the constant in kernels/include/scheduler.cuh.</summary>
     internal const int NarrowRows = 96;
 
-    /// <summary>The number of tiles, and behind it the units of GateUp and of Down that were given out; twin of the constant in kernels/include/arguments.cuh.</summary>
-    internal const int TileCounts = 3;
+    /// <summary>The number of tiles, and behind it units of GateUp and of Down that were given out, and warps that stored GateUp; twin of the constant in kernels/include/arguments.cuh.</summary>
+    internal const int TileCounts = 4;
 
     internal DevicePlan(ExpertsShape shape, int tokens)
     {
@@ -99,7 +99,7 @@ internal readonly struct DevicePlan
     {
         ElementType value = IsWide ? ElementType.BF16 : ElementType.U8;
         int scales = IsWide ? 0 : Capacity;
-        plan.Add("results", ElementType.BF16, (long)HiddenBlocks * Capacity, 128, Step.Down, Step.Combine);
+        plan.Add("results", ElementType.BF16, (long)HiddenBlocks * Capacity, 128, GemmsShareALaunch ? Step.GateUp : Step.Down, Step.Combine);
         plan.Add("rows", value, (long)RowBlocks * Capacity, 128, Step.Quantize, Step.GateUp);
         plan.Add("row_scales", ElementType.F32, RowBlocks, scales, Step.Quantize, Step.GateUp);
         plan.Add("intermediate", value, (long)IntermediateBlocks * Capacity, 128, Step.GateUp, Step.Down);
@@ -144,7 +144,13 @@ internal readonly struct DevicePlan
     /// </summary>
     internal bool HasManyRows => !IsWide && Slots >= (long)RowsOfManyRows * GlobalExperts;
 
-    private const int RowsOfLongRuns = 160, RowsOfManyRows = 168, MaximumShared = 227 * 1024;
+    /// <summary>
+    /// Whether both GEMMs are one launch: where an expert expects fewer than 96 rows, 64 on the wide kernels. Down's weights then come while the last of GateUp's are multiplied, which saves 10 us of the
+    /// call; but results cannot lie where rows were, and with more rows the GPU's power decides, not its pauses.
+    /// </summary>
+    internal bool GemmsShareALaunch => Slots < (long)(IsWide ? WideRowsOfTwoLaunches : RowsOfTwoLaunches) * GlobalExperts;
+
+    private const int RowsOfLongRuns = 160, RowsOfManyRows = 168, RowsOfTwoLaunches = 96, WideRowsOfTwoLaunches = 64, MaximumShared = 227 * 1024;
 
     /// <summary>
     /// Blocks of quantize_permute_runs, tokens of each and its shared memory. Several blocks have the same run of tokens and share the K blocks: the longer a run, the more rows of an

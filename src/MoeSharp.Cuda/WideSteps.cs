@@ -6,9 +6,9 @@ internal sealed class WideSteps
     private readonly KernelSet _kernels;
     private readonly ExpertsShape _shape;
     private readonly DevicePlan _sizes;
-    private readonly CudaKernel _gateUpKernel, _downKernel, _fewKernel;
+    private readonly CudaKernel _gemmsKernel, _fewKernel;
     private readonly WidePermuteArguments _permute;
-    private readonly WideGemmArguments _gateUp, _down;
+    private readonly WideGemmsArguments _gemms;
     private readonly ulong _widened;
 
     /// <param name="address">Of a buffer of the plan.</param>
@@ -18,8 +18,7 @@ internal sealed class WideSteps
         _shape = shape;
         _sizes = sizes;
         int kernel = weights.HasLargeScales ? WideKernels.LargeScales : WideKernels.IndexOf(shape.Format);
-        _gateUpKernel = kernels.Wide.GateUp[kernel];
-        _downKernel = kernels.Wide.Down[kernel];
+        _gemmsKernel = kernels.Wide.Gemms[kernel];
         _fewKernel = kernels.Wide.Few[kernel];
         _widened = address(Buffer.Hidden);
         int quantize = shape.Activations == ActivationFormat.Fp8 ? 1 : 0;
@@ -38,14 +37,15 @@ internal sealed class WideSteps
             Quantize = quantize,
             TileRows = DevicePlan.WideTileRows(shape.Format),
         };
-        _gateUp = Gemm(weights.GateUp, weights.GateUpScales, weights.GateUpBiases, address(Buffer.Rows), address(Buffer.Intermediate));
-        _gateUp.KBlocks = sizes.RowBlocks;
-        _gateUp.Blocks = 2 * sizes.IntermediateBlocks;
-        _gateUp.Quantize = quantize;
-        _gateUp.Activation = ActivationArguments.From(shape);
-        _down = Gemm(weights.Down, weights.DownScales, weights.DownBiases, address(Buffer.Intermediate), address(Buffer.Results));
-        _down.KBlocks = sizes.IntermediateBlocks;
-        _down.Blocks = sizes.HiddenBlocks;
+        _gemms.Units = _permute.TileCount + sizeof(int);
+        _gemms.GateUp = Gemm(weights.GateUp, weights.GateUpScales, weights.GateUpBiases, address(Buffer.Rows), address(Buffer.Intermediate));
+        _gemms.GateUp.KBlocks = sizes.RowBlocks;
+        _gemms.GateUp.Blocks = 2 * sizes.IntermediateBlocks;
+        _gemms.GateUp.Quantize = quantize;
+        _gemms.GateUp.Activation = ActivationArguments.From(shape);
+        _gemms.Down = Gemm(weights.Down, weights.DownScales, weights.DownBiases, address(Buffer.Intermediate), address(Buffer.Results));
+        _gemms.Down.KBlocks = sizes.IntermediateBlocks;
+        _gemms.Down.Blocks = sizes.HiddenBlocks;
     }
 
     private WideGemmArguments Gemm(DeviceRange weights, DeviceRange scales, DeviceRange biases, ulong rows, ulong results) => new()
@@ -86,10 +86,14 @@ internal sealed class WideSteps
         _kernels.Wide.Permute.Launch(arguments, blocks, stream, dynamicShared: shared);
     }
 
-    internal void GateUp(nint stream) => _gateUpKernel.Launch(_gateUp, _kernels.Context.Multiprocessors, stream);
+    internal void GateUpDown(nint stream) => Gemms(_gemms with { GateUp = _gemms.GateUp with { HandsOn = 1 } }, stream);
+
+    internal void GateUp(nint stream) => Gemms(_gemms with { Down = _gemms.Down with { Blocks = 0 } }, stream);
 
     /// <summary>All steps of few tokens.</summary>
     internal void Few(in FewArguments arguments, nint stream) => _fewKernel.Launch(arguments, _kernels.Context.Multiprocessors, stream);
 
-    internal void Down(nint stream) => _downKernel.Launch(_down, _kernels.Context.Multiprocessors, stream);
+    internal void Down(nint stream) => Gemms(_gemms with { GateUp = _gemms.GateUp with { Blocks = 0 }, Units = _gemms.Units + sizeof(int) }, stream);
+
+    private void Gemms(in WideGemmsArguments gemms, nint stream) => _gemmsKernel.Launch(gemms, _kernels.Context.Multiprocessors, stream);
 }

@@ -40,7 +40,7 @@ internal sealed class LayerTimer : IDisposable
         return _marks[1].MicrosecondsSince(_marks[0]) / replays;
     }
 
-    /// <summary>After a sweep, each launch of a call by itself: none starts before the one ahead of it has ended, so their sum exceeds the call's time.</summary>
+    /// <summary>After a sweep, each launch of a call by itself, with a launch per GEMM: none starts before the one ahead of it has ended, so their sum exceeds the call's time.</summary>
     /// <param name="call">Queues on its stream.</param>
     /// <param name="queue">Has <paramref name="call"/> queue a layer.</param>
     /// <param name="microseconds">One per launch.</param>
@@ -50,6 +50,7 @@ internal sealed class LayerTimer : IDisposable
         _kernels.Read(_sweep, call.Stream);
         _marks[0].Record(call.Stream);
         call.Launched = _ => _marks[++mark].Record(call.Stream);
+        call.SplitsGemms = true;
         try
         {
             queue();
@@ -57,6 +58,7 @@ internal sealed class LayerTimer : IDisposable
         finally
         {
             call.Launched = null;
+            call.SplitsGemms = false;
         }
         for (int i = 0; i < microseconds.Length; i++) microseconds[i] = _marks[i + 1].MicrosecondsSince(_marks[i]);
     }

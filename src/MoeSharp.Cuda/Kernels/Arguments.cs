@@ -33,6 +33,7 @@ internal struct ActivationArguments
 internal struct ExpertTiles
 {
     public int Expert, First, Tiles, Row, Rows;
+    public uint HandedOn;
 }
 
 [StructLayout(LayoutKind.Sequential, Size = 96)]
@@ -49,6 +50,13 @@ internal struct GemmArguments
     public ulong Weights, WeightScales, Rows, Scales, Results, ResultScales, Tiles, TileCount;
     public int KBlocks, Blocks, Capacity, Reserved;
     public ActivationArguments Activation;
+}
+
+[StructLayout(LayoutKind.Sequential, Size = 576)]
+internal struct GemmsArguments
+{
+    public GemmArguments GateUp, Down;
+    public ulong Units;
 }
 
 [StructLayout(LayoutKind.Sequential, Size = 80)]

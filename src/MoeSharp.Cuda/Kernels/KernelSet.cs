@@ -17,7 +17,8 @@ internal sealed class KernelSet : IDisposable
         FewRows = Gemms(Build);
         ManyRows = newest == Build ? FewRows : Gemms(newest);
         CudaModule quantize = Load("quantize_permute"), combine = Load("combine"), prepare = Load("prepare");
-        CudaModule few = Load("experts_few");
+        CudaModule few = Load("experts_few"), both = Load("gateup_down");
+        GateUpDown = [.. s_activations.Select(name => both.Kernel("gateup_down_" + name, GemmThreads, staged: true))];
         Few = [.. s_activations.Select(name => few.Kernel("experts_few_" + name, FewThreads, staged: true))];
         Quantize = quantize.Kernel("quantize_permute", QuantizeThreads);
         QuantizeRuns = Load("quantize_permute_runs").Kernel("quantize_permute_runs", QuantizeThreads, staged: true);
@@ -41,6 +42,9 @@ internal sealed class KernelSet : IDisposable
 
     /// <summary>The same with the same bits, with the coarse ring and from the newer compiler, where the driver runs it: up to 6 % faster with many rows (<see cref="DevicePlan.HasManyRows"/>).</summary>
     internal GroupedGemms ManyRows { get; }
+
+    /// <summary>Both GEMMs in one launch, by <see cref="ActivationArguments.Kind"/>.</summary>
+    internal CudaKernel[] GateUpDown { get; }
 
     /// <summary>All steps of few tokens, by <see cref="ActivationArguments.Kind"/>.</summary>
     internal CudaKernel[] Few { get; }

@@ -9,6 +9,7 @@ namespace MoeSharp;
 internal struct WideTiles
 {
     public int Expert, First, Count, Row, Rows;
+    public uint HandedOn;
 }
 
 [StructLayout(LayoutKind.Sequential, Size = 96)]
@@ -22,9 +23,16 @@ internal struct WidePermuteArguments
 internal struct WideGemmArguments
 {
     public ulong Weights, Scales, Biases, Rows, Results, Tiles, TileCount;
-    public int KBlocks, Blocks, Capacity, Quantize;
-    private readonly ulong _reserved;
+    public int KBlocks, Blocks, Capacity, Quantize, HandsOn;
+    private readonly int _reserved;
     public ActivationArguments Activation;
+}
+
+[StructLayout(LayoutKind.Sequential, Size = 240)]
+internal struct WideGemmsArguments
+{
+    public WideGemmArguments GateUp, Down;
+    public ulong Units;
 }
 
 [StructLayout(LayoutKind.Sequential, Size = 80)]

@@ -7,10 +7,9 @@ internal sealed class WideKernels
 
     internal WideKernels(KernelSet set)
     {
-        CudaModule few = set.Load("experts_few_wide"), gateUp = set.Load("gateup_activate_wide"), down = set.Load("down_wide"), prepare = set.Load("prepare_wide");
+        CudaModule few = set.Load("experts_few_wide"), gemms = set.Load("gateup_down_wide"), prepare = set.Load("prepare_wide");
         Few = [.. Names.Select(name => few.Kernel("experts_few_wide_" + name, FewThreads, staged: true))];
-        GateUp = [.. Names.Select(name => gateUp.Kernel("gateup_wide_" + name, GemmThreads, staged: true))];
-        Down = [.. Names.Select(name => down.Kernel("down_wide_" + name, GemmThreads, staged: true))];
+        Gemms = [.. Names.Select(name => gemms.Kernel("gateup_down_wide_" + name, GemmThreads, staged: true))];
         Permute = set.Load("permute_wide").Kernel("permute_wide", PermuteThreads);
         Widen = set.Load("widen_codes").Kernel("widen_codes", WidenThreads);
         Prepare = prepare.Kernel("prepare_wide", PrepareThreads);
@@ -32,8 +31,8 @@ internal sealed class WideKernels
     /// <summary>All steps of few tokens.</summary>
     internal CudaKernel[] Few { get; }
 
-    internal CudaKernel[] GateUp { get; }
-    internal CudaKernel[] Down { get; }
+    /// <summary>GateUp, Down or both.</summary>
+    internal CudaKernel[] Gemms { get; }
     internal CudaKernel Permute { get; }
     /// <summary>MXFP8 hidden states that the caller quantized, to BF16.</summary>
     internal CudaKernel Widen { get; }

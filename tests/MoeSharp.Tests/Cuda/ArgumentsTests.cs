@@ -13,7 +13,7 @@ public class ArgumentsTests
         foreach ((string name, int size) in new (string, int)[]
         {
             ("ActivationArguments", Unsafe.SizeOf<ActivationArguments>()), ("ExpertTiles", Unsafe.SizeOf<ExpertTiles>()),
-            ("QuantizeArguments", Unsafe.SizeOf<QuantizeArguments>()), ("GemmArguments", Unsafe.SizeOf<GemmArguments>()),
+            ("QuantizeArguments", Unsafe.SizeOf<QuantizeArguments>()), ("GemmArguments", Unsafe.SizeOf<GemmArguments>()), ("GemmsArguments", Unsafe.SizeOf<GemmsArguments>()),
             ("CombineArguments", Unsafe.SizeOf<CombineArguments>()), ("PrepareArguments", Unsafe.SizeOf<PrepareArguments>()),
             ("SharedGateArguments", Unsafe.SizeOf<SharedGateArguments>()), ("WeighArguments", Unsafe.SizeOf<WeighArguments>()), ("CodesArguments", Unsafe.SizeOf<CodesArguments>()),
             ("WidenArguments", Unsafe.SizeOf<WidenArguments>()),
@@ -30,7 +30,8 @@ public class ArgumentsTests
             (typeof(GemmArguments), nameof(GemmArguments.Weights), "weights"), (typeof(GemmArguments), nameof(GemmArguments.Results), "results"),
             (typeof(GemmArguments), nameof(GemmArguments.TileCount), "tile_count"), (typeof(GemmArguments), nameof(GemmArguments.KBlocks), "k_blocks"),
             (typeof(GemmArguments), nameof(GemmArguments.Activation), "activation"), (typeof(QuantizeArguments), nameof(QuantizeArguments.TileCount), "tile_count"),
-            (typeof(QuantizeArguments), nameof(QuantizeArguments.Tokens), "tokens"),
+            (typeof(QuantizeArguments), nameof(QuantizeArguments.Tokens), "tokens"), (typeof(GemmsArguments), nameof(GemmsArguments.Down), "down"),
+            (typeof(GemmsArguments), nameof(GemmsArguments.Units), "units"),
             (typeof(CombineArguments), nameof(CombineArguments.Output), "output"), (typeof(CombineArguments), nameof(CombineArguments.OutputF32), "output_f32"),
             (typeof(PrepareArguments), nameof(PrepareArguments.NaN), "nan"), (typeof(PrepareArguments), nameof(PrepareArguments.KBlocks), "k_blocks"),
             (typeof(ActivationArguments), nameof(ActivationArguments.Divide), "divide"), (typeof(SharedGateArguments), nameof(SharedGateArguments.HiddenSize), "hidden_size"),
@@ -51,13 +52,14 @@ public class ArgumentsTests
         foreach ((string name, int size) in new (string, int)[]
         {
             (nameof(WideTiles), Unsafe.SizeOf<WideTiles>()), (nameof(WidePermuteArguments), Unsafe.SizeOf<WidePermuteArguments>()),
-            (nameof(WideGemmArguments), Unsafe.SizeOf<WideGemmArguments>()), (nameof(WidePrepareArguments), Unsafe.SizeOf<WidePrepareArguments>()),
+            (nameof(WideGemmArguments), Unsafe.SizeOf<WideGemmArguments>()), (nameof(WideGemmsArguments), Unsafe.SizeOf<WideGemmsArguments>()), (nameof(WidePrepareArguments), Unsafe.SizeOf<WidePrepareArguments>()),
         })
             Assert.True(asserted.Contains($"sizeof({name}) == {size}", StringComparison.Ordinal), $"{name} has {size} bytes here; the kernels assert another size.");
         foreach ((Type type, string field, string twin) in new[]
         {
             (typeof(WidePermuteArguments), nameof(WidePermuteArguments.Tokens), "tokens"), (typeof(WidePermuteArguments), nameof(WidePermuteArguments.TileRows), "tile_rows"),
             (typeof(WideGemmArguments), nameof(WideGemmArguments.KBlocks), "k_blocks"), (typeof(WideGemmArguments), nameof(WideGemmArguments.Activation), "activation"),
+            (typeof(WideGemmsArguments), nameof(WideGemmsArguments.Down), "down"), (typeof(WideGemmsArguments), nameof(WideGemmsArguments.Units), "units"),
             (typeof(WidePrepareArguments), nameof(WidePrepareArguments.Rows), "rows"), (typeof(WidePrepareArguments), nameof(WidePrepareArguments.Format), "format"),
         })
         {

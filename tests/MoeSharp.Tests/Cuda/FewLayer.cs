@@ -3,7 +3,7 @@ using MoeSharp.Cli;
 
 namespace MoeSharp.Tests;
 
-/// <summary>One layer as calls of one and of four launches with the same inputs.</summary>
+/// <summary>One layer as calls of few launches and of four with the same inputs.</summary>
 internal sealed class FewLayer : IDisposable
 {
     private readonly List<IDisposable> _own = [];
@@ -26,7 +26,7 @@ internal sealed class FewLayer : IDisposable
         ExpertsShape shape = ExpertsShape.From(options, weights);
         DeviceWeights device = Own(new DeviceWeights(backend.Kernels(), weights, allowNaN: options.AllowNaNWeights, activations: shape.Activations));
         _one = Own(new DeviceCall(backend.Kernels(), device, shape));
-        _four = Own(new DeviceCall(backend.Kernels(), device, shape) { TakesFourLaunches = true });
+        _four = Own(new DeviceCall(backend.Kernels(), device, shape) { TakesSteps = true, SplitsGemms = true });
         foreach (DeviceCall call in new[] { _one, _four }) call.Prepare(tokens);
         _one.Launched = _ => _launches++;
         _hidden = Upload(hidden ?? RandomLayer.Hidden(tokens, shape.Hidden, 2));
@@ -72,11 +72,26 @@ internal sealed class FewLayer : IDisposable
         }
     }
 
+    /// <summary>With more tokens: both GEMMs in one launch against two, several times.</summary>
+    public void CompareGemms(int[] ids, string what)
+    {
+        Route(ids);
+        byte[] expected = Output(() => Enqueue(_four, false, true));
+        for (int round = 0; round < 3; round++)
+        {
+            _launches = 0;
+            byte[] ours = Output(() => Enqueue(_one, false, true));
+            Assert.Equal(3, _launches);
+            int at = expected.AsSpan().CommonPrefixLength(ours);
+            Assert.True(at == ours.Length, $"{what}, round {round}: byte {at} of {ours.Length} differs");
+        }
+    }
+
     /// <summary>Both captured once and replayed under several routings.</summary>
-    public void CompareReplays(int tokens, int topK, int experts)
+    public void CompareReplays(int tokens, int topK, int experts, int launches = 1)
     {
         using CudaGraph one = Capture(fourLaunches: false), four = Capture(fourLaunches: true);
-        Assert.Equal((1, 4), (one.Nodes, four.Nodes));
+        Assert.Equal((launches, 4), (one.Nodes, four.Nodes));
         for (int round = 0; round < 2; round++)
         {
             foreach ((string name, int[] ids) in Routings(tokens, topK, experts))
@@ -88,15 +103,18 @@ internal sealed class FewLayer : IDisposable
     }
 
     /// <summary>A layer of real size, every number of tokens, many routings.</summary>
-    public static void CompareLarge(CudaBackend backend, RandomTables tables, BenchShape shape, WeightFormat format, ActivationFormat activations)
+    public static void CompareLarge(CudaBackend backend, RandomTables tables, BenchShape shape, WeightFormat format, ActivationFormat activations) =>
+        CompareLarge(backend, tables, shape, format, activations, [.. Enumerable.Range(1, FewPlan.Tokens)], 40);
+
+    public static void CompareLarge(CudaBackend backend, RandomTables tables, BenchShape shape, WeightFormat format, ActivationFormat activations, int[] numbers, int routings)
     {
         using GpuLayer layer = GpuLayer.Random(shape, format, activations, backend, tables);
-        using var buffers = new GpuBuffers(backend.Context(), layer, FewPlan.Tokens, tables);
-        for (int tokens = 1; tokens <= FewPlan.Tokens; tokens++)
+        using var buffers = new GpuBuffers(backend.Context(), layer, numbers.Max(), tables);
+        foreach (int tokens in numbers)
         {
             layer.Call.Prepare(tokens);
             IEnumerable<(string, int[])> random =
-                Enumerable.Range(0, 40).Select(seed => ($"seed {seed}", RandomLayer.Ids(tokens, shape.TopK, shape.Experts, seed, dropped: seed % 3 * 0.4)));
+                Enumerable.Range(0, routings).Select(seed => ($"seed {seed}", RandomLayer.Ids(tokens, shape.TopK, shape.Experts, seed, dropped: seed % 3 * 0.4)));
             foreach ((string name, int[] ids) in random.Concat(Routings(tokens, shape.TopK, shape.Experts)))
             {
                 buffers.Route(ids, RandomLayer.TopkWeights(tokens, shape.TopK, 4), layer.Call.Stream);
@@ -106,7 +124,7 @@ internal sealed class FewLayer : IDisposable
 
         BFloat16[] Run(bool fourLaunches, int tokens)
         {
-            layer.Call.TakesFourLaunches = fourLaunches;
+            layer.Call.TakesSteps = layer.Call.SplitsGemms = fourLaunches;
             layer.Call.Workspace.Fill(0xFF, layer.Call.Stream);
             buffers.Enqueue(layer.Call);
             return buffers.Output(tokens * shape.Hidden, layer.Call.Stream);

@@ -57,17 +57,17 @@ public class FewTokensTests
         at.CompareReplays(6, 2, 4);
     }
 
-    /// <summary>What cannot be done in one launch, is done in four.</summary>
+    /// <summary>What cannot be done in one launch, is done in three, and in four where steps are checked.</summary>
     [Theory]
     [InlineData(9, 2, 256, false)]
     [InlineData(2, 65, 256, false)]
     [InlineData(2, 2, 264, false)]
     [InlineData(2, 2, 256, true)]
-    public void OtherCallsTakeFourLaunches(int tokens, int topK, int hidden, bool checkSteps)
+    public void OtherCallsTakeMoreLaunches(int tokens, int topK, int hidden, bool checkSteps)
     {
         using var at = new FewLayer(new() { TopK = topK }, topK, hidden, 128, tokens, checkSteps: checkSteps);
         using CudaGraph graph = at.Capture(fourLaunches: false);
-        Assert.Equal(4, graph.Nodes);
+        Assert.Equal(checkSteps ? 4 : 3, graph.Nodes);
     }
 
     /// <summary>Two layers on two streams, many calls under way at once: neither takes the other's multiprocessors for good, and counters stay apart.</summary>
@@ -155,5 +155,5 @@ public class EmulatedFewTokensTests
     [InlineData(2, 65, 256, false)]
     [InlineData(2, 2, 264, false)]
     [InlineData(2, 2, 256, true)]
-    public void OtherCallsTakeFourLaunches(int tokens, int topK, int hidden, bool checkSteps) => _tests.OtherCallsTakeFourLaunches(tokens, topK, hidden, checkSteps);
+    public void OtherCallsTakeMoreLaunches(int tokens, int topK, int hidden, bool checkSteps) => _tests.OtherCallsTakeMoreLaunches(tokens, topK, hidden, checkSteps);
 }

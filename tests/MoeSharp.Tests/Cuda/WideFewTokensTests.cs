@@ -129,17 +129,17 @@ public class WideFewTokensTests
         at.CompareReplays(6, 2, 4);
     }
 
-    /// <summary>What cannot be done in one launch, is done in four.</summary>
+    /// <summary>What cannot be done in one launch, is done in three, and in four where steps are checked.</summary>
     [Theory]
     [InlineData(9, 2, 256, false)]
     [InlineData(2, 65, 256, false)]
     [InlineData(2, 2, 264, false)]
     [InlineData(2, 2, 256, true)]
-    public void OtherCallsTakeFourLaunches(int tokens, int topK, int hidden, bool checkSteps)
+    public void OtherCallsTakeMoreLaunches(int tokens, int topK, int hidden, bool checkSteps)
     {
         using var at = new FewLayer(new() { TopK = topK }, topK, hidden, 128, tokens, WeightFormat.MxFp8, checkSteps: checkSteps);
         using CudaGraph graph = at.Capture(fourLaunches: false);
-        Assert.Equal(4, graph.Nodes);
+        Assert.Equal(checkSteps ? 4 : 3, graph.Nodes);
     }
 
     /// <summary>Sizes of real layers, every number of tokens, many routings.</summary>
@@ -199,5 +199,5 @@ public class EmulatedWideFewTokensTests
     [InlineData(2, 65, 256, false)]
     [InlineData(2, 2, 264, false)]
     [InlineData(2, 2, 256, true)]
-    public void OtherCallsTakeFourLaunches(int tokens, int topK, int hidden, bool checkSteps) => _tests.OtherCallsTakeFourLaunches(tokens, topK, hidden, checkSteps);
+    public void OtherCallsTakeMoreLaunches(int tokens, int topK, int hidden, bool checkSteps) => _tests.OtherCallsTakeMoreLaunches(tokens, topK, hidden, checkSteps);
 }
