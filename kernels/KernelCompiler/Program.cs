@@ -42,9 +42,14 @@ internal static partial class Program
             foreach (Match warning in Serialized().Matches(log)) Console.Error.WriteLine($"{name}: {warning.Value}");
         }
         Put(Path.Combine(target, "manifest.json"), Manifest(hash, version, reports));
+        foreach (string file in Directory.EnumerateFiles(target, "*.cubin").Where(f => !reports.Exists(r => r.File == Path.GetFileNameWithoutExtension(f))).ToArray())
+        {
+            if (check) stale.Add(file); // of a source that is gone
+            else File.Delete(file);
+        }
         foreach (Report r in reports) Console.WriteLine($"{r.File,-18} {r.Name,-20} {r.Registers,4} registers {r.SpillBytes,4} bytes spilled");
         if (!check) return 0;
-        foreach (string file in stale) Console.Error.WriteLine($"{file} is not what these sources compile to; run the compiler without --check and commit what it writes.");
+        foreach (string file in stale) Console.Error.WriteLine($"{file} is not what these sources compile to, or of none of them; run the compiler without --check and commit what it writes.");
         foreach (Report r in reports.Where(r => r.SpillBytes > 0)) Console.Error.WriteLine($"{r.Name} spills {r.SpillBytes} bytes of registers.");
         return stale.Count > 0 || reports.Any(r => r.SpillBytes > 0) ? 1 : 0;
 

@@ -35,6 +35,9 @@ public class KernelManifestTests
         KernelManifest first = KernelManifest.Read(KernelManifest.Builds[0])!, newer = KernelManifest.Read(KernelManifest.Builds[1])!;
         Assert.SkipUnless(first.SourceHash == newer.SourceHash, "kernels/prebuilt/13.0 was made from other sources and is not used; run kernels/KernelCompiler with NVRTC 13.0 (docs/cuda.md).");
         Assert.Equal(["down", "gateup_activate"], newer.Kernels.Select(k => k.File).Distinct().Order());
+        foreach (string build in KernelManifest.Builds) // the loader takes what lies there
+            Assert.Equal(KernelManifest.Read(build)!.Kernels.Select(k => k.File).Distinct().Order(StringComparer.Ordinal),
+                Directory.EnumerateFiles(Repository.PathOf($"kernels/prebuilt/{build}"), "*.cubin").Select(f => Path.GetFileNameWithoutExtension(f)!).Order(StringComparer.Ordinal));
         Assert.All(newer.Kernels, k => Assert.True(KernelManifest.Carries(KernelManifest.Builds[1], k.File), k.File));
         Assert.False(KernelManifest.Carries(KernelManifest.Builds[1], "combine"));
     }
