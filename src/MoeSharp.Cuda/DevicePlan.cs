@@ -19,6 +19,7 @@ internal readonly struct DevicePlan
 
     internal DevicePlan(ExpertsShape shape, int tokens)
     {
+        _shape = shape;
         Tokens = tokens;
         Slots = checked(tokens * shape.TopK);
         TopK = shape.TopK;
@@ -35,6 +36,8 @@ internal readonly struct DevicePlan
         MostTiles = checked((int)(IsWide ? 2 * active + Slots / WideTileRows(shape.Format) : active + Slots / TileRows + 1));
         Few = new FewPlan(shape);
     }
+
+    private readonly ExpertsShape _shape;
 
     /// <summary>Rows that suffice for so many slots under any routing.</summary>
     private static int RowsFor(int slots, int experts) =>
@@ -86,12 +89,19 @@ internal readonly struct DevicePlan
     /// <summary>Row tiles that suffice for any routing.</summary>
     internal int MostTiles { get; }
 
-    /// <summary>Fills the plan; returns its bytes.</summary>
+    /// <summary>Fills the plan; returns its bytes, or as many as fewer tokens need: what suffices for these suffices for those too, though their results lie apart.</summary>
     internal long Bytes(WorkspacePlan plan)
     {
+        long fewer = 0;
+        if (!GemmsShareALaunch)
+        {
+            plan.Clear();
+            new DevicePlan(_shape, (int)((LeastSlotsOfTwoLaunches - 1) / TopK)).AddTo(plan);
+            fewer = plan.Bytes;
+        }
         plan.Clear();
         AddTo(plan);
-        return plan.Bytes;
+        return Math.Max(plan.Bytes, fewer);
     }
 
     /// <summary>Adds the device buffers; the order is that of <see cref="Buffer"/>, the largest first so that others may lie inside it.</summary>
@@ -148,7 +158,9 @@ internal readonly struct DevicePlan
     /// Whether both GEMMs are one launch: where an expert expects fewer than 96 rows, 64 on the wide kernels. Down's weights then come while the last of GateUp's are multiplied, which saves 10 us of the
     /// call; but results cannot lie where rows were, and with more rows the GPU's power decides, not its pauses.
     /// </summary>
-    internal bool GemmsShareALaunch => Slots < (long)(IsWide ? WideRowsOfTwoLaunches : RowsOfTwoLaunches) * GlobalExperts;
+    internal bool GemmsShareALaunch => Slots < LeastSlotsOfTwoLaunches;
+
+    private long LeastSlotsOfTwoLaunches => (long)(IsWide ? WideRowsOfTwoLaunches : RowsOfTwoLaunches) * GlobalExperts;
 
     private const int RowsOfLongRuns = 160, RowsOfManyRows = 168, RowsOfTwoLaunches = 96, WideRowsOfTwoLaunches = 64, MaximumShared = 227 * 1024;
 

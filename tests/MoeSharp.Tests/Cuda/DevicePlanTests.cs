@@ -101,7 +101,8 @@ public class DevicePlanTests
     [Fact]
     public void BuffersOfDifferentStepsShareBytes()
     {
-        DevicePlan plan = Plan(64, 4, 16);
+        DevicePlan plan = Plan(4096, 4, 16);
+        Assert.False(plan.GemmsShareALaunch);
         var table = new WorkspacePlan();
         plan.AddTo(table);
         Assert.Equal(Enum.GetValues<Buffer>().Length, table.Rows.Length);

@@ -76,6 +76,26 @@ public class GateUpDownTests
         Assert.Equal(together, rows.Offset >= results.Offset + results.Bytes); // else results lie where rows were
     }
 
+    /// <summary>What is reserved for a call suffices for one of fewer tokens, though that may need room for results beside rows.</summary>
+    [Theory]
+    [InlineData(WeightFormat.Block128, ActivationFormat.Fp8)]
+    [InlineData(WeightFormat.MxFp8, ActivationFormat.Fp8)]
+    [InlineData(WeightFormat.Block128, ActivationFormat.Bf16)]
+    public void AWorkspaceSufficesForFewerTokens(WeightFormat format, ActivationFormat activations)
+    {
+        using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", 8, 2, 640, 384), format);
+        ExpertsShape shape = ExpertsShape.From(new() { TopK = 2, Activations = activations }, weights);
+        var plan = new WorkspacePlan();
+        long before = 0;
+        for (int tokens = 1; tokens < 900; tokens++)
+        {
+            long bytes = new DevicePlan(shape, tokens).Bytes(plan);
+            Assert.True(bytes >= before, $"{tokens} tokens need {bytes} bytes, {tokens - 1} need {before}");
+            Assert.True(plan.Bytes <= bytes, $"{tokens} tokens: the plan ends at {plan.Bytes} of {bytes}");
+            before = bytes;
+        }
+    }
+
     /// <summary>Sizes of real layers, many routings.</summary>
     [Theory, MemberData(nameof(Kinds))]
     public void LargeLayersGiveTheBitsOfTwo(WeightFormat format, ActivationFormat activations)
