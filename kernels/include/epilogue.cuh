@@ -3,8 +3,8 @@
 #include "numerics.cuh"
 // What happens to a unit's FP32 results.
 
-/// Rounds to BF16 and stores rows [blocks][capacity][128] as contiguous bulk stores: Down, and the plain GateUp of the tests. Both: the kernel computes both GEMMs, and has no registers for what follows from the
-/// thread's number in all of its tiles.
+/// Rounds to BF16 and stores rows [blocks][capacity][128] as contiguous bulk stores: Down, and the plain GateUp of the tests. Both: of a
+/// kernel that computes both GEMMs.
 template <bool Both> struct StoreRows {
     static constexpr bool both = Both;
     static constexpr int works = tile_rows * 256; // after the rows
@@ -80,8 +80,8 @@ template <bool Both> struct StoreRows {
 };
 
 /// Activates pairs of gate and up rounded to BF16 and quantizes groups of 128 outputs: the rows and scales of Down. A group's outputs are spread over
-/// the two blocks of a cluster, which tell each other the largest magnitude of each row. Tiles of more than 64 rows are handed over to the finishing warps, which also
-/// count for Down what has been stored, of all tiles.
+/// the two blocks of a cluster, which tell each other the largest magnitude of each row. Tiles of more than 64 rows are handed over to the finishing warps. Both: Down follows in the same kernel, and those warps count
+/// for it what has been stored, of all tiles.
 template <int Kind, bool Both> struct ActivateAndQuantize {
     static constexpr bool both = Both;
     static constexpr int own_maxima = tile_rows * 256;                     // after the pairs: [256 rows][64 outputs] of gate, up

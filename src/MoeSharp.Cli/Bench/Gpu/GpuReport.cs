@@ -25,7 +25,7 @@ internal sealed class GpuReport(GpuBench bench, CudaBackend backend, string? cho
             $"copy {Units.Number(best.CopyGBPerS)} GB/s, FP8 products {Units.Number(best.Fp8TFlopPerS)} TFLOP/s.");
         terminal.WriteLine("All times are microseconds. cold: a captured call after a sweep that empties the second-level cache, median of 15. hot: calls one after the other.");
         terminal.WriteLine("floor: bytes at 4.65 TB/s or operations at 1480 TFLOP/s, whichever takes longer; own: the same at this GPU's ceilings.");
-        terminal.WriteLine("Launches by themselves do not overlap, so their sum exceeds the cold time. host: of this library per call without a graph; driver: in its launch calls.");
+        terminal.WriteLine("Launches by themselves do not overlap, and gateup and down share one where experts have few rows, so their sum exceeds the cold time. host: of this library per call without a graph; driver: in its launch calls.");
         if (bench.Cases.Any(row => row.Peers is not null))
             foreach (string note in PeerTimes.Notes) terminal.WriteLine(note);
     }
