@@ -77,7 +77,7 @@ internal sealed class FewLayer : IDisposable
     {
         Route(ids);
         byte[] expected = Output(() => Enqueue(_four, false, true));
-        for (int round = 0; round < 3; round++)
+        for (int round = 0; round < (Gpu.IsEmulated ? 1 : 3); round++) // there every round is the same
         {
             _launches = 0;
             byte[] ours = Output(() => Enqueue(_one, false, true));

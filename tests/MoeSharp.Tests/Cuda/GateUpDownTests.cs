@@ -16,7 +16,7 @@ public class GateUpDownTests
     {
         foreach ((int tokens, int experts, int topK, int hidden, int intermediate) in new[]
         {
-            (9, 4, 2, 256, 128), (33, 3, 3, 192, 96), (70, 5, 2, 128, 384), (90, 5, 2, 640, 256), (150, 4, 1, 384, 200), // rows of an expert: few, on the N side, on the M side; padded sizes, odd numbers of blocks
+            (9, 4, 2, 256, 128), (33, 3, 3, 192, 96), (70, 5, 2, 128, 384), (100, 4, 1, 384, 200), // rows of an expert: few, on the N side, on the M side; padded sizes, odd numbers of blocks
         })
         {
             using var at = new FewLayer(new() { TopK = topK, Activations = activations }, experts, hidden, intermediate, tokens, format);
@@ -38,8 +38,8 @@ public class GateUpDownTests
         foreach (Activation activation in new[] { Activation.Silu(7f), Activation.SwigluStep(), Activation.GeluTanh(), Activation.SwigluOai() })
             foreach (RoundingMode rounding in new[] { RoundingMode.Bf16Staged, RoundingMode.Fp32Once })
             {
-                using var at = new FewLayer(new() { TopK = 2, Activation = activation, Rounding = rounding, Activations = activations }, 4, 128, 128, 80, format);
-                at.CompareGemms(RandomLayer.Ids(80, 2, 4, 3, dropped: 0.4), $"{activation.Kind}, {rounding}");
+                using var at = new FewLayer(new() { TopK = 2, Activation = activation, Rounding = rounding, Activations = activations }, 4, 128, 128, 40, format);
+                at.CompareGemms(RandomLayer.Ids(40, 2, 4, 3, dropped: 0.4), $"{activation.Kind}, {rounding}");
             }
     }
 
