@@ -58,44 +58,6 @@ public class GateUpDownTests
         at.CompareReplays(30, 2, 4, launches: 3);
     }
 
-    /// <summary>Where an expert expects many rows each GEMM has a launch of its own, wherever the experts are.</summary>
-    [Theory]
-    [InlineData(1535, 8, 128, 128, ActivationFormat.Fp8, true)]
-    [InlineData(1536, 8, 128, 128, ActivationFormat.Fp8, false)]
-    [InlineData(3071, 8, 32, 256, ActivationFormat.Fp8, true)]
-    [InlineData(1023, 8, 128, 128, ActivationFormat.Bf16, true)]
-    [InlineData(1024, 8, 128, 128, ActivationFormat.Bf16, false)]
-    public void ManyRowsTakeALaunchPerGemm(int tokens, int topK, int experts, int global, ActivationFormat activations, bool together)
-    {
-        using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", experts, topK, 2048, 768), WeightFormat.Block128);
-        var plan = new DevicePlan(ExpertsShape.From(new() { TopK = topK, GlobalExperts = global, Activations = activations }, weights), tokens);
-        Assert.Equal(together, plan.GemmsShareALaunch);
-        var table = new WorkspacePlan();
-        plan.AddTo(table);
-        WorkspaceRow results = table.Rows[(int)Buffer.Results], rows = table.Rows[(int)Buffer.Rows];
-        Assert.Equal(together, rows.Offset >= results.Offset + results.Bytes); // else results lie where rows were
-    }
-
-    /// <summary>What is reserved for a call suffices for one of fewer tokens, though that may need room for results beside rows.</summary>
-    [Theory]
-    [InlineData(WeightFormat.Block128, ActivationFormat.Fp8)]
-    [InlineData(WeightFormat.MxFp8, ActivationFormat.Fp8)]
-    [InlineData(WeightFormat.Block128, ActivationFormat.Bf16)]
-    public void AWorkspaceSufficesForFewerTokens(WeightFormat format, ActivationFormat activations)
-    {
-        using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", 8, 2, 640, 384), format);
-        ExpertsShape shape = ExpertsShape.From(new() { TopK = 2, Activations = activations }, weights);
-        var plan = new WorkspacePlan();
-        long before = 0;
-        for (int tokens = 1; tokens < 900; tokens++)
-        {
-            long bytes = new DevicePlan(shape, tokens).Bytes(plan);
-            Assert.True(bytes >= before, $"{tokens} tokens need {bytes} bytes, {tokens - 1} need {before}");
-            Assert.True(plan.Bytes <= bytes, $"{tokens} tokens: the plan ends at {plan.Bytes} of {bytes}");
-            before = bytes;
-        }
-    }
-
     /// <summary>Sizes of real layers, many routings.</summary>
     [Theory, MemberData(nameof(Kinds))]
     public void LargeLayersGiveTheBitsOfTwo(WeightFormat format, ActivationFormat activations)
