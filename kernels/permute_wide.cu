@@ -58,11 +58,11 @@ DEVICE void store_columns(const WidePermuteArguments& q, Columns& c, int chunk, 
 }
 } // namespace wide
 
-extern "C" __global__ void __launch_bounds__(1024, 1) permute_wide(const __grid_constant__ WidePermuteArguments q) {
-    SHARED_MEMORY(int, 4, counters); // before [E], after [E], cursor [E], rows of this block's slots
-    int *before = counters, *row_of_slot = counters + 3 * q.experts;
+extern "C" __global__ void __launch_bounds__(permute_threads, 1) permute_wide(const __grid_constant__ WidePermuteArguments q) {
+    SHARED_MEMORY(int, 4, memory);
+    const RowsMemory m(memory, q.experts);
     wait_for_earlier_kernels();
-    launch_dependents();
+    begin_counts(q.tile_count);
     const int first_token = blockIdx.x * q.tokens_per_block;
     const int end_token = first_token + q.tokens_per_block < q.tokens ? first_token + q.tokens_per_block : q.tokens;
     const int first = first_token * q.top_k, last = end_token * q.top_k;
@@ -74,11 +74,11 @@ extern "C" __global__ void __launch_bounds__(1024, 1) permute_wide(const __grid_
     wide::Columns next = {};
     if (unit < units) next = wide::load_columns(q, first_token + unit % tokens, unit / tokens * 32 * wide::parts + lane);
 
-    find_rows(q, first, last, before, row_of_slot, [&q](int count) { return wide_entries(count, q.tile_rows); });
+    find_rows(q, first, last, m, [&q](int count) { return wide_entries(count, q.tile_rows); });
     for (; unit < units; unit += warps) {
         wide::Columns own = next;
         const int after_this = unit + warps;
         if (after_this < units) next = wide::load_columns(q, first_token + after_this % tokens, after_this / tokens * 32 * wide::parts + lane);
-        wide::store_columns(q, own, unit / tokens * 32 * wide::parts + lane, chunks, row_of_slot + unit % tokens * q.top_k);
+        wide::store_columns(q, own, unit / tokens * 32 * wide::parts + lane, chunks, m.row_of_slot + unit % tokens * q.top_k);
     }
 }

@@ -101,6 +101,13 @@ DEVICE u32 __match_all_sync(u32 mask, int value, int* all) {
     *all = __match_any_sync(mask, value) == mask;
     return *all ? mask : 0;
 }
+DEVICE int __reduce_add_sync(u32 mask, int value) {
+    auto values = exchange(mask, (u32)value, 0, "__reduce_add_sync");
+    u32 sum = 0;
+    for (int lane = 0; lane < 32; lane++)
+        if (mask >> lane & 1) sum += (u32)values[lane][0];
+    return (int)sum;
+}
 DEVICE u32 __ballot_sync(u32 mask, bool value) {
     auto values = exchange(mask, value, 0, "__ballot_sync");
     u32 lanes = 0;

@@ -29,8 +29,8 @@ template <class Arguments, void (*Entry)(Arguments)> struct Call<Entry> {
 };
 #define KERNEL(name) {#name, Call<name>::run, Call<name>::bytes}
 const Kernel kernels[] = {
-    KERNEL(combine), KERNEL(gateup_down_silu), KERNEL(gateup_down_swiglustep), KERNEL(gateup_down_gelu_tanh), KERNEL(gateup_down_swigluoai), KERNEL(gateup_silu), KERNEL(gateup_swiglustep), KERNEL(gateup_gelu_tanh), KERNEL(gateup_swigluoai), KERNEL(gateup_plain), KERNEL(down), KERNEL(prepare),
-    KERNEL(quantize_permute), KERNEL(quantize_permute_runs), KERNEL(shared_gate), KERNEL(random_values), KERNEL(ceiling_read), KERNEL(ceiling_write), KERNEL(ceiling_fp8),
+    KERNEL(combine), KERNEL(combine_many), KERNEL(gateup_down_silu), KERNEL(gateup_down_swiglustep), KERNEL(gateup_down_gelu_tanh), KERNEL(gateup_down_swigluoai), KERNEL(gateup_silu), KERNEL(gateup_swiglustep), KERNEL(gateup_gelu_tanh), KERNEL(gateup_swigluoai), KERNEL(gateup_plain), KERNEL(down), KERNEL(prepare),
+    KERNEL(quantize_permute), KERNEL(quantize_permute_ragged), KERNEL(quantize_permute_runs), KERNEL(shared_gate), KERNEL(random_values), KERNEL(ceiling_read), KERNEL(ceiling_write), KERNEL(ceiling_fp8),
     KERNEL(route_logits), KERNEL(route_logits_few), KERNEL(route_select), KERNEL(quantize_weigh), KERNEL(permute_codes), KERNEL(permute_wide), KERNEL(widen_codes), KERNEL(prepare_wide), KERNEL(decode_wide),
     KERNEL(gateup_down_wide_mxfp8), KERNEL(gateup_down_wide_mxfp8_large), KERNEL(gateup_down_wide_block128), KERNEL(gateup_down_wide_bf16), KERNEL(experts_few_silu), KERNEL(experts_few_swiglustep),
     KERNEL(experts_few_gelu_tanh), KERNEL(experts_few_swigluoai),

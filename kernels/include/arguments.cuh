@@ -33,7 +33,7 @@ struct alignas(16) ExpertTiles {
     int reserved[2];
 };
 
-/// Behind the number of tiles: how many units were given out, of both GEMMs or, where they are launches of their own, of each; warps that stored units of GateUp. Zero after the tiles were listed.
+/// Behind the number of tiles: how many units were given out, of both GEMMs or, where they are launches of their own, of each; warps that stored units of GateUp. Zero before the launch that lists the tiles lets the next one start.
 enum { gateup_units = 1, down_units = 2, gateup_stored = 3, tile_counts = 4 };
 
 struct alignas(16) QuantizeArguments {

@@ -194,14 +194,17 @@ template <class GateUp, class Down> DEVICE void grouped_gemms(const GemmsArgumen
     SHARED_MEMORY(u8, 1024, memory);
     Pipeline p(memory);
     p.init();
+    const bool produces = uniform(threadIdx.x / 32) == producer_warp;
+    UnitNumbers<has_gateup && has_down> numbers(a.units);
+    const int number = produces ? numbers.first(p) : 0;
     wait_for_earlier_kernels();
     launch_dependents();
     if (uniform(threadIdx.x / 128) == math_warpgroups) {
         registers_decrease<other_registers>();
-        if (uniform(threadIdx.x / 32) != producer_warp) GateUp::finish(a.gateup, p);
+        if (!produces) GateUp::finish(a.gateup, p);
         else {
             fence_async(); // rows were written by ordinary stores of an earlier kernel
-            produce<has_gateup, has_down>(a, p);
+            produce<has_gateup, has_down>(a, p, numbers, number);
         }
         __syncwarp();
     } else {

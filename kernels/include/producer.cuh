@@ -6,14 +6,17 @@
 /// clusters in order; of both none do, so that a cluster that waits for another's units knows that those are being computed.
 template <bool Both> struct UnitNumbers {
     u32* counter;
-    int clusters, in_order;
+    int clusters, in_order = 0;
     u32 asked = 0, phase = 0;
 
-    DEVICE UnitNumbers(int* counter, int units) : counter((u32*)counter), clusters(gridDim.x / 2) {
+    DEVICE UnitNumbers(int* counter) : counter((u32*)counter), clusters(gridDim.x / 2) {}
+    DEVICE void out_of(int units) {
+        if (Both) return;
         const int rounds = units / clusters * eighths_in_order / 8;
-        in_order = Both ? 0 : (rounds > 1 ? rounds : 1) * clusters;
+        in_order = (rounds > 1 ? rounds : 1) * clusters;
     }
     DEVICE bool in_order_after(int number) const { return number + clusters < in_order; }
+    /// Of both GEMMs: may be asked for before the launch ahead has ended.
     DEVICE int first(const Pipeline& p) {
         if (!Both) return blockIdx.x / 2;
         ask(p, 0);
@@ -50,12 +53,17 @@ template <bool Both> struct UnitNumbers {
 /// from. In ordinary registers the next K block comes a hundred cycles later.
 ///
 /// Units of Down wait for those of GateUp. Their numbers are higher, so these were taken by clusters that run, which wait for nobody before they have done them: the launch ends however few of its clusters run at once.
-template <bool HasGateUp, bool HasDown> DEVICE void produce(const GemmsArguments& a, Pipeline& p) {
+template <bool HasGateUp, bool HasDown> DEVICE void produce(const GemmsArguments& a, Pipeline& p, UnitNumbers<HasGateUp && HasDown>& numbers, int number) {
     constexpr bool both = HasGateUp && HasDown;
     const GemmArguments& common = HasGateUp ? a.gateup : a.down;
     p.shared = uniform(p.shared); // otherwise it is asked for anew with each K block
+    ExpertTiles next = {};
+    if (both) { // most likely of GateUp; read before the number of tiles is known, where in any case memory of tiles is
+        const int tile = number / ((a.gateup.blocks + 1) / 2), least = common.capacity / 8;
+        next = common.tiles[tile < least ? tile : least - 1];
+    }
     const int tiles = *common.tile_count, capacity = common.capacity, gateups = HasGateUp ? tiles * ((a.gateup.blocks + 1) / 2) : 0, units = gateups + (HasDown ? tiles * ((a.down.blocks + 1) / 2) : 0);
-    UnitNumbers<both> numbers(a.units, units);
+    numbers.out_of(units);
     Occupants ring;
     bool waits = both; // not all of GateUp is known to be there
     u32 stored = 0;
@@ -64,8 +72,7 @@ template <bool HasGateUp, bool HasDown> DEVICE void produce(const GemmsArguments
         const bool down = is_down(number);
         return number < units ? common.tiles[(number - (down ? gateups : 0)) / (((down ? a.down.blocks : a.gateup.blocks) + 1) / 2)] : ExpertTiles{};
     };
-    int number = numbers.first(p);
-    ExpertTiles next = tiles_at(number);
+    if (!both || number >= gateups) next = tiles_at(number);
     if (both)
         for (int t = threadIdx.x % 32 * tiles_of_line; t < tiles; t += 32 * tiles_of_line) touch(common.tiles + t); // each unit reads one
     while (true) {

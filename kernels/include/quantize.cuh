@@ -12,13 +12,13 @@ DEVICE Chunk load_whole_chunk(const u16* from) {
     return Chunk{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
-DEVICE Chunk load_chunk(const u16* row, int size, int chunk) {
-    Chunk c;
+/// Whole: sizes are multiples of 16.
+template <bool Whole> DEVICE Chunk load_chunk(const u16* row, int size, int chunk) {
+    Chunk c = {};
     const u16* from = row + chunk * 16;
     const int left = size - chunk * 16;
-    if (left >= 16 && size % 8 == 0) {
-        c = load_whole_chunk(from);
-    } else {
+    if (left >= 16 && (Whole || size % 8 == 0)) c = load_whole_chunk(from);
+    else if (!Whole) {
 #pragma unroll
         for (int i = 0; i < 8; i++) c.words[i] = (2 * i < left ? from[2 * i] : 0u) | (2 * i + 1 < left ? (u32)from[2 * i + 1] << 16 : 0u);
     }

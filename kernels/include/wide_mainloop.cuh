@@ -73,13 +73,13 @@ template <class Format> struct WideRing {
 
 /// One warp: walks this block's units and keeps the ring full. All lanes do the same, and one copies. Units go to whoever is free, since they differ in what they take; of one GEMM alone the first is that of the block's own
 /// number. Of both, Down's units wait for GateUp's: their numbers are higher, so those were taken by blocks that run, which wait for nobody before they have done them.
-template <class Format> DEVICE void wide_produce(const WideGemmsArguments& a, WideRing<Format>& ring) {
+/// asked: lane 0's first number of both, which may be asked for before the launch ahead has ended.
+template <class Format> DEVICE void wide_produce(const WideGemmsArguments& a, WideRing<Format>& ring, u32 asked) {
     using Layout = WideLayout<Format>;
     const int entries = *a.gateup.tile_count, gateup_pairs = (a.gateup.blocks + 1) / 2, gateups = entries * gateup_pairs, units = gateups + entries * ((a.down.blocks + 1) / 2);
     bool waits = a.gateup.hands_on;
     const int in_order = waits ? 0 : gridDim.x;
-    u32 asked = 0, stored = 0;
-    if (threadIdx.x % 32 == 0 && in_order == 0) asked = count_up((u32*)a.units, ~0u);
+    u32 stored = 0;
     for (int number = in_order > 0 ? blockIdx.x : uniform(asked);; number = in_order + uniform(asked)) {
         const bool down = number >= gateups;
         const int blocks = down ? a.down.blocks : a.gateup.blocks, pairs = (blocks + 1) / 2, k_blocks = down ? a.down.k_blocks : a.gateup.k_blocks, index = down ? number - gateups : number;

@@ -241,13 +241,14 @@ template <class Format, class GateUp, class Down> DEVICE void wide_gemms(const W
     SHARED_MEMORY(u8, 1024, memory);
     WideRing<Format> ring(memory);
     ring.init();
+    const u32 asked = a.gateup.hands_on && threadIdx.x == wide_math_threads ? count_up((u32*)a.units, ~0u) : 0;
     wait_for_earlier_kernels();
     launch_dependents();
     if (uniform(threadIdx.x / 128) == wide_math_threads / 128) {
         registers_decrease<wide_producer_registers>();
         if (uniform(threadIdx.x / 32) == wide_math_threads / 32) {
             fence_async(); // rows were written by ordinary stores of an earlier kernel
-            wide_produce(a, ring);
+            wide_produce(a, ring, asked);
         }
     } else {
         registers_increase<wide_math_registers>();

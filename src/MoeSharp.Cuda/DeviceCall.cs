@@ -140,8 +140,8 @@ internal sealed class DeviceCall : IDisposable
             return;
         }
         EnqueueSteps(hidden, routes, stream);
-        long chunks = (long)Sizes.Tokens * ((_shape.Hidden + 7) / 8);
-        _kernels.Combine.Launch(combine, checked((int)((chunks + 255) / 256)), stream);
+        (bool many, int blocks) = Sizes.CombineGrid(_kernels.Context.Multiprocessors);
+        (many ? _kernels.CombineMany : _kernels.Combine).Launch(combine, blocks, stream);
         After(Step.Combine, stream);
     }
 
@@ -272,7 +272,7 @@ internal sealed class DeviceCall : IDisposable
         int multiprocessors = _kernels.Context.Multiprocessors;
         bool longRuns = hidden.Codes == 0 && Sizes.HasLongRuns(multiprocessors); // what they gain is in writing rows
         (int blocks, int tokensPerBlock, int shared) = longRuns ? Sizes.RunsGrid(multiprocessors) : Sizes.QuantizeGrid(multiprocessors);
-        CudaKernel kernel = longRuns ? _kernels.QuantizeRuns : _kernels.Quantize;
+        CudaKernel kernel = longRuns ? _kernels.QuantizeRuns : _shape.Hidden % DevicePlan.WholeChunk == 0 ? _kernels.Quantize : _kernels.QuantizeRagged;
         var arguments = new QuantizeArguments
         {
             Hidden = hidden.Bf16,

@@ -133,11 +133,27 @@ internal readonly struct DevicePlan
     /// <summary>The same for the wide kernels: what they call entries.</summary>
     internal static int WideEntries(int rows, int tileRows) => rows > WideFewRows ? Formats.Blocks(rows, tileRows) : rows > 0 ? 2 : 0;
 
+    /// <summary>Hidden sizes that are multiples of this are read 32 bytes at a time; quantize_permute_ragged serves the others.</summary>
+    internal const int WholeChunk = 16;
+
     /// <summary>Blocks of quantize_permute and permute_wide, tokens of each and its shared memory.</summary>
     internal (int Blocks, int TokensPerBlock, int Shared) QuantizeGrid(int multiprocessors)
     {
         int perBlock = Formats.Blocks(Tokens, Math.Min(Tokens, multiprocessors));
-        return (Formats.Blocks(Tokens, perBlock), perBlock, sizeof(int) * (3 * Experts + perBlock * TopK));
+        return (Formats.Blocks(Tokens, perBlock), perBlock, sizeof(int) * (2 * Experts + 64 + perBlock * TopK));
+    }
+
+    /// <summary>
+    /// Blocks of combine, whose warps compute 256 elements each, or of combine_many with 512, which has more loads on their way: where that makes 20 warps per multiprocessor. (On an H200 those of T = 512 are 0.3 to 0.7 us
+    /// faster then, but for Qwen3-30B, which makes 16: 0.5 us slower.)
+    /// </summary>
+    internal (bool Many, int Blocks) CombineGrid(int multiprocessors)
+    {
+        const int part = 256, warpsPerBlock = 8;
+        long warps = (long)Tokens * Formats.Blocks(HiddenSize, 2 * part);
+        bool many = warps >= 20 * multiprocessors;
+        if (!many) warps = (long)Tokens * Formats.Blocks(HiddenSize, part);
+        return (many, checked((int)((warps + warpsPerBlock - 1) / warpsPerBlock)));
     }
 
     /// <summary>
@@ -146,7 +162,7 @@ internal readonly struct DevicePlan
     /// 84, 29.2, 49.5 and 40.0 instead of 94, 30.0, 52.9 and 41.8, but 43 and 86.4 instead of 38 and 87.1 for the 4096 and 8192 rows of a rank with 32 of 256 experts; at T = 2048 equally long within 2 us.
     /// </summary>
     internal bool HasLongRuns(int multiprocessors) =>
-        !IsWide && (long)Slots * Experts >= (long)RowsOfLongRuns * multiprocessors * GlobalExperts && SharedOfRuns(1) <= MaximumShared;
+        !IsWide && HiddenSize % WholeChunk == 0 && (long)Slots * Experts >= (long)RowsOfLongRuns * multiprocessors * GlobalExperts && SharedOfRuns(1) <= MaximumShared;
 
     /// <summary>
     /// Whether the GEMMs are those for many rows: where an expert expects 168 or more. From there on most tiles have more than 160 rows, of which three K blocks fit in either ring. On an H200: Qwen3-30B
@@ -187,12 +203,14 @@ internal readonly struct DevicePlan
         return (Formats.Blocks(Tokens, perBlock) * parts, perBlock, SharedOfRuns(perBlock));
     }
 
-    /// <summary>As kernels/quantize_permute_runs.cu lays it out.</summary>
+    /// <summary>As kernels/quantize_permute_runs.cu lays it out: two stages, places of rows, and what finding rows takes, which are counters above all.</summary>
     private int SharedOfRuns(int tokens)
     {
-        const int stageUnits = 256, unitBytes = 128 + sizeof(float), rankers = 8, sums = 96;
-        int slots = tokens * TopK, counters = Math.Max(2 * Math.Max(stageUnits, Formats.Blocks(tokens, 4) * 4) * unitBytes / sizeof(int), 2 * (Experts + 1));
-        return sizeof(int) * (counters + rankers * Experts + Experts + Experts % 2 + sums + slots + slots % 2 + 2 * slots);
+        const int stageUnits = 256, unitBytes = 128 + sizeof(float), placeBytes = 2 * sizeof(int), rankers = 8, sums = 96;
+        int slots = tokens * TopK, columns = 32, column = sizeof(int) * 2 * (Experts + 1);
+        int rest = 2 * Math.Max(stageUnits, Formats.Blocks(tokens, 4) * 4) * unitBytes + slots * placeBytes + sizeof(int) * ((rankers + 1) * Experts + sums + slots);
+        while (columns > 1 && (rest + columns * column > MaximumShared || 8 * Experts * columns > Slots)) columns /= 2;
+        return rest + columns * column;
     }
 }
 

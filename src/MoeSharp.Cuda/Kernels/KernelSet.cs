@@ -21,8 +21,10 @@ internal sealed class KernelSet : IDisposable
         GateUpDown = [.. s_activations.Select(name => both.Kernel("gateup_down_" + name, GemmThreads, staged: true))];
         Few = [.. s_activations.Select(name => few.Kernel("experts_few_" + name, FewThreads, staged: true))];
         Quantize = quantize.Kernel("quantize_permute", QuantizeThreads);
+        QuantizeRagged = quantize.Kernel("quantize_permute_ragged", QuantizeThreads);
         QuantizeRuns = Load("quantize_permute_runs").Kernel("quantize_permute_runs", QuantizeThreads, staged: true);
         Combine = combine.Kernel("combine", Threads);
+        CombineMany = combine.Kernel("combine_many", Threads);
         Prepare = prepare.Kernel("prepare", Threads);
         Weigh = Load("quantize_weigh").Kernel("quantize_weigh", Threads);
         Codes = Load("permute_codes").Kernel("permute_codes", Threads);
@@ -51,10 +53,16 @@ internal sealed class KernelSet : IDisposable
 
     internal CudaKernel Quantize { get; }
 
+    /// <summary>The same where the hidden size is no multiple of <see cref="DevicePlan.WholeChunk"/>.</summary>
+    internal CudaKernel QuantizeRagged { get; }
+
     /// <summary>The same of many rows: <see cref="DevicePlan.HasLongRuns"/>.</summary>
     internal CudaKernel QuantizeRuns { get; }
 
     internal CudaKernel Combine { get; }
+
+    /// <summary>The same of many tokens: <see cref="DevicePlan.CombineGrid"/>.</summary>
+    internal CudaKernel CombineMany { get; }
 
     internal CudaKernel Prepare { get; }
 

@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace MoeSharp.Tests;
 
 /// <summary>What tests on a GPU share; they report themselves skipped on machines without one.</summary>
@@ -46,5 +48,27 @@ internal static class Gpu
             for (int chunk = 0; chunk < bytes / 16; chunk++)
                 Array.Copy(buffer, ((long)block * capacity + row) * bytes + (chunk ^ (row & 7)) * 16, result, block * bytes + chunk * 16, 16);
         return result;
+    }
+
+    /// <summary>Device memory whose bits are all ones.</summary>
+    public static DeviceBuffer Room(CudaStream stream, long bytes)
+    {
+        var buffer = new DeviceBuffer(stream.Context, bytes, "a test's output");
+        buffer.Fill(0xFF, stream);
+        return buffer;
+    }
+
+    public static DeviceBuffer Upload<T>(CudaStream stream, T[] values) where T : unmanaged
+    {
+        var buffer = new DeviceBuffer(stream.Context, (long)values.Length * Marshal.SizeOf<T>(), "a test's input");
+        buffer.Upload<T>(values, stream);
+        return buffer;
+    }
+
+    public static T[] Download<T>(DeviceBuffer buffer, CudaStream stream, int count) where T : unmanaged
+    {
+        var values = new T[count];
+        buffer.Download<T>(values, stream);
+        return values;
     }
 }

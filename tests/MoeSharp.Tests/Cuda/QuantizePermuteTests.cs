@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using static MoeSharp.Tests.Gpu;
 
 namespace MoeSharp.Tests;
 
@@ -7,6 +8,7 @@ namespace MoeSharp.Tests;
 public class QuantizePermuteTests
 {
     private const int Hidden = 648; // six blocks, the last ragged, so that two of four groups of eight threads are idle in the second warp of a row
+    private const int WholeHidden = 656; // the same, of whole pieces of 16
 
     public static TheoryData<string, int, int, int, int> Cases => new()
     {
@@ -23,26 +25,35 @@ public class QuantizePermuteTests
     };
 
     [Theory, MemberData(nameof(Cases))]
-    public void RowsLieWhereTheCpuPutsThem(string what, int tokens, int topK, int experts, int global) => Compare(longRuns: false, what, tokens, topK, experts, global);
+    public void RowsLieWhereTheCpuPutsThem(string what, int tokens, int topK, int experts, int global) => Compare(Kernel.Whole, what, tokens, topK, experts, global);
 
     [Theory, MemberData(nameof(Cases))]
-    public void RowsOfLongRunsLieThereToo(string what, int tokens, int topK, int experts, int global) => Compare(longRuns: true, what, tokens, topK, experts, global);
+    public void RaggedRowsLieThereToo(string what, int tokens, int topK, int experts, int global) => Compare(Kernel.Ragged, what, tokens, topK, experts, global);
 
-    private static void Compare(bool longRuns, string what, int tokens, int topK, int experts, int global)
+    [Theory, MemberData(nameof(Cases))]
+    public void RowsOfLongRunsLieThereToo(string what, int tokens, int topK, int experts, int global) => Compare(Kernel.Runs, what, tokens, topK, experts, global);
+
+    private enum Kernel
+    {
+        Whole, Ragged, Runs,
+    }
+
+    private static void Compare(Kernel kernel, string what, int tokens, int topK, int experts, int global)
     {
         using CudaBackend backend = Gpu.Open();
         foreach (bool misaligned in new[] { false, true })
             foreach (WeightFormat format in new[] { WeightFormat.Block128, WeightFormat.Block128PowerOfTwo })
-                Compare(backend, longRuns, $"{what}, T={tokens} K={topK} E={experts} of {global}, {format}, ids {(misaligned ? "not " : "")}aligned", what, tokens, topK, experts, global,
+                Compare(backend, kernel, $"{what}, T={tokens} K={topK} E={experts} of {global}, {format}, ids {(misaligned ? "not " : "")}aligned", what, tokens, topK, experts, global,
                     format, misaligned);
     }
 
     private static void Compare(
-        CudaBackend backend, bool longRuns, string where, string what, int tokens, int topK, int experts, int global, WeightFormat format, bool misaligned)
+        CudaBackend backend, Kernel kernel, string where, string what, int tokens, int topK, int experts, int global, WeightFormat format, bool misaligned)
     {
+        int size = kernel == Kernel.Ragged ? Hidden : WholeHidden;
         (int[] ids, int[] map, int[] local) = Slots(what, tokens, topK, experts, global);
-        BFloat16[] x = RandomLayer.Hidden(tokens, Hidden, 5);
-        using ExpertWeights weights = RandomLayer.Zeros(format, experts, Hidden, 128);
+        BFloat16[] x = RandomLayer.Hidden(tokens, size, 5);
+        using ExpertWeights weights = RandomLayer.Zeros(format, experts, size, 128);
         ExpertsShape shape = ExpertsShape.From(new() { TopK = topK, GlobalExperts = global }, weights);
         var plan = new DevicePlan(shape, tokens);
         int blocks = plan.HiddenBlocks, capacity = plan.Capacity, shift = misaligned ? 1 : 0;
@@ -54,9 +65,9 @@ public class QuantizePermuteTests
         using DeviceBuffer rows = Room(stream, (long)blocks * capacity * 128), scales = Room(stream, (long)blocks * capacity * 4);
         using DeviceBuffer rowOfSlot = Room(stream, ids.Length * 4), tiles = Room(stream, plan.MostTiles * 32), tileCount = Room(stream, DevicePlan.TileCounts * 4);
         int multiprocessors = kernels.Context.Multiprocessors;
-        (int grid, int perBlock, int shared) = !longRuns ? plan.QuantizeGrid(multiprocessors)
+        (int grid, int perBlock, int shared) = kernel != Kernel.Runs ? plan.QuantizeGrid(multiprocessors)
             : plan.RunsGrid(misaligned ? 24 : multiprocessors); // on 24 several blocks share a run, and runs of 4099 tokens are long; on the emulator's four they are the longest
-        (longRuns ? kernels.QuantizeRuns : kernels.Quantize).Launch(new QuantizeArguments
+        (kernel switch { Kernel.Runs => kernels.QuantizeRuns, Kernel.Whole => kernels.Quantize, _ => kernels.QuantizeRagged }).Launch(new QuantizeArguments
         {
             Hidden = hidden.Address,
             Ids = idBuffer.Address + 4 * (ulong)shift,
@@ -68,7 +79,7 @@ public class QuantizePermuteTests
             TileCount = tileCount.Address,
             Tokens = tokens,
             TopK = topK,
-            HiddenSize = Hidden,
+            HiddenSize = size,
             Experts = experts,
             Capacity = capacity,
             TokensPerBlock = perBlock,
@@ -91,15 +102,15 @@ public class QuantizePermuteTests
         byte[] codes = Download<byte>(rows, stream, blocks * capacity * 128);
         float[] written32 = Download<float>(scales, stream, blocks * capacity), expectedScales = new float[tokens * blocks];
         var expected = new Float8E4M3[x.Length];
-        Quantizer.QuantizeHidden(x, Hidden, format, expected, expectedScales);
+        Quantizer.QuantizeHidden(x, size, format, expected, expectedScales);
         for (int slot = 0; slot < ids.Length; slot++)
         {
             int row = local[slot] < 0 ? -1 : next[local[slot]]++, token = slot / topK;
             Assert.True(placed[slot] == row, $"{where}: slot {slot} lies in row {placed[slot]}, expected {row}");
             if (row < 0) continue;
             byte[] ours = Gpu.Row(codes, blocks, capacity, 128, row);
-            Assert.True(ours.AsSpan(0, Hidden).SequenceEqual(MemoryMarshal.AsBytes(expected.AsSpan(token * Hidden, Hidden))), $"{where}: row {row}");
-            Assert.True(ours.AsSpan(Hidden).IndexOfAnyExcept((byte)0) < 0, $"{where}: row {row} beyond its end");
+            Assert.True(ours.AsSpan(0, size).SequenceEqual(MemoryMarshal.AsBytes(expected.AsSpan(token * size, size))), $"{where}: row {row}");
+            Assert.True(ours.AsSpan(size).IndexOfAnyExcept((byte)0) < 0, $"{where}: row {row} beyond its end");
             for (int b = 0; b < blocks; b++) Assert.True(written32[b * capacity + row] == expectedScales[token * blocks + b], $"{where}: scale {b} of row {row}");
         }
     }
@@ -209,25 +220,4 @@ public class QuantizePermuteTests
         "dropped" => RandomLayer.Ids(tokens, topK, experts, 3, dropped: 0.3),
         _ => RandomLayer.Ids(tokens, topK, experts, 3),
     };
-
-    private static DeviceBuffer Room(CudaStream stream, long bytes)
-    {
-        var buffer = new DeviceBuffer(stream.Context, bytes, "a test's output");
-        buffer.Fill(0xFF, stream);
-        return buffer;
-    }
-
-    private static DeviceBuffer Upload<T>(CudaStream stream, T[] values) where T : unmanaged
-    {
-        var buffer = new DeviceBuffer(stream.Context, (long)values.Length * Marshal.SizeOf<T>(), "a test's input");
-        buffer.Upload<T>(values, stream);
-        return buffer;
-    }
-
-    private static T[] Download<T>(DeviceBuffer buffer, CudaStream stream, int count) where T : unmanaged
-    {
-        var values = new T[count];
-        buffer.Download<T>(values, stream);
-        return values;
-    }
 }
