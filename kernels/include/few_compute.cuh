@@ -1,5 +1,5 @@
 #pragma once
-#include "combine.cuh"
+#include "few_combine.cuh"
 #include "few_block.cuh"
 #include "numerics.cuh"
 #include "wgmma.cuh"
@@ -91,38 +91,28 @@ template <class Format> DEVICE void store_results(const float (&final)[4], const
     }
 }
 
+/// Results that units of any block hand on.
+struct HandedResults {
+    const u16* rows;
+    int stride;
+    DEVICE const u16* at(int row, int column) const { return rows + (u64)row * stride + column; }
+    template <class V> DEVICE void load(V& v, int row, int column) const { load_relaxed(v, at(row, column)); }
+    template <class V, int Count> DEVICE void wait(V (&v)[Count], const int (&row)[Count], int column) const {
+        const u16* from[Count];
+#pragma unroll
+        for (int i = 0; i < Count; i++) from[i] = at(row[i], column);
+        wait_until_there(v, from);
+    }
+};
+
 /// Sums up all tokens' slots at 64 output columns, by whoever has those of the last expert. The others' have lower numbers, so they are there or come.
 template <class Format> DEVICE void combine_few(const FewArguments& f, const FewBlock<Format>& b, int column_unit) {
-    constexpr int loads = 8; // on their way at once
-    const CombineArguments& c = f.combine;
     const FewRouting* r = b.routes();
-    const u16* results = few_row(f, r->side, 0) + f.intermediate_blocks * 128;
+    const HandedResults results = {few_row(f, r->side, 0) + f.intermediate_blocks * 128, few_row_values(f)};
 #pragma unroll 1
-    for (int i = threadIdx.x % 128; i < c.tokens * 16; i += 128) {
+    for (int i = threadIdx.x % 128; i < f.combine.tokens * 16; i += 128) {
         const int token = i / 16, column = column_unit * 64 + i % 16 * 4;
-        if (column >= c.hidden_size) continue;
-        float sum[4] = {};
-        for (int first = 0; first < c.top_k; first += loads) {
-            uint2 v[loads];
-            const u16* from[loads];
-            float weight[loads];
-            bool there[loads];
-#pragma unroll
-            for (int s = 0; s < loads; s++) {
-                const int row = first + s < c.top_k ? r->row_of_slot[token * c.top_k + first + s] : -1;
-                there[s] = row >= 0;
-                weight[s] = there[s] && c.weights ? c.weights[token * c.top_k + first + s] : 1.0f;
-                from[s] = results + (u64)row * few_row_values(f) + column;
-                v[s] = uint2{};
-                if (there[s]) load_relaxed(v[s], from[s]);
-            }
-            wait_until_there(v, from);
-#pragma unroll
-            for (int s = 0; s < loads; s++)
-                if (there[s]) multiply_add(sum, v[s], weight[s]);
-        }
-        add_shared(c, sum, token, column);
-        store_sums(c, (u64)token * c.hidden_size + column, sum);
+        if (column < f.combine.hidden_size) combine_columns<true, 8, 4>(f.combine, results, token, column, r->row_of_slot + token * f.combine.top_k);
     }
 }
 

@@ -158,8 +158,8 @@ internal readonly struct DevicePlan
 
     /// <summary>
     /// Whether quantize_permute_runs places the rows: where 160 or more per multiprocessor are expected under even routing (21120 for 132 of them). It writes rows faster, but counts in several blocks for the
-    /// same tokens and lists rows first. On an H200, T = 8192 and 65536 rows, it takes 223, 64.7, 120 and 95.4 us instead of 274, 78.7, 150 and 113.5 (DeepSeek-V3, Qwen3-30B, Qwen3-235B, MiniMax-M2), at T = 3072
-    /// 84, 29.2, 49.5 and 40.0 instead of 94, 30.0, 52.9 and 41.8, but 43 and 86.4 instead of 38 and 87.1 for the 4096 and 8192 rows of a rank with 32 of 256 experts; at T = 2048 equally long within 2 us.
+    /// same tokens and lists rows first. On an H200, T = 8192 and 65536 rows, it takes 212, 66.4, 125 and 102 us instead of 262, 79.7, 152 and 121 (DeepSeek-V3, Qwen3-30B, Qwen3-235B, MiniMax-M2), at T = 4096
+    /// 115, 37.0, 64.3 and 52.4 instead of 130, 40.2, 71.5 and 57.5, but 46 and 91 instead of 42 and 80 for the 4096 and 8192 rows of a rank with 32 of 256 experts; at T = 2048 equally long within 1.5 us, 56 instead of 62 for DeepSeek-V3.
     /// </summary>
     internal bool HasLongRuns(int multiprocessors) =>
         !IsWide && HiddenSize % WholeChunk == 0 && (long)Slots * Experts >= (long)RowsOfLongRuns * multiprocessors * GlobalExperts && SharedOfRuns(1) <= MaximumShared;
