@@ -20,21 +20,26 @@ internal sealed unsafe class Nvrtc(string library)
     }
 
     /// <summary>Compiles one file with more options than the usual; includes are looked up beside it.</summary>
-    internal (byte[] Cubin, string Log) Compile(string path, params string[] more)
+    internal (byte[] Cubin, string Log) Compile(string path, params string[] more) => Compile(path, "nvrtcGetCUBIN", ["-arch=sm_90a", "--ptxas-options=-v", .. more]);
+
+    /// <summary>The assembly that it makes of the file before registers are given out.</summary>
+    internal string Ptx(string path, params string[] more) => Encoding.UTF8.GetString(Compile(path, "nvrtcGetPTX", ["-arch=compute_90a", .. more]).Bytes);
+
+    private (byte[] Bytes, string Log) Compile(string path, string what, string[] more)
     {
         nint program;
         fixed (byte* source = Text(File.ReadAllText(path)), name = Text(Path.GetFileName(path)))
             Check(((delegate* unmanaged<nint*, byte*, byte*, int, void*, void*, int>)Export("nvrtcCreateProgram"))(&program, source, name, 0, null, null), "nvrtcCreateProgram");
         try
         {
-            string[] options = ["-std=c++17", "-arch=sm_90a", "--ptxas-options=-v", "-I" + Path.GetDirectoryName(Path.GetFullPath(path)), .. more];
+            string[] options = ["-std=c++17", "-I" + Path.GetDirectoryName(Path.GetFullPath(path)), .. more];
             nint* pointers = stackalloc nint[options.Length];
             for (int i = 0; i < options.Length; i++) pointers[i] = Marshal.StringToCoTaskMemUTF8(options[i]);
             int result = ((delegate* unmanaged<nint, int, nint*, int>)Export("nvrtcCompileProgram"))(program, options.Length, pointers);
             for (int i = 0; i < options.Length; i++) Marshal.FreeCoTaskMem(pointers[i]);
             string log = Encoding.UTF8.GetString(Read(program, "nvrtcGetProgramLog")).TrimEnd('\0');
             if (result != 0) throw new InvalidOperationException($"{path} does not compile:\n{log}");
-            return (Read(program, "nvrtcGetCUBIN"), log);
+            return (Read(program, what), log);
         }
         finally
         {

@@ -7,7 +7,7 @@ namespace MoeSharp.Kernels;
 
 /// <summary>
 /// Compiles kernels/*.cu ahead of time: KernelCompiler NVRTC-LIBRARY [--check]. Writes kernels/prebuilt/VERSION with a manifest; with --check it writes nothing
-/// and fails where what lies there is not, byte for byte, what comes out now, or a kernel spills registers.
+/// and fails where what lies there is not, byte for byte, what comes out now, or a kernel spills registers. Either way it fails where a kernel overwrites what its products still read (<see cref="PendingProducts"/>).
 /// </summary>
 internal static partial class Program
 {
@@ -15,6 +15,9 @@ internal static partial class Program
 
     /// <summary>What compilers after the oldest make, for calls of many rows; with few rows they are slower, and the wide kernels spill (docs/cuda.md).</summary>
     private static readonly string[] s_ofManyRows = ["down", "gateup_activate"];
+
+    /// <summary>Files whose products take an operand from registers.</summary>
+    private static readonly string[] s_ofOperands = ["experts_few_wide", "gateup_down_wide"];
 
     private static int Main(string[] args)
     {
@@ -30,13 +33,15 @@ internal static partial class Program
         bool check = args.Length == 2;
         Directory.CreateDirectory(target);
         var reports = new List<Report>();
-        var stale = new List<string>();
+        List<string> stale = [], overwritten = [];
         foreach (string source in Directory.EnumerateFiles(kernels, "*.cu").Order(StringComparer.Ordinal))
         {
             bool manyRows = version > OldestCompiler;
             if (manyRows && !s_ofManyRows.Contains(Path.GetFileNameWithoutExtension(source))) continue;
-            (byte[] cubin, string log) = manyRows ? compiler.Compile(source, "-DMANY_ROWS") : compiler.Compile(source);
+            string[] more = manyRows ? ["-DMANY_ROWS"] : [];
+            (byte[] cubin, string log) = compiler.Compile(source, more);
             string name = Path.GetFileNameWithoutExtension(source);
+            if (s_ofOperands.Contains(name)) overwritten.AddRange(PendingProducts.Overwritten(compiler.Ptx(source, more)));
             Put(Path.Combine(target, name + ".cubin"), cubin);
             reports.AddRange(Reports(name, log));
             foreach (Match warning in Serialized().Matches(log)) Console.Error.WriteLine($"{name}: {warning.Value}");
@@ -48,10 +53,11 @@ internal static partial class Program
             else File.Delete(file);
         }
         foreach (Report r in reports) Console.WriteLine($"{r.File,-18} {r.Name,-20} {r.Registers,4} registers {r.SpillBytes,4} bytes spilled");
-        if (!check) return 0;
+        foreach (string where in overwritten) Console.Error.WriteLine($"This overwrites a register that products on their way still read, wait for them first ({where}).");
+        if (!check) return overwritten.Count > 0 ? 1 : 0;
         foreach (string file in stale) Console.Error.WriteLine($"{file} is not what these sources compile to, or of none of them; run the compiler without --check and commit what it writes.");
         foreach (Report r in reports.Where(r => r.SpillBytes > 0)) Console.Error.WriteLine($"{r.Name} spills {r.SpillBytes} bytes of registers.");
-        return stale.Count > 0 || reports.Any(r => r.SpillBytes > 0) ? 1 : 0;
+        return stale.Count > 0 || overwritten.Count > 0 || reports.Any(r => r.SpillBytes > 0) ? 1 : 0;
 
         void Put(string file, byte[] bytes)
         {

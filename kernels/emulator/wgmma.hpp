@@ -148,7 +148,7 @@ DEVICE u32 uniform(u32 x) { return __shfl_sync(~0u, x, 0); }
 DEVICE void wgmma_fence() { __syncwarp(); } // the whole warp is here
 DEVICE void wgmma_commit() {}
 template <int Pending> void wgmma_wait() { __syncwarp(); } // all lanes have read their operands
-template <int Count> void settle(float (&)[Count]) {}
+template <class T, int Count> void settle(T (&)[Count]) {}
 template <int N> struct Wgmma {
     static void multiply(float (&d)[N / 2], u64 a, u64 b, int accumulate) { emulator::multiply_fp8(d, N, a, b, accumulate); }
 };

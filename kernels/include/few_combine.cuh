@@ -2,7 +2,7 @@
 #include "combine.cuh"
 // Step 7 within the one launch of few tokens, from results that come meanwhile.
 //
-// Whole is always true here. But the compiler makes other code of all of experts_few of whatever is written here, and what it made of two shorter forms gave wrong results for BF16 weights at one token (docs/cuda.md, the log).
+// Whole is always true here; a shorter form gave wrong results for BF16 weights, for a reason that has since been found and mended (docs/cuda.md, the log): it can be tried again on a GPU.
 
 /// Results as Down stores them: values of a row from a column on, which are there.
 struct StoredResults {

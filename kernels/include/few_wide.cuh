@@ -102,11 +102,13 @@ template <class Weights> struct FewWide {
             scales = Weights::mx ? *(const u32*)(from + scales_offset<Weights>(thread)) : 0;
         }
         DEVICE void decode(u32 (&a)[16]) const { Weights::template decode<2>(a, parts, scales); }
+        /// Of what nothing is computed from before the slot is left.
+        DEVICE u32 read() const { return Weights::operands_as_they_lie ? parts.read() : 0; }
     };
 
-    /// A warp has read all of the slot.
-    static DEVICE void leave(const Block& b, FewPlace& place, int first_slot, int slots, float s0 = 0.0f, float s1 = 0.0f) {
-        const u32 none = none_of(__float_as_uint(s0) | __float_as_uint(s1), place.slot);
+    /// A warp has read all of the slot, this among it.
+    static DEVICE void leave(const Block& b, FewPlace& place, int first_slot, int slots, const Parts& last, float s0 = 0.0f, float s1 = 0.0f) {
+        const u32 none = none_of(last.read() | __float_as_uint(s0) | __float_as_uint(s1), place.slot);
         __syncwarp(); // all lanes have read
         if (threadIdx.x % 32 == 0) barrier_arrive(b.empty(place.slot) + none);
         place.advance(slots, first_slot);
@@ -116,9 +118,9 @@ template <class Weights> struct FewWide {
         return Parts(b, place.slot, 0);
     }
     /// The second 64 values of a K block: in a slot of their own, or behind the first.
-    static DEVICE Parts second(const Block& b, FewPlace& place, int first_slot, int slots) {
+    static DEVICE Parts second(const Block& b, FewPlace& place, int first_slot, int slots, const Parts& first) {
         if (depths > 1) return Parts(b, place.slot, 1);
-        leave(b, place, first_slot, slots);
+        leave(b, place, first_slot, slots, first);
         return enter(b, place);
     }
 
@@ -132,7 +134,7 @@ template <class Weights> struct FewWide {
         u32 a[2][16];
         Parts even = enter(b, place);
         even.decode(a[0]);
-        Parts odd = second(b, place, first_slot, slots);
+        Parts odd = second(b, place, first_slot, slots, even);
         int k = 0;
         do {
             float sum[4], s0 = 0.0f, s1 = 0.0f;
@@ -147,17 +149,19 @@ template <class Weights> struct FewWide {
                 s0 = header[o.first], s1 = header[o.second];
             }
             odd.decode(a[1]);
-            leave(b, place, first_slot, slots, s0, s1);
+            leave(b, place, first_slot, slots, odd, s0, s1);
             if (more) even = enter(b, place);
             wgmma_fence();
             multiply_wide<8, 2>(to, a[1], operand_descriptor(rows + row_bytes), false);
             wgmma_commit();
             wgmma_wait<1>(); // the first operand is free
+            if constexpr (Weights::operands_as_they_lie) settle(a[0]);
             if (more) {
                 even.decode(a[0]);
-                odd = second(b, place, first_slot, slots);
+                odd = second(b, place, first_slot, slots, even);
             }
             wgmma_wait<0>();
+            if constexpr (Weights::operands_as_they_lie) settle(a[1]); // or the compiler loads what comes next into the registers that products still read
             settle(to);
             if (Weights::promotes) promote(final, sum, s0, s1);
         } while (++k < o.k_blocks);
@@ -169,15 +173,15 @@ template <class Weights> struct FewWide {
     /// A K block for a turn: both halves' operands.
     static DEVICE void decode_block(u32 (&a)[2][16], float (&s)[2], const FewOperands& o, FewPlace& place, int slots, const Block& b) {
         Parts even = enter(b, place), odd;
-        if (depths > 1) odd = second(b, place, 0, slots); // on its way
+        if (depths > 1) odd = second(b, place, 0, slots, even); // on its way
         even.decode(a[0]);
-        if (depths == 1) odd = second(b, place, 0, slots);
+        if (depths == 1) odd = second(b, place, 0, slots, even);
         if (Weights::promotes) {
             const float* header = (const float*)b.header(place.slot);
             s[0] = header[o.first], s[1] = header[o.second];
         }
         odd.decode(a[1]);
-        leave(b, place, 0, slots, s[0], s[1]);
+        leave(b, place, 0, slots, odd, s[0], s[1]);
     }
     static DEVICE void multiply_decoded(float (&to)[4], u32 (&a)[2][16], u32 rows, bool begins) {
         multiply_wide<8, 2>(to, a[0], operand_descriptor(rows), begins);

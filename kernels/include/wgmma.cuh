@@ -17,7 +17,12 @@ DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int Pending> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory"); }
 
-/// After a wait: results are read from here on, not earlier (the compiler does not know that a wait makes them).
+/// After a wait: operands in registers were read until here (the compiler takes them to be free as soon as products are issued, and KernelCompiler looks for what comes of that).
+template <int Count> DEVICE void settle(u32 (&a)[Count]) {
+#pragma unroll
+    for (int i = 0; i < Count; i++) asm volatile("" : "+r"(a[i])::"memory");
+}
+/// Results are read from here on, not earlier (the compiler does not know that a wait makes them).
 template <int Count> DEVICE void settle(float (&d)[Count]) {
 #pragma unroll
     for (int i = 0; i < Count; i++) asm volatile("" : "+f"(d[i])::"memory");

@@ -38,10 +38,16 @@ template <int Count> struct WideParts {
 #pragma unroll
         for (int i = 0; i < Count; i++) of[i] = *(const uint4*)(first + i * part_bytes);
     }
+    DEVICE u32 read() const { // of each: 16 bytes come together
+        u32 read = 0;
+#pragma unroll
+        for (int i = 0; i < Count; i++) read ^= of[i].x;
+        return read;
+    }
 };
 
 struct MxFp8 {
-    static constexpr bool promotes = false, mx = true; // mx: rows may be MXFP8 too
+    static constexpr bool promotes = false, mx = true, operands_as_they_lie = false; // mx: rows may be MXFP8 too
     static constexpr int tile_rows = 144;
     static constexpr int warp_parts = 2;
     static constexpr int quarter_bytes = quarter_codes + 64; // then scales: [warp][row % 8] words of four, two per half: rows r and r + 8
@@ -84,7 +90,7 @@ struct LargeMxFp8 : MxFp8 {
 };
 
 struct Block128 {
-    static constexpr bool promotes = true, mx = false;
+    static constexpr bool promotes = true, mx = false, operands_as_they_lie = false;
     static constexpr int tile_rows = 128;
     static constexpr int warp_parts = 2;
     static constexpr int quarter_bytes = quarter_codes;
@@ -104,7 +110,7 @@ struct Block128 {
 };
 
 struct Bf16 {
-    static constexpr bool promotes = false, mx = false;
+    static constexpr bool promotes = false, mx = false, operands_as_they_lie = true; // nothing is computed between a read and the products
     static constexpr int tile_rows = 128;
     static constexpr int warp_parts = 4; // rows r, r + 8 at c, then at c + 8
     static constexpr int quarter_bytes = 2 * quarter_codes;
