@@ -36,11 +36,11 @@ internal static partial class Program
         List<string> stale = [], overwritten = [];
         foreach (string source in Directory.EnumerateFiles(kernels, "*.cu").Order(StringComparer.Ordinal))
         {
+            string name = Path.GetFileNameWithoutExtension(source);
             bool manyRows = version > OldestCompiler;
-            if (manyRows && !s_ofManyRows.Contains(Path.GetFileNameWithoutExtension(source))) continue;
+            if (manyRows && !s_ofManyRows.Contains(name)) continue;
             string[] more = manyRows ? ["-DMANY_ROWS"] : [];
             (byte[] cubin, string log) = compiler.Compile(source, more);
-            string name = Path.GetFileNameWithoutExtension(source);
             if (s_ofOperands.Contains(name)) overwritten.AddRange(PendingProducts.Overwritten(compiler.Ptx(source, more)));
             Put(Path.Combine(target, name + ".cubin"), cubin);
             reports.AddRange(Reports(name, log));

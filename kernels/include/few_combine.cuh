@@ -8,9 +8,7 @@
 struct StoredResults {
     const u16* results; // [H/128][capacity][128], swizzled
     int capacity;
-    DEVICE const u16* at(int row, int column) const { return results + ((u64)(column / 128) * capacity + row) * 128 + ((column % 128 / 8) ^ (row & 7)) * 8 + column % 8; }
-    template <class V> DEVICE void load(V& v, int row, int column) const { v = *(const V*)at(row, column); }
-    template <class V, int Count> DEVICE void wait(V (&)[Count], const int (&)[Count], int) const {}
+    template <class V> DEVICE void load(V& v, int row, int column) const { v = *(const V*)stored_results(results, capacity, row, column); }
 };
 
 /// So many neighbouring elements (eight or four) of a token's output, from a multiple of as many on. rows: of its slots; -1 where the expert is elsewhere. Whole: the hidden size is known to be a multiple of that.
