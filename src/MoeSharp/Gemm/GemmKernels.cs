@@ -1,13 +1,12 @@
 namespace MoeSharp;
 
-/// <summary>The kernels there are, best first.</summary>
+/// <summary>The kernels there are, best first on this machine.</summary>
 internal static class GemmKernels
 {
     public static IReadOnlyList<IGemmKernel> All { get; } =
     [
         new AmxKernel(),
-        new Bf16DotKernel(),
-        new FmaKernel("avx512", CpuFeatures.Avx512, "AVX-512 F, BW and VL", TileOrder.Plain, hasRows: true, (a, constants, _) => new Avx512Assembler(a, constants)),
+        .. Avx512s,
         Avx2(CpuFeatures.FastSubnormals ? TileOrder.Woven : TileOrder.Plain),
         new ManagedKernel<Simd512, E4M3TableWeights>(
             "managed-512-vbmi", E4M3TableWeights.IsSupported, "512-bit vectors, and AVX512-VBMI to decode FP8 by table"),
@@ -16,11 +15,24 @@ internal static class GemmKernels
         new ManagedKernel<Simd128, E4M3Weights>("managed-128", Simd128.IsSupported, "128-bit vectors"),
     ];
 
+    private static IGemmKernel[] Avx512s
+    {
+        get
+        {
+            IGemmKernel dots = new Bf16DotKernel(), multiplies = Avx512(CpuFeatures.Avx512Vbmi ? TileOrder.Pairs : TileOrder.Plain);
+            return CpuFeatures.FastBf16Dots ? [dots, multiplies] : [multiplies, dots];
+        }
+    }
+
+    /// <summary>With weights in this order.</summary>
+    internal static FmaKernel Avx512(TileOrder order) => new("avx512", CpuFeatures.Avx512, "AVX-512 F, BW and VL", order, hasRows: true, hasPanel: true,
+        (a, constants, own) => own == TileOrder.Pairs ? new Avx512PairsAssembler(a, constants) : new Avx512Assembler(a, constants));
+
     /// <summary>With FP8 weights in this order.</summary>
     internal static FmaKernel Avx2(TileOrder order) => Avx2(order, rowsAreCodes: true, order == TileOrder.Woven ? Avx2(order, rowsAreCodes: false, any: null) : null);
 
     private static FmaKernel Avx2(TileOrder order, bool rowsAreCodes, FmaKernel? any) =>
-        new("avx2", CpuFeatures.Avx2Fma, "AVX2, FMA and F16C", order, hasRows: false, (a, constants, own) => new Avx2Assembler(a, constants, own), rowsAreCodes, any);
+        new("avx2", CpuFeatures.Avx2Fma, "AVX2, FMA and F16C", order, hasRows: false, hasPanel: order == TileOrder.Plain, (a, constants, own) => new Avx2Assembler(a, constants, own), rowsAreCodes, any);
 
     /// <summary>Names the kernel to use instead of the first that this machine can run; an option in code or of the tool goes before it.</summary>
     internal static string? Override => Environment.GetEnvironmentVariable("MOESHARP_CPU_KERNEL") is { Length: > 0 } name ? name : null;

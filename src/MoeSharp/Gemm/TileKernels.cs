@@ -7,7 +7,7 @@ internal unsafe struct TileKernels
 {
     /// <summary>Rows that the largest table of entries has room for.</summary>
     public const int MostRows = 14;
-    private Entries _entries;
+    private Entries _entries, _panelEntries;
     private readonly bool _isUnmanaged;
 
     [InlineArray(MostRows + 1)]
@@ -28,8 +28,6 @@ internal unsafe struct TileKernels
 
     /// <summary>Most rows that one entry does.</summary>
     public int MaxRows { get; }
-    /// <summary>Entry 0 does any number of rows up to the most.</summary>
-    public bool AnyRows { get; init; }
     /// <summary>Bytes of scales at the start of a packed block.</summary>
     public int ScaleBytes { get; }
     /// <summary>Bytes of a packed block: scales, then values.</summary>
@@ -43,11 +41,20 @@ internal unsafe struct TileKernels
     public delegate* unmanaged<TileBlock*, void> Begins { get; init; }
     /// <summary>Undoes that.</summary>
     public delegate* unmanaged<void> Ends { get; init; }
-    /// <summary>Bytes of memory of a thread, aligned to 64, for blocks decoded ahead.</summary>
-    public int DecodedBytes => Begins == null ? 0 : 2 * AmxPanel.Bytes;
+
+    /// <summary>Decodes a block to FP32, for more rows than <see cref="MaxRows"/>; null where each entry decodes.</summary>
+    public delegate* unmanaged<TileBlock*, void> DecodesPanel { get; init; }
+    /// <summary>Most rows that one entry multiplies with such a panel.</summary>
+    public int MaxPanelRows { get; init; }
+
+    /// <summary>Bytes of memory of a thread, aligned to 64, for decoded blocks.</summary>
+    public int DecodedBytes => Begins != null ? 2 * AmxPanel.Bytes : DecodesPanel != null ? FmaEmitter.PanelBytes : 0;
 
     /// <summary>Sets the entry for this many rows.</summary>
     public void Set(int rows, nint entry) => _entries[rows] = entry;
+
+    /// <summary>Sets the entry for this many rows and a panel.</summary>
+    public void SetPanel(int rows, nint entry) => _panelEntries[rows] = entry;
 
     /// <summary>The same with an entry.</summary>
     public TileKernels With(int rows, nint entry)
@@ -61,6 +68,7 @@ internal unsafe struct TileKernels
     /// <param name="run">The first block has been asked for already.</param>
     public readonly void Begin(ref TileBlock block, byte* decoded, in BlockRun run)
     {
+        block.Decoded = decoded;
         if (Begins == null) return;
         block.Decoded = decoded + AmxPanel.Bytes;
         block.DecodedNext = decoded;
@@ -75,7 +83,7 @@ internal unsafe struct TileKernels
     }
 
     /// <summary>Does any number of rows, in even portions: 15 are 8 + 7.</summary>
-    /// <param name="run">Stands at the block; those after it are fetched meanwhile, each portion asking for its share, since a core has few requests to memory under way at a time.</param>
+    /// <param name="run">Stands at the block; those after it are fetched meanwhile, each portion and decoding to a panel asking for its share, since a core has few requests to memory under way at a time.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Multiply(ref TileBlock current, int rows, in BlockRun run)
     {
@@ -85,16 +93,22 @@ internal unsafe struct TileKernels
             return;
         }
         TileBlock block = current;
-        int portions = (rows + MaxRows - 1) / MaxRows;
+        bool fromPanel = rows > MaxRows && DecodesPanel != null;
+        int most = fromPanel ? MaxPanelRows : MaxRows, portions = (rows + most - 1) / most;
         block.Tables = Tables;
         block.Scales = run.Current;
         block.Weights = run.Current + ScaleBytes;
         block.Ahead = run.At(BlockRun.Distance);
-        block.AheadStep = (BlockBytes - ScaleBytes) / (TileBlock.Steps * portions);
+        block.AheadStep = (BlockBytes - ScaleBytes) / (TileBlock.Steps * (fromPanel ? portions + 1 : portions));
+        if (fromPanel)
+        {
+            DecodesPanel(&block);
+            block.Ahead += block.AheadStep * TileBlock.Steps;
+        }
         for (; portions > 0; portions--)
         {
             int portion = (rows + portions - 1) / portions;
-            nint entry = _entries[AnyRows ? 0 : portion];
+            nint entry = fromPanel ? _panelEntries[portion] : _entries[portion];
             block.RowCount = portion;
             if (_isUnmanaged) ((delegate* unmanaged<TileBlock*, void>)entry)(&block);
             else ((delegate*<TileBlock*, void>)entry)(&block);

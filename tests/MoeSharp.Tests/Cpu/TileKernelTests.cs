@@ -206,7 +206,7 @@ public unsafe class TileKernelTests
     {
         const int rows = 29, tiles = 2;
         float[]? expected = null;
-        foreach (IGemmKernel kernel in GemmKernels.All.Concat([GemmKernels.Avx2(TileOrder.Plain), GemmKernels.Avx2(TileOrder.Woven)]).Where(kernel => kernel is { IsSupported: true, Operand: Operand.F32 }))
+        foreach (IGemmKernel kernel in GemmKernels.All.Concat([GemmKernels.Avx512(TileOrder.Plain), GemmKernels.Avx2(TileOrder.Plain), GemmKernels.Avx2(TileOrder.Woven)]).Where(kernel => kernel is { IsSupported: true, Operand: Operand.F32 }))
         {
             var random = new Random(11);
             using var problem = new Problem(kernel.ForActivations(areCodes ? ActivationFormat.Fp8 : ActivationFormat.Bf16), format, tiles, rows);

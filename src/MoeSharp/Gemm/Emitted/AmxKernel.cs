@@ -20,7 +20,6 @@ internal sealed unsafe class AmxKernel : IGemmKernel
         lock (_generate) code = _code[(int)format] ??= Generate(format);
         return new TileKernels(format, Operand, AmxEmitter.MostRows, isUnmanaged: true)
         {
-            AnyRows = true,
             Begins = (delegate* unmanaged<TileBlock*, void>)code[1],
             Ends = (delegate* unmanaged<void>)code[2],
         }.With(0, code[0]);

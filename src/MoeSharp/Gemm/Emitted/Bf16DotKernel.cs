@@ -9,7 +9,9 @@ internal sealed class Bf16DotKernel : IGemmKernel
     public string Name => "avx512-bf16";
     public bool IsSupported => CpuFeatures.Avx512Bf16 && CpuFeatures.Avx512Vbmi;
     public string Reason => IsSupported
-        ? "this machine has AVX512-BF16, which multiplies at twice the rate of FP32, and AVX512-VBMI to decode FP8 by table"
+        ? CpuFeatures.FastBf16Dots
+            ? "this machine has AVX512-BF16, which multiplies at twice the rate of FP32, and AVX512-VBMI to decode FP8 by table"
+            : "this machine has AVX512-BF16, which multiplies at half the rate of FP32 on its processor, and AVX512-VBMI to decode FP8 by table"
         : "this machine or system lacks AVX512-BF16 or AVX512-VBMI, or is not x64 Linux, for which this kernel's code is generated";
     public Operand Operand => Operand.Bf16;
     public TileOrder Order => TileOrder.Pairs;

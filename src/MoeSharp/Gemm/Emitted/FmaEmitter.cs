@@ -11,17 +11,36 @@ namespace MoeSharp;
 /// <param name="rowsAreCodes">Rows are FP8 codes: weights may be multiplied as they were decoded, and the code scale follows with the block's sums.</param>
 internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat format, bool withNaN, bool rowsAreCodes)
 {
-    private const int StepDepth = 4, GroupDepth = 32, RowBytes = sizeof(float) * TileBlock.MaxDepth, Line = 64;
+    /// <summary>Bytes of a block decoded to FP32: [k][32 columns].</summary>
+    public const int PanelBytes = TileBlock.MaxDepth * PanelDepthBytes;
+    private const int StepDepth = 4, GroupDepth = 32, RowBytes = sizeof(float) * TileBlock.MaxDepth, Line = 64, PanelDepthBytes = sizeof(float) * TileBlock.Columns;
 
     private static readonly AssemblerRegister64 s_block = rdi, s_weights = rax, s_operands = rsi, s_sums = rdx, s_stride = rcx, s_rowScales = r8,
         s_scales = r9, s_ahead = r10, s_steps = r11, s_row = rbx, s_group = rbx;
 
     private readonly bool _promotes = format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, _mx = format == WeightFormat.MxFp8;
-    private readonly int _depthBytes = TileBlock.Columns * format.ValueBytes();
+    private readonly int _stepBytes = StepDepth * TileBlock.Columns * format.ValueBytes();
     private int _rows, _vectors; // of a row
+    private Source _source;
 
     /// <summary>Rows whose sums fit the registers beside two vectors of weights, two of scales for MXFP8, and an operand.</summary>
-    public static int MaxRows(int registers, WeightFormat format) => Math.Min(TileKernels.MostRows, (registers - (format == WeightFormat.MxFp8 ? 5 : 3)) / 2);
+    public static int MaxRows(IVectorAssembler v, WeightFormat format) => MaxRows(v.Registers - (format == WeightFormat.MxFp8 ? 2 : 0));
+
+    /// <summary>The same with weights of a panel.</summary>
+    public static int MaxPanelRows(IVectorAssembler v) => MaxRows(v.AllRegisters);
+
+    private static int MaxRows(int registers) => Math.Min(TileKernels.MostRows, (registers - 3) / 2);
+
+    /// <summary>Where weights come from, and go to.</summary>
+    private enum Source
+    {
+        /// <summary>Packed values, decoded and multiplied.</summary>
+        Packed,
+        /// <summary>Packed values, decoded and stored.</summary>
+        ToPanel,
+        /// <summary>What was stored.</summary>
+        Panel,
+    }
 
     /// <summary>What a decoded code is multiplied by.</summary>
     [Flags]
@@ -42,13 +61,20 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
 
     /// <summary>One function: void(TileBlock*), System V. Codes as they were decoded are as little as 2^-120 of their values: products with other codes are multiples of 2^-138, which FP32 has, so no bit
     /// is lost; with other rows they would be.</summary>
-    public void EmitEntry(int rows)
+    public void EmitEntry(int rows) => Emit(Source.Packed, rows, 4 * v.Lanes <= TileBlock.Columns && 4 * rows + (_mx ? 7 : 3) <= v.Registers ? 4 : 2);
+
+    /// <summary>The same where <see cref="EmitDecode"/>'s function has put the block into <see cref="TileBlock.Decoded"/>.</summary>
+    public void EmitPanelEntry(int rows) => Emit(Source.Panel, rows, vectors: 2);
+
+    /// <summary>One function: void(TileBlock*), which decodes a block to a panel.</summary>
+    public void EmitDecode() => Emit(Source.ToPanel, rows: 0, vectors: 2);
+
+    private void Emit(Source source, int rows, int vectors)
     {
-        _rows = rows;
-        _vectors = 4 * v.Lanes <= TileBlock.Columns && 4 * rows + (_mx ? 7 : 3) <= v.Registers ? 4 : 2;
+        (_source, _rows, _vectors) = (source, rows, vectors);
         a.push(rbx);
-        if (format != WeightFormat.Bf16) v.LoadMask();
-        if (!_mx && Factor == Factors.Scale) v.LoadCodeScale(Scale);
+        if (source != Source.Panel) v.LoadDecoder(format);
+        if (source != Source.Panel && !_mx && Factor == Factors.Scale) v.LoadCodeScale(Scale);
         for (int column = 0; column < TileBlock.Columns; column += _vectors * v.Lanes) EmitPass(column);
         a.vzeroupper();
         a.pop(rbx);
@@ -61,7 +87,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         LoadArguments();
         if (_promotes) for (int i = 0; i < W0; i++) v.Clear(i);
         else EachSum(column, 0, _vectors, (sum, offset) => v.Load(sum, s_row, offset));
-        if (_mx) EmitGroups(column);
+        if (_mx && _source != Source.Panel) EmitGroups(column);
         else
         {
             Label step = a.CreateLabel();
@@ -69,6 +95,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
             EmitStep(column, Factor);
             a.jne(step);
         }
+        if (_source == Source.ToPanel) return;
         if (_promotes) Promote(column);
         else EachSum(column, 0, _vectors, (sum, offset) => v.Store(sum, s_row, offset));
     }
@@ -110,20 +137,20 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     {
         if (column == 0)
         {
-            for (int line = 0; line < StepDepth * _depthBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
+            for (int line = 0; line < _stepBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
             a.add(s_ahead, __[s_block + TileBlock.Offsets.AheadStep]);
         }
         for (int k = 0; k < StepDepth; k++) EmitDepth(k, column, factors);
-        a.add(s_weights, StepDepth * _depthBytes);
-        a.add(s_operands, StepDepth * sizeof(float));
+        a.add(s_weights, _source == Source.Panel ? StepDepth * PanelDepthBytes : _stepBytes);
+        a.add(s_operands, StepDepth * (_source == Source.ToPanel ? PanelDepthBytes : sizeof(float)));
         a.dec(s_steps);
     }
 
     private void LoadArguments()
     {
-        a.mov(s_weights, __[s_block + TileBlock.Offsets.Weights]);
+        a.mov(s_weights, __[s_block + (_source == Source.Panel ? TileBlock.Offsets.Decoded : TileBlock.Offsets.Weights)]);
         a.mov(s_scales, __[s_block + TileBlock.Offsets.Scales]);
-        a.mov(s_operands, __[s_block + TileBlock.Offsets.Operands]);
+        a.mov(s_operands, __[s_block + (_source == Source.ToPanel ? TileBlock.Offsets.Decoded : TileBlock.Offsets.Operands)]);
         a.mov(s_sums, __[s_block + TileBlock.Offsets.Sums]);
         a.mov(s_stride, __[s_block + TileBlock.Offsets.SumStride]);
         a.shl(s_stride, 2);
@@ -138,18 +165,10 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     {
         for (int pair = 0; pair < _vectors; pair += 2)
         {
-            int offset = k * _depthBytes, first = column + pair * v.Lanes;
-            if (format == WeightFormat.Bf16)
-            {
-                v.DecodeBf16(W0, s_weights, offset + first * sizeof(ushort));
-                v.DecodeBf16(W1, s_weights, offset + (first + v.Lanes) * sizeof(ushort));
-            }
-            else v.DecodeE4M3(W0, s_weights, offset, first, withNaN, X);
-            for (int i = 0; i < 2; i++)
-            {
-                if (factors.HasFlag(Factors.CodeScale)) v.MultiplyCodesByCodeScale(W0 + i, X);
-                if (factors.HasFlag(Factors.Scale)) v.MultiplyCodesBy(W0 + i, _mx ? Scale + pair + i : Scale, X);
-            }
+            int first = column + pair * v.Lanes, panel = k * PanelDepthBytes + first * sizeof(float);
+            if (_source == Source.Panel) EachWeight((weight, i) => v.Load(weight, s_weights, panel + i * v.Lanes * sizeof(float)));
+            else Decode(k, first, factors, Scale + pair);
+            if (_source == Source.ToPanel) EachWeight((weight, i) => v.Store(weight, s_operands, panel + i * v.Lanes * sizeof(float)));
             for (int row = 0; row < _rows; row++)
             {
                 v.Broadcast(X, s_operands, row * RowBytes + k * sizeof(float));
@@ -157,6 +176,24 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
                 v.MultiplyAdd(row * _vectors + pair + 1, X, W1);
             }
         }
+    }
+
+    /// <summary>Two vectors of a k's weights.</summary>
+    /// <param name="scale">Scales of the first, and those of the second behind them.</param>
+    private void Decode(int k, int column, Factors factors, int scale)
+    {
+        if (format == WeightFormat.Bf16) v.DecodeBf16Columns(W0, s_weights, k, column);
+        else v.DecodeE4M3(W0, s_weights, k, column, withNaN, X);
+        EachWeight((weight, i) =>
+        {
+            if (factors.HasFlag(Factors.CodeScale)) v.MultiplyCodesByCodeScale(weight, X);
+            if (factors.HasFlag(Factors.Scale)) v.MultiplyCodesBy(weight, _mx ? scale + i : Scale, X);
+        });
+    }
+
+    private void EachWeight(Action<int, int> emit)
+    {
+        for (int i = 0; i < 2; i++) emit(W0 + i, i);
     }
 
     /// <summary>Sums += sum * (row's scale * column's scale).</summary>

@@ -3,12 +3,15 @@ using Iced.Intel;
 namespace MoeSharp;
 
 /// <summary>Code generated for FP32 multiply-adds, where there are no BF16 dot products. Gives the bits of the managed kernels.</summary>
+/// <param name="hasPanel">More rows than one entry takes are multiplied with a block that was decoded once.</param>
 /// <param name="rowsAreCodes">Rows that 128-block weights are multiplied with are FP8 codes, or in <see cref="TileOrder.Plain"/> any.</param>
 /// <param name="any">The kernel for rows that are no codes; without it this one.</param>
-internal sealed class FmaKernel(string name, bool isSupported, string what, TileOrder order, bool hasRows, Func<Assembler, ConstantPool, TileOrder, IVectorAssembler> vectors,
+internal sealed unsafe class FmaKernel(string name, bool isSupported, string what, TileOrder order, bool hasRows, bool hasPanel, Func<Assembler, ConstantPool, TileOrder, IVectorAssembler> vectors,
     bool rowsAreCodes = true, FmaKernel? any = null) : IGemmKernel
 {
-    private readonly Dictionary<(WeightFormat, bool), (GeneratedCode Code, int MaxRows)> _code = [];
+    /// <summary>Rows up to which an entry that decodes is as fast as decoding to memory and then multiplying.</summary>
+    private const int MostWithoutPanel = 8;
+    private readonly Dictionary<(WeightFormat, bool), (GeneratedCode Code, TileKernels Kernels)> _made = []; // kernels point into the code
     private readonly Lock _generate = new();
 
     public string Name => name;
@@ -23,30 +26,35 @@ internal sealed class FmaKernel(string name, bool isSupported, string what, Tile
 
     public TileKernels For(WeightFormat format, bool withNaN)
     {
-        (GeneratedCode Code, int MaxRows) made;
         lock (_generate)
         {
-            if (!_code.TryGetValue((format, withNaN), out made)) _code.Add((format, withNaN), made = Generate(format, withNaN));
+            if (!_made.TryGetValue((format, withNaN), out (GeneratedCode Code, TileKernels Kernels) made)) _made.Add((format, withNaN), made = Generate(format, withNaN));
+            return made.Kernels;
         }
-        var kernels = new TileKernels(format, Operand, made.MaxRows, isUnmanaged: true);
-        for (int rows = 1; rows <= made.MaxRows; rows++) kernels.Set(rows, made.Code[rows - 1]);
-        return kernels;
     }
 
     public RowKernels RowsFor(ExpertsShape shape, bool hasBiases, int downColumns) =>
         hasRows ? GeneratedRows.For(shape, Operand, hasBiases, downColumns) : default;
 
-    private (GeneratedCode Code, int MaxRows) Generate(WeightFormat format, bool withNaN)
+    private (GeneratedCode Code, TileKernels Kernels) Generate(WeightFormat format, bool withNaN)
     {
-        var code = new GeneratedCode.Builder();
-        IVectorAssembler assembler = vectors(code.Assembler, code.Constants, order.Of(format));
-        var emitter = new FmaEmitter(code.Assembler, assembler, format, withNaN, rowsAreCodes);
-        int maxRows = FmaEmitter.MaxRows(assembler.Registers, format);
-        for (int rows = 1; rows <= maxRows; rows++)
-        {
-            int count = rows;
-            code.Add(() => emitter.EmitEntry(count));
-        }
-        return (code.Load(), maxRows);
+        var builder = new GeneratedCode.Builder();
+        IVectorAssembler assembler = vectors(builder.Assembler, builder.Constants, order.Of(format));
+        var emitter = new FmaEmitter(builder.Assembler, assembler, format, withNaN, rowsAreCodes);
+        int maxRows = FmaEmitter.MaxRows(assembler, format), panelRows = hasPanel ? FmaEmitter.MaxPanelRows(assembler) : 0, fewestPanelRows = (panelRows + 1) / 2; // even portions have no fewer
+        if (hasPanel) maxRows = Math.Min(maxRows, MostWithoutPanel);
+        for (int rows = 1; rows <= maxRows; rows++) Add(rows, emitter.EmitEntry);
+        for (int rows = fewestPanelRows; rows <= panelRows; rows++) Add(rows, emitter.EmitPanelEntry);
+        if (hasPanel) builder.Add(emitter.EmitDecode);
+        assembler.EmitTables();
+        GeneratedCode code = builder.Load();
+        int entry = 0;
+        var kernels = new TileKernels(format, Operand, maxRows, isUnmanaged: true) { MaxPanelRows = panelRows };
+        for (int rows = 1; rows <= maxRows; rows++) kernels.Set(rows, code[entry++]);
+        for (int rows = fewestPanelRows; rows <= panelRows; rows++) kernels.SetPanel(rows, code[entry++]);
+        if (hasPanel) kernels = kernels with { DecodesPanel = (delegate* unmanaged<TileBlock*, void>)code[entry] };
+        return (code, kernels);
+
+        void Add(int rows, Action<int> emit) => builder.Add(() => emit(rows));
     }
 }

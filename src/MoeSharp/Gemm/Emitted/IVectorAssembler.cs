@@ -10,10 +10,13 @@ internal interface IVectorAssembler
     public const uint HalfMask = 0xBFFFBFFF;
     /// <summary>FP32 values per register.</summary>
     int Lanes { get; }
-    /// <summary>Registers there are, less the last, which is the decoder's.</summary>
+    /// <summary>Registers there are.</summary>
+    int AllRegisters { get; }
+    /// <summary>Registers less the last, which are the decoder's.</summary>
     int Registers { get; }
-    /// <summary>To come before <see cref="DecodeE4M3"/>: puts its mask into a register. Loads are short, and a mask in memory would be one more for each vector.</summary>
-    void LoadMask();
+    /// <summary>To come before <see cref="DecodeE4M3"/> and <see cref="DecodeBf16Columns"/>: puts what they need into the decoder's registers. Loads are short, and a mask in memory would be one more for
+    /// each vector.</summary>
+    void LoadDecoder(WeightFormat format);
     void Clear(int register);
     void Load(int register, AssemblerRegister64 address, int offset);
     void Store(int register, AssemblerRegister64 address, int offset);
@@ -26,9 +29,15 @@ internal interface IVectorAssembler
     void ScaleAndAdd(int sum, int factor, AssemblerRegister64 address, int offset);
     /// <summary>Two registers of E4M3 codes, the second behind the first, divided by a code scale: moved into place, a code, subnormal or not, is a binary16 number whose exponent has a bias greater by
     /// 8, or an FP32 number whose exponent has one greater by 120.</summary>
-    /// <param name="offset">Of the 32 columns of one k.</param>
-    /// <param name="column">First of them to be decoded.</param>
-    void DecodeE4M3(int register, AssemblerRegister64 address, int offset, int column, bool withNaN, int temporary);
+    /// <param name="address">The 32 columns of four k.</param>
+    /// <param name="k">Which of the four. All are decoded one after the other.</param>
+    /// <param name="column">First to be decoded.</param>
+    void DecodeE4M3(int register, AssemblerRegister64 address, int k, int column, bool withNaN, int temporary);
+    /// <summary>Two registers of BF16 weights, as with <see cref="DecodeE4M3"/>.</summary>
+    void DecodeBf16Columns(int register, AssemblerRegister64 address, int k, int column)
+    {
+        for (int i = 0; i < 2; i++) DecodeBf16(register + i, address, (k * TileBlock.Columns + column + i * Lanes) * sizeof(ushort));
+    }
     /// <summary>register *= the code scale, for sums.</summary>
     void MultiplyByCodeScale(int register);
     /// <summary>The same for decoded codes, subnormal ones at full speed.</summary>
@@ -47,18 +56,21 @@ internal interface IVectorAssembler
     void TestFoldedE8M0(AssemblerRegister64 address, int temporary);
     /// <summary>E8M0 scales times the code scale.</summary>
     void DecodeFoldedE8M0(int register, AssemblerRegister64 address, int offset);
+    /// <summary>Writes what the decoder reads, after the last function.</summary>
+    void EmitTables() { }
 }
 
 /// <summary>AVX-512 F, BW and VL.</summary>
-internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
+internal class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
 {
     private const float CodeScale = 256, DecodedNaN = 480 / CodeScale;
 
-    private static AssemblerRegisterZMM Z(int register) => new(Register.ZMM0 + register);
+    protected static AssemblerRegisterZMM Z(int register) => new(Register.ZMM0 + register);
 
     public int Lanes => 16;
-    public int Registers => 31;
-    public void LoadMask() => a.vpbroadcastd(Z(Registers), constants.One(IVectorAssembler.HalfMask));
+    public int AllRegisters => 32;
+    public virtual int Registers => 31;
+    public virtual void LoadDecoder(WeightFormat format) => a.vpbroadcastd(Z(Registers), constants.One(IVectorAssembler.HalfMask));
     public void Clear(int register) => a.vpxord(Z(register), Z(register), Z(register));
     public void Load(int register, AssemblerRegister64 address, int offset) => a.vmovups(Z(register), __zmmword_ptr[address + offset]);
     public void Store(int register, AssemblerRegister64 address, int offset) => a.vmovups(__zmmword_ptr[address + offset], Z(register));
@@ -69,10 +81,9 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
     public void ScaleAndAdd(int sum, int factor, AssemblerRegister64 address, int offset) =>
         a.vfmadd213ps(Z(sum), Z(factor), __zmmword_ptr[address + offset]);
 
-    public void DecodeE4M3(int register, AssemblerRegister64 address, int offset, int column, bool withNaN, int temporary)
+    public virtual void DecodeE4M3(int register, AssemblerRegister64 address, int k, int column, bool withNaN, int temporary)
     {
-        DecodeE4M3(register, address, offset + column, withNaN, temporary);
-        DecodeE4M3(register + 1, address, offset + column + Lanes, withNaN, temporary);
+        for (int i = 0; i < 2; i++) DecodeE4M3(register + i, address, k * TileBlock.Columns + column + i * Lanes, withNaN, temporary);
     }
 
     private void DecodeE4M3(int register, AssemblerRegister64 address, int offset, bool withNaN, int temporary)
@@ -88,9 +99,9 @@ internal sealed class Avx512Assembler(Assembler a, ConstantPool constants) : IVe
         a.vpbroadcastd(Z(register).k1, constants.One(0x7FC00000u));
     }
 
-    public void MultiplyByCodeScale(int register) => a.vmulps(Z(register), Z(register), constants.Every(CodeScale));
-    public void MultiplyCodesByCodeScale(int register, int temporary) => MultiplyByCodeScale(register);
-    public void LoadCodeScale(int register) => a.vbroadcastss(Z(register), constants.One(CodeScale));
+    public virtual void MultiplyByCodeScale(int register) => a.vmulps(Z(register), Z(register), constants.Every(CodeScale));
+    public virtual void MultiplyCodesByCodeScale(int register, int temporary) => MultiplyByCodeScale(register);
+    public virtual void LoadCodeScale(int register) => a.vbroadcastss(Z(register), constants.One(CodeScale));
     public void MultiplyCodesBy(int register, int scale, int temporary) => Multiply(register, register, scale);
     public bool FoldsScales => false;
     public void TestFoldedE8M0(AssemblerRegister64 address, int temporary) => throw new NotSupportedException();
@@ -123,8 +134,9 @@ internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrd
     private static AssemblerRegisterYMM Y(int register) => new(Register.YMM0 + register);
 
     public int Lanes => 8;
+    public int AllRegisters => 16;
     public int Registers => 15;
-    public void LoadMask() => a.vmovups(Y(Registers), constants.Wide(order == TileOrder.Woven ? TopMask : IVectorAssembler.HalfMask));
+    public void LoadDecoder(WeightFormat format) => a.vmovups(Y(Registers), constants.Wide(order == TileOrder.Woven ? TopMask : IVectorAssembler.HalfMask));
     public void Clear(int register) => a.vxorps(Y(register), Y(register), Y(register));
     public void Load(int register, AssemblerRegister64 address, int offset) => a.vmovups(Y(register), __ymmword_ptr[address + offset]);
     public void Store(int register, AssemblerRegister64 address, int offset) => a.vmovups(__ymmword_ptr[address + offset], Y(register));
@@ -135,8 +147,9 @@ internal sealed class Avx2Assembler(Assembler a, ConstantPool constants, TileOrd
     public void ScaleAndAdd(int sum, int factor, AssemblerRegister64 address, int offset) =>
         a.vfmadd213ps(Y(sum), Y(factor), __ymmword_ptr[address + offset]);
 
-    public void DecodeE4M3(int register, AssemblerRegister64 address, int offset, int column, bool withNaN, int temporary)
+    public void DecodeE4M3(int register, AssemblerRegister64 address, int k, int column, bool withNaN, int temporary)
     {
+        int offset = k * TileBlock.Columns;
         for (int i = 0; i < 2; i++)
         {
             AssemblerRegisterYMM y = Y(register + i);
