@@ -47,11 +47,12 @@ public unsafe class TileKernelRate
     {
         var block = new TileBlock { Sums = (float*)_sums.Pointer, SumStride = TileBlock.Columns, Depth = TileBlock.MaxDepth };
         var run = new BlockRun(_packed.Pointer, Blocks, _kernels.BlockBytes, _packed.Pointer);
+        RowsAhead none = default;
         _kernels.Begin(ref block, _decoded.Pointer, run);
         for (int k = 0; k < Blocks; k++, run.Advance())
         {
             block.Operands = _operands.Pointer + k * 16 * _kernels.OperandRowBytes;
-            _kernels.Multiply(ref block, Rows, run);
+            _kernels.Multiply(ref block, Rows, run, ref none, share: 0);
         }
         _kernels.End();
     }

@@ -85,13 +85,10 @@ internal unsafe struct DownJob : ITeamJob
             block.Operands = Activated + row * Kernels.OperandRowBytes;
             block.RowScales = HasScales ? ActivatedScales + row : null;
             block.Sums = sums;
-            nint share = (isLast ? following.Rows : item.Rows) * Kernels.OperandRowBytes / tiles;
-            byte* nextOperands = Activated + (isLast ? following.FirstRow : row + Rows) * Kernels.OperandRowBytes;
-            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns, nextOperands += share)
-            {
-                Kernels.Multiply(ref block, item.Rows, run);
-                Prefetch.Bytes(nextOperands, (int)share);
-            }
+            (int aheadRows, nint aheadFirst) = isLast ? (following.Rows, following.FirstRow) : (item.Rows, row + Rows);
+            var ahead = new RowsAhead(Activated + aheadFirst * Kernels.OperandRowBytes, Kernels.OperandRowBytes, rows: null, aheadRows, Kernels.OperandRowBytes);
+            int share = (aheadRows + tiles - 1) / tiles;
+            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
         }
     }
 

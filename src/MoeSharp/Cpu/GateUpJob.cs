@@ -70,11 +70,8 @@ internal unsafe struct GateUpJob : ITeamJob
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
             Fetch(tokens, item.Rows, k, block.Depth, operands, scales);
             block.Sums = sums;
-            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns)
-            {
-                Kernels.Multiply(ref block, item.Rows, run);
-                for (int r = tile * share; r < Math.Min(item.Rows, (tile + 1) * share); r++) Prefetch.Bytes(Source(tokens[r], k + 1), Kernels.OperandRowBytes);
-            }
+            var ahead = new RowsAhead(Source(0, k + 1), TokenBytes, tokens, item.Rows, Kernels.OperandRowBytes);
+            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
         }
         Kernels.End();
         if (RowKernels.Activate == null) Activate(item, chunk, sums);
@@ -82,8 +79,10 @@ internal unsafe struct GateUpJob : ITeamJob
     }
 
     /// <summary>A token's operands of a 128-K block.</summary>
-    private readonly byte* Source(int token, int k) =>
-        Hidden + ((nint)token * Weights.Depth * (Kernels.OperandRowBytes / Depth) + (nint)k * Kernels.OperandRowBytes);
+    private readonly byte* Source(int token, int k) => Hidden + (token * TokenBytes + (nint)k * Kernels.OperandRowBytes);
+
+    /// <summary>Of all of a token's operands.</summary>
+    private readonly nint TokenBytes => (nint)Weights.Depth * (Kernels.OperandRowBytes / Depth);
 
     /// <summary>Brings an item's rows of one 128-K block together.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

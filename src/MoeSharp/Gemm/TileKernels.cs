@@ -84,17 +84,20 @@ internal unsafe struct TileKernels
 
     /// <summary>Does any number of rows, in even portions: 15 are 8 + 7.</summary>
     /// <param name="run">Stands at the block; those after it are fetched meanwhile, each portion and decoding to a panel asking for its share, since a core has few requests to memory under way at a time.</param>
+    /// <param name="ahead">Rows to be fetched as well.</param>
+    /// <param name="share">How many of them.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public readonly void Multiply(ref TileBlock current, int rows, in BlockRun run)
+    public readonly void Multiply(ref TileBlock current, int rows, in BlockRun run, ref RowsAhead ahead, int share)
     {
         if (Begins != null)
         {
             MultiplyDecoded(ref current, rows, run);
+            ahead.Ask(share);
             return;
         }
         TileBlock block = current;
         bool fromPanel = rows > MaxRows && DecodesPanel != null;
-        int most = fromPanel ? MaxPanelRows : MaxRows, portions = (rows + most - 1) / most;
+        int most = fromPanel ? MaxPanelRows : MaxRows, portions = (rows + most - 1) / most, portionShare = (share + portions - 1) / portions;
         block.Tables = Tables;
         block.Scales = run.Current;
         block.Weights = run.Current + ScaleBytes;
@@ -116,6 +119,7 @@ internal unsafe struct TileKernels
             block.Sums += portion * block.SumStride;
             if (block.RowScales != null) block.RowScales += portion;
             block.Ahead += block.AheadStep * TileBlock.Steps;
+            ahead.Ask(portionShare);
             rows -= portion;
         }
     }

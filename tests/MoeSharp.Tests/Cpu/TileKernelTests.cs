@@ -68,7 +68,8 @@ public unsafe class TileKernelTests
             };
             var run = new BlockRun(Scales(0), tiles, kernels.BlockBytes, following: null);
             kernels.Begin(ref block, _decoded.Pointer, run);
-            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += Columns) kernels.Multiply(ref block, count ?? rows, run);
+            RowsAhead none = default;
+            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += Columns) kernels.Multiply(ref block, count ?? rows, run, ref none, share: 0);
             kernels.End();
         }
 
