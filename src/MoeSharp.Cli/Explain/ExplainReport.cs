@@ -61,7 +61,14 @@ internal sealed class ExplainReport(ExplainCase layer, TimedCall timed, int thre
         WriteTimes(json);
     }
 
-    private int MostRows => _kernel!.For(_experts.Shape.Format, withNaN: false).MaxRows;
+    private int MostRows
+    {
+        get
+        {
+            TileKernels kernels = _kernel!.For(_experts.Shape.Format, withNaN: false);
+            return Math.Max(kernels.MaxRows, kernels.MaxPanelRows);
+        }
+    }
 
     private int Items => layer.Load.Rows.Sum(rows => (rows + WorkItem.MaxRows - 1) / WorkItem.MaxRows);
 

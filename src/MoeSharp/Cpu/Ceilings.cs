@@ -23,7 +23,7 @@ internal sealed unsafe class Ceilings : IDisposable
     public Ceilings(Team team, long? bytes = null)
     {
         _team = team;
-        _memory = new NativeBuffer((bytes ?? Math.Min(MostReadBytes, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 8)) / ReadTaskBytes * ReadTaskBytes);
+        _memory = new NativeBuffer((bytes ?? Math.Min(MostReadBytes, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 8)) / ReadTaskBytes * ReadTaskBytes, hugePages: true); // as weights have
         new Span<byte>(_memory.Pointer, (int)Math.Min(_memory.Bytes, int.MaxValue)).Fill(1); // untouched pages would all be one zero page
         _fmaWidth = Simd512.IsSupported ? Simd512.Count : Simd256.IsSupported ? Simd256.Count : Simd128.Count;
         _fmaTasks = _dotTasks = _tileTasks = 8 * team.Threads;

@@ -12,13 +12,18 @@ internal static unsafe class Arrangement
         (TileOrder.Plain, 1) => &PlainBytes,
         (TileOrder.Plain, _) => &PlainWords,
         (TileOrder.Woven, _) => &WovenBytes,
+        (TileOrder.Quads, _) => &QuadBytes,
         (_, 1) => &PairBytes,
         _ => &PairWords,
     };
 
     /// <summary>The order that a format's values have.</summary>
-    public static TileOrder Of(this TileOrder order, WeightFormat format) =>
-        order == TileOrder.Woven && format == WeightFormat.Bf16 ? TileOrder.Plain : order;
+    public static TileOrder Of(this TileOrder order, WeightFormat format) => (order, format) switch
+    {
+        (TileOrder.Woven, WeightFormat.Bf16) => TileOrder.Plain,
+        (TileOrder.Quads, WeightFormat.Bf16) => TileOrder.Pairs,
+        _ => order,
+    };
 
     /// <summary>[32][depth] bytes to [depth][32], in squares of 8 x 8.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -108,6 +113,16 @@ internal static unsafe class Arrangement
                 parts[1] = second;
             }
         }
+    }
+
+    /// <summary>[k / 4][32 columns][4].</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void QuadBytes(byte** rows, int depth, byte* target)
+    {
+        var quads = (uint*)target;
+        for (int column = 0; column < TileBlock.Columns; column++)
+            for (int k = 0; k < depth && rows[column] != null; k += 4)
+                quads[k / 4 * TileBlock.Columns + column] = QuadCode.Of(depth - k >= 4 ? Unsafe.ReadUnaligned<uint>(rows[column] + k) : (uint)Partial(rows[column] + k, depth - k));
     }
 
     /// <summary>[k / 2][32 columns][2].</summary>

@@ -19,14 +19,14 @@ internal static class GemmKernels
     {
         get
         {
-            IGemmKernel dots = new Bf16DotKernel(), multiplies = Avx512(CpuFeatures.Avx512Vbmi ? TileOrder.Pairs : TileOrder.Plain);
+            IGemmKernel dots = new Bf16DotKernel(), multiplies = Avx512(CpuFeatures.Avx512Vbmi ? TileOrder.Quads : TileOrder.Plain);
             return CpuFeatures.FastBf16Dots ? [dots, multiplies] : [multiplies, dots];
         }
     }
 
     /// <summary>With weights in this order.</summary>
     internal static FmaKernel Avx512(TileOrder order) => new("avx512", CpuFeatures.Avx512, "AVX-512 F, BW and VL", order, hasRows: true, hasPanel: true,
-        (a, constants, own) => own == TileOrder.Pairs ? new Avx512PairsAssembler(a, constants) : new Avx512Assembler(a, constants));
+        (a, constants, _) => order == TileOrder.Quads ? new Avx512QuadsAssembler(a, constants) : new Avx512Assembler(a, constants));
 
     /// <summary>With FP8 weights in this order.</summary>
     internal static FmaKernel Avx2(TileOrder order) => Avx2(order, rowsAreCodes: true, order == TileOrder.Woven ? Avx2(order, rowsAreCodes: false, any: null) : null);

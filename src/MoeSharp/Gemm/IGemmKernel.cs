@@ -36,4 +36,6 @@ internal enum TileOrder : byte
     Woven,
     /// <summary>Pairs of k beside each other, 16 columns at a time, as BF16 dot products want them.</summary>
     Pairs,
+    /// <summary>FP8 as [k / 4][32 columns][4], each code a <see cref="QuadCode"/>; BF16 as in <see cref="Pairs"/>.</summary>
+    Quads,
 }

@@ -79,27 +79,32 @@ public unsafe class TileKernelTests
         }
     }
 
+    /// <summary>Among zeros, and among codes that nothing is special about: a kernel may decode those in another way.</summary>
     [Theory]
     [MemberData(nameof(Kernels))]
     public void EveryCodeDecodesExactly(string name)
     {
-        using var problem = new Problem(Kernel(name), WeightFormat.Block128, tiles: 1, rows: 1);
-        new Span<float>(problem.Scales(0), Columns).Fill(1);
-        for (int code = 0; code < 256; code++)
+        foreach (byte others in (byte[])[0, 0x38]) // 0x38 is 1
         {
-            bool isNaN = (code & 0x7F) == 0x7F;
-            for (int k = code % 17 + (IsSlow ? code % 7 * 17 : 0); k < Depth; k += IsSlow ? Depth : 17)
+            using var problem = new Problem(Kernel(name), WeightFormat.Block128, tiles: 1, rows: 1);
+            new Span<float>(problem.Scales(0), Columns).Fill(1);
+            new Span<byte>(problem.Code(0, 0, 0), Columns * Depth).Fill(others);
+            for (int code = 0; code < 256; code++)
             {
-                for (int i = 0; i < Depth; i++) problem.SetOperand(0, i, i == k ? 1 : 0);
-                for (int n = 0; n < Columns; n++) *problem.Code(0, n, k) = (byte)(n % 2 == 0 ? code : 0x38); // 0x38 is 1
-                problem.Sums.Clear();
-                problem.Multiply(withNaN: isNaN || code % 5 == 0);
-                for (int n = 0; n < Columns; n++)
+                bool isNaN = (code & 0x7F) == 0x7F;
+                for (int k = code % 17 + (IsSlow ? code % 7 * 17 : 0); k < Depth; k += IsSlow ? Depth : 17)
                 {
-                    float expected = n % 2 == 0 ? Float8E4M3.FromBits((byte)code).ToSingle() : 1f;
-                    Assert.True(problem.Sums[n].Equals(expected), $"code 0x{code:X2} at k={k}, n={n}: {problem.Sums[n]} instead of {expected}");
+                    for (int i = 0; i < Depth; i++) problem.SetOperand(0, i, i == k ? 1 : 0);
+                    for (int n = 0; n < Columns; n++) *problem.Code(0, n, k) = (byte)(n % 2 == 0 ? code : 0x38);
+                    problem.Sums.Clear();
+                    problem.Multiply(withNaN: isNaN || code % 5 == 0);
+                    for (int n = 0; n < Columns; n++)
+                    {
+                        float expected = n % 2 == 0 ? Float8E4M3.FromBits((byte)code).ToSingle() : 1f;
+                        Assert.True(problem.Sums[n].Equals(expected), $"code 0x{code:X2} at k={k}, n={n} among 0x{others:X2}: {problem.Sums[n]} instead of {expected}");
+                    }
+                    for (int n = 0; n < Columns; n++) *problem.Code(0, n, k) = others;
                 }
-                for (int n = 0; n < Columns; n++) *problem.Code(0, n, k) = 0;
             }
         }
     }
@@ -197,13 +202,16 @@ public unsafe class TileKernelTests
         }
     }
 
-    /// <summary>Also the order of weights that the other vendor's processors get.</summary>
+    /// <summary>Also the orders of weights that other processors get.</summary>
+    /// <param name="rarity">One code in so many may be zero or subnormal, which a kernel may decode in another way.</param>
     [Theory]
-    [InlineData(WeightFormat.Block128, true)]
-    [InlineData(WeightFormat.Block128, false)]
-    [InlineData(WeightFormat.MxFp8, true)]
-    [InlineData(WeightFormat.MxFp8, false)]
-    public void GeneratedFp32KernelsGiveTheBitsOfManagedOnes(WeightFormat format, bool areCodes)
+    [InlineData(WeightFormat.Block128, true, 16)]
+    [InlineData(WeightFormat.Block128, false, 16)]
+    [InlineData(WeightFormat.MxFp8, true, 16)]
+    [InlineData(WeightFormat.MxFp8, false, 16)]
+    [InlineData(WeightFormat.Block128, true, 2000)]
+    [InlineData(WeightFormat.MxFp8, true, 2000)]
+    public void GeneratedFp32KernelsGiveTheBitsOfManagedOnes(WeightFormat format, bool areCodes, int rarity)
     {
         const int rows = 29, tiles = 2;
         float[]? expected = null;
@@ -211,14 +219,14 @@ public unsafe class TileKernelTests
         {
             var random = new Random(11);
             using var problem = new Problem(kernel.ForActivations(areCodes ? ActivationFormat.Fp8 : ActivationFormat.Bf16), format, tiles, rows);
-            for (int i = 0; i < tiles * Columns * Depth; i++) *problem.Code(0, 0, i) = (byte)(random.Next(0x7F) | (random.Next(2) << 7));
+            for (int i = 0; i < tiles * Columns * Depth; i++) *problem.Code(0, 0, i) = (byte)((random.Next(rarity) == 0 ? random.Next(8) : random.Next(8, 0x7F)) | (random.Next(2) << 7));
             for (int i = 0; i < tiles * TileBlock.ScaleBytes; i++) problem.Scales(i / TileBlock.ScaleBytes)[i % TileBlock.ScaleBytes] = (byte)random.Next(100, i / Columns % 3 == 0 ? 140 : 134); // some groups with and some without scales of 2^8 or more
             for (int i = 0; i < tiles * Columns && format == WeightFormat.Block128; i++) ((float*)problem.Scales(i / Columns))[i % Columns] = random.NextSingle();
             for (int i = 0; i < rows * Depth; i++) problem.SetOperand(i / Depth, i % Depth, areCodes ? Float8E4M3.FromBits((byte)(random.Next(0x7F) | (random.Next(2) << 7))).ToSingle() : Any(random, i / Depth));
             for (int i = 0; i < rows; i++) problem.RowScales[i] = random.NextSingle();
             problem.Multiply(scaled: areCodes);
             expected ??= problem.Sums.ToArray();
-            Assert.True(problem.Sums.SequenceEqual(expected), $"{kernel.Name} {kernel.Order} {format}, {(areCodes ? "codes" : "any operands")}");
+            Assert.True(problem.Sums.SequenceEqual(expected), $"{kernel.Name} {kernel.Order} {format}, one rare code in {rarity}, {(areCodes ? "codes" : "any operands")}");
         }
     }
 

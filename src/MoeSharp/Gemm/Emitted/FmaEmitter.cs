@@ -22,6 +22,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     private readonly int _stepBytes = StepDepth * TileBlock.Columns * format.ValueBytes();
     private int _rows, _vectors; // of a row
     private Source _source;
+    private readonly List<Action> _rare = []; // to be written behind the function
 
     /// <summary>Rows whose sums fit the registers beside two vectors of weights, two of scales for MXFP8, and an operand.</summary>
     public static int MaxRows(IVectorAssembler v, WeightFormat format) => MaxRows(v.Registers - (format == WeightFormat.MxFp8 ? 2 : 0));
@@ -79,6 +80,8 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         a.vzeroupper();
         a.pop(rbx);
         a.ret();
+        foreach (Action emit in _rare) emit();
+        _rare.Clear();
     }
 
     /// <summary>All k for the vectors of a row.</summary>
@@ -140,10 +143,36 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
             for (int line = 0; line < _stepBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
             a.add(s_ahead, __[s_block + TileBlock.Offsets.AheadStep]);
         }
-        for (int k = 0; k < StepDepth; k++) EmitDepth(k, column, factors);
+        EmitDepths(column, factors);
         a.add(s_weights, _source == Source.Panel ? StepDepth * PanelDepthBytes : _stepBytes);
         a.add(s_operands, StepDepth * (_source == Source.ToPanel ? PanelDepthBytes : sizeof(float)));
         a.dec(s_steps);
+    }
+
+    private void EmitDepths(int column, Factors factors)
+    {
+        bool isDecoded = _source == Source.Panel || format == WeightFormat.Bf16;
+        if (isDecoded || !v.HasRareCodes || withNaN)
+        {
+            EmitDepths(column, factors, anyCodes: v.HasRareCodes);
+            return;
+        }
+        Label rare = a.CreateLabel(), next = a.CreateLabel();
+        v.TestRareCodes(s_weights);
+        a.jne(rare);
+        EmitDepths(column, factors, anyCodes: false);
+        a.Label(ref next);
+        _rare.Add(() =>
+        {
+            a.Label(ref rare);
+            EmitDepths(column, factors, anyCodes: true);
+            a.jmp(next);
+        });
+    }
+
+    private void EmitDepths(int column, Factors factors, bool anyCodes)
+    {
+        for (int k = 0; k < StepDepth; k++) EmitDepth(k, column, factors, anyCodes);
     }
 
     private void LoadArguments()
@@ -161,13 +190,13 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     }
 
     /// <summary>One k: two vectors of its weights, then every row's operand times them.</summary>
-    private void EmitDepth(int k, int column, Factors factors)
+    private void EmitDepth(int k, int column, Factors factors, bool anyCodes)
     {
         for (int pair = 0; pair < _vectors; pair += 2)
         {
             int first = column + pair * v.Lanes, panel = k * PanelDepthBytes + first * sizeof(float);
             if (_source == Source.Panel) EachWeight((weight, i) => v.Load(weight, s_weights, panel + i * v.Lanes * sizeof(float)));
-            else Decode(k, first, factors, Scale + pair);
+            else Decode(k, first, factors, Scale + pair, anyCodes);
             if (_source == Source.ToPanel) EachWeight((weight, i) => v.Store(weight, s_operands, panel + i * v.Lanes * sizeof(float)));
             for (int row = 0; row < _rows; row++)
             {
@@ -180,9 +209,11 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
 
     /// <summary>Two vectors of a k's weights.</summary>
     /// <param name="scale">Scales of the first, and those of the second behind them.</param>
-    private void Decode(int k, int column, Factors factors, int scale)
+    /// <param name="anyCodes">Also those that are rare.</param>
+    private void Decode(int k, int column, Factors factors, int scale, bool anyCodes)
     {
         if (format == WeightFormat.Bf16) v.DecodeBf16Columns(W0, s_weights, k, column);
+        else if (anyCodes) v.DecodeRareE4M3(W0, s_weights, k, X);
         else v.DecodeE4M3(W0, s_weights, k, column, withNaN, X);
         EachWeight((weight, i) =>
         {

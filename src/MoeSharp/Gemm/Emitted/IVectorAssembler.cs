@@ -33,6 +33,12 @@ internal interface IVectorAssembler
     /// <param name="k">Which of the four. All are decoded one after the other.</param>
     /// <param name="column">First to be decoded.</param>
     void DecodeE4M3(int register, AssemblerRegister64 address, int k, int column, bool withNaN, int temporary);
+    /// <summary>Whether four k may hold codes that <see cref="DecodeE4M3"/> does not decode.</summary>
+    bool HasRareCodes => false;
+    /// <summary>To come before the first of four k are decoded where there are rare codes: sets the zero flag where none is among them.</summary>
+    void TestRareCodes(AssemblerRegister64 address) => throw new NotSupportedException();
+    /// <summary>Decodes any codes, NaN among them.</summary>
+    void DecodeRareE4M3(int register, AssemblerRegister64 address, int k, int temporary) => throw new NotSupportedException();
     /// <summary>Two registers of BF16 weights, as with <see cref="DecodeE4M3"/>.</summary>
     void DecodeBf16Columns(int register, AssemblerRegister64 address, int k, int column)
     {
@@ -63,7 +69,9 @@ internal interface IVectorAssembler
 /// <summary>AVX-512 F, BW and VL.</summary>
 internal class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
 {
-    private const float CodeScale = 256, DecodedNaN = 480 / CodeScale;
+    /// <summary>Of the code scale.</summary>
+    protected const uint CodeExponent = 8;
+    private const float CodeScale = 1 << (int)CodeExponent, DecodedNaN = 480 / CodeScale;
 
     protected static AssemblerRegisterZMM Z(int register) => new(Register.ZMM0 + register);
 
@@ -99,13 +107,13 @@ internal class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAss
         a.vpbroadcastd(Z(register).k1, constants.One(0x7FC00000u));
     }
 
-    public virtual void MultiplyByCodeScale(int register) => a.vmulps(Z(register), Z(register), constants.Every(CodeScale));
-    public virtual void MultiplyCodesByCodeScale(int register, int temporary) => MultiplyByCodeScale(register);
-    public virtual void LoadCodeScale(int register) => a.vbroadcastss(Z(register), constants.One(CodeScale));
+    public void MultiplyByCodeScale(int register) => a.vmulps(Z(register), Z(register), constants.Every(CodeScale));
+    public void MultiplyCodesByCodeScale(int register, int temporary) => MultiplyByCodeScale(register);
+    public void LoadCodeScale(int register) => a.vbroadcastss(Z(register), constants.One(CodeScale));
     public void MultiplyCodesBy(int register, int scale, int temporary) => Multiply(register, register, scale);
-    public bool FoldsScales => false;
-    public void TestFoldedE8M0(AssemblerRegister64 address, int temporary) => throw new NotSupportedException();
-    public void DecodeFoldedE8M0(int register, AssemblerRegister64 address, int offset) => throw new NotSupportedException();
+    public virtual bool FoldsScales => false;
+    public virtual void TestFoldedE8M0(AssemblerRegister64 address, int temporary) => throw new NotSupportedException();
+    public virtual void DecodeFoldedE8M0(int register, AssemblerRegister64 address, int offset) => throw new NotSupportedException();
 
     public void DecodeBf16(int register, AssemblerRegister64 address, int offset)
     {
