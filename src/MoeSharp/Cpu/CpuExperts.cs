@@ -7,7 +7,6 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     private readonly Team _team;
     private readonly TileKernels _kernels;
     private readonly RowKernels _rowKernels;
-    private readonly Operand _operand;
     private readonly PackedWeights _gateUp, _down;
     private readonly NativeBuffer? _biases;
     private readonly PackedFile? _stored;
@@ -23,7 +22,6 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         _team = team;
         _stored = stored;
         _kernels = kernel.For(shape.Format, withNaN);
-        _operand = kernel.Operand;
         Description = $"{kernel.Name} on {team.Threads} threads: {kernel.Reason}";
         _gateUp = PackedWeights.GateUp(weights, kernel.Order, stored?.GateUp, context);
         try
@@ -78,15 +76,14 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     {
         long slots = (long)tokens * _shape.TopK;
         int itemRows = (int)Math.Min(slots, WorkItem.MaxRows);
-        ElementType operand = _operand == Operand.F32 ? ElementType.F32 : ElementType.BF16;
-        plan.Add("hidden", operand, tokens, _shape.Hidden, Step.Quantize, Step.GateUp);
+        plan.Add("hidden", ElementType.BF16, tokens, _shape.Hidden, Step.Quantize, Step.GateUp);
         plan.Add("hidden_scales", ElementType.F32, tokens, _gateUp.Blocks, Step.Quantize, Step.GateUp);
         plan.Add("counts", ElementType.I32, _shape.Experts, 1, Step.Permute, Step.Permute);
         plan.Add("ends", ElementType.I32, _shape.Experts, 1, Step.Permute, Step.Permute);
         plan.Add("row_of_slot", ElementType.I32, tokens, _shape.TopK, Step.Permute, Step.Combine);
         plan.Add("slot_of_row", ElementType.I32, slots, 1, Step.Permute, Step.GateUp);
         plan.Add("items", ElementType.I32, WorkItem.MaxCount(slots, _shape.Experts), 3, Step.Permute, Step.Down);
-        plan.Add("activated", operand, _down.Blocks * slots + AmxEmitter.TileRows - 1, TileBlock.MaxDepth, Step.GateUp, Step.Down);
+        plan.Add("activated", ElementType.BF16, _down.Blocks * slots + AmxEmitter.TileRows - 1, TileBlock.MaxDepth, Step.GateUp, Step.Down);
         plan.Add("activated_scales", ElementType.F32, _down.Blocks, slots, Step.GateUp, Step.Down);
         plan.Add("gate_up", ElementType.U8, _team.Threads, GateUpJob.ScratchBytes(itemRows, _kernels), Step.GateUp, Step.Activate);
         plan.Add("down", ElementType.U8, _downThreads, DownJob.ScratchBytes(itemRows, slots, _down.TilesPerChunk * TileBlock.Columns, _kernels), Step.Down, Step.Combine);
@@ -116,7 +113,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         {
             _team.Run(new QuantizeJob
             {
-                Quantizer = new(_shape, _operand),
+                Quantizer = new(_shape),
                 RowKernels = _rowKernels,
                 Width = _shape.Hidden,
                 Blocks = _gateUp.Blocks,
@@ -150,7 +147,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
             RowKernels = _rowKernels,
             Weights = new(_gateUp),
             Activation = new(_shape.Activation, _shape.Rounding),
-            Quantizer = new(_shape, _operand),
+            Quantizer = new(_shape),
             Rule = MoeSharp.Activate.RuleAfter(_shape.Activation),
             Items = buffers.Items,
             ItemsPerChunk = _team.Nodes > 1 ? items : 0,
@@ -178,7 +175,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
                 Kernels = _kernels,
                 RowKernels = _rowKernels,
                 Weights = new(_down),
-                HasScales = new RowQuantizer(_shape, _operand).HasScales,
+                HasScales = new RowQuantizer(_shape).HasScales,
                 Items = buffers.Items,
                 ItemCount = items,
                 RowOfSlot = buffers.RowOfSlot,
@@ -201,11 +198,11 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     /// <summary>The workspace's rows, in the order of <see cref="Plan"/>.</summary>
     private readonly ref struct Buffers(Workspace workspace, int first)
     {
-        public readonly byte* Hidden = workspace.Pointer<byte>(first);
+        public readonly BFloat16* Hidden = workspace.Pointer<BFloat16>(first), Activated = workspace.Pointer<BFloat16>(first + 7);
         public readonly float* HiddenScales = workspace.Pointer<float>(first + 1);
         public readonly int* RowOfSlot = workspace.Pointer<int>(first + 4), SlotOfRow = workspace.Pointer<int>(first + 5);
         public readonly WorkItem* Items = workspace.Pointer<WorkItem>(first + 6);
-        public readonly byte* Activated = workspace.Pointer<byte>(first + 7), GateUp = workspace.Pointer<byte>(first + 9), Down = workspace.Pointer<byte>(first + 10);
+        public readonly byte* GateUp = workspace.Pointer<byte>(first + 9), Down = workspace.Pointer<byte>(first + 10);
         public readonly float* ActivatedScales = workspace.Pointer<float>(first + 8);
     }
 

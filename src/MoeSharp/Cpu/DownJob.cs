@@ -25,7 +25,7 @@ internal unsafe struct DownJob : ITeamJob
     /// <summary>S.</summary>
     public int Rows;
     /// <summary>[⌈I/128⌉, S, 128] operands.</summary>
-    public byte* Activated;
+    public BFloat16* Activated;
     /// <summary>[⌈I/128⌉, S].</summary>
     public float* ActivatedScales;
     /// <summary>[E, H]; null without.</summary>
@@ -43,21 +43,22 @@ internal unsafe struct DownJob : ITeamJob
 
     private readonly int ChunkColumns => Weights.TilesPerChunk * TileBlock.Columns;
 
-    /// <summary>Bytes of scratch for one thread: decoded blocks, an item's sums, then all BF16 rows of a chunk.</summary>
+    /// <summary>Bytes of scratch for one thread: decoded blocks, an item's operands of a block where kernels want others than lie in memory, its sums, then all BF16 rows of a chunk.</summary>
     public static long ScratchBytes(int itemRows, long rows, int chunkColumns, in TileKernels kernels) =>
-        kernels.DecodedBytes + chunkColumns * (itemRows * (long)sizeof(float) + rows * sizeof(ushort));
+        kernels.DecodedBytes + itemRows * (long)kernels.WidenedRowBytes + chunkColumns * (itemRows * (long)sizeof(float) + rows * sizeof(ushort));
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Execute(int chunk, int thread)
     {
         byte* decoded = Scratch + thread * (nint)ScratchBytes(ItemRows, Rows, ChunkColumns, Kernels);
-        var sums = (float*)(decoded + Kernels.DecodedBytes);
+        byte* operands = decoded + Kernels.DecodedBytes;
+        var sums = (float*)(operands + ItemRows * Kernels.WidenedRowBytes);
         var rounded = (BFloat16*)(sums + ItemRows * ChunkColumns);
         var block = new TileBlock { SumStride = ChunkColumns };
         Kernels.Begin(ref block, decoded, RunOf(0, chunk, out _));
         for (int i = 0; i < ItemCount; i++)
         {
-            Multiply(i, chunk, ref block, sums);
+            Multiply(i, chunk, ref block, operands, sums);
             Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
         }
         Kernels.End();
@@ -72,7 +73,7 @@ internal unsafe struct DownJob : ITeamJob
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private readonly void Multiply(int i, int chunk, ref TileBlock block, float* sums)
+    private readonly void Multiply(int i, int chunk, ref TileBlock block, byte* operands, float* sums)
     {
         WorkItem item = Items[i], following = Items[Math.Min(i + 1, ItemCount - 1)];
         new Span<float>(sums, item.Rows * ChunkColumns).Clear();
@@ -82,14 +83,23 @@ internal unsafe struct DownJob : ITeamJob
             bool isLast = k + 1 == Weights.Blocks;
             nint row = (nint)k * Rows + item.FirstRow;
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
-            block.Operands = Activated + row * Kernels.OperandRowBytes;
+            block.Operands = Operands(row, item.Rows, operands);
             block.RowScales = HasScales ? ActivatedScales + row : null;
             block.Sums = sums;
             (int aheadRows, nint aheadFirst) = isLast ? (following.Rows, following.FirstRow) : (item.Rows, row + Rows);
-            var ahead = new RowsAhead(Activated + aheadFirst * Kernels.OperandRowBytes, Kernels.OperandRowBytes, rows: null, aheadRows, Kernels.OperandRowBytes);
+            var ahead = new RowsAhead((byte*)(Activated + aheadFirst * Depth), TileBlock.StoredRowBytes, rows: null, aheadRows, TileBlock.StoredRowBytes);
             int share = (aheadRows + tiles - 1) / tiles;
             for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
         }
+    }
+
+    /// <summary>Rows of one 128-K block as kernels multiply them: where they lie, or widened.</summary>
+    private readonly byte* Operands(nint row, int rows, byte* widened)
+    {
+        BFloat16* stored = Activated + row * Depth;
+        if (Kernels.WidenedRowBytes == 0) return (byte*)stored;
+        Kernels.Take(stored, widened, rows * Depth);
+        return widened;
     }
 
     /// <summary>Adds the bias and rounds an expert's rows to BF16.</summary>

@@ -28,7 +28,7 @@ internal unsafe struct GateUpJob : ITeamJob
     /// <summary>S.</summary>
     public int Rows;
     /// <summary>[T, H] operands.</summary>
-    public byte* Hidden;
+    public BFloat16* Hidden;
     /// <summary>[T, ⌈H/128⌉].</summary>
     public float* HiddenScales;
     /// <summary>[E, 2, chunks * 128]: gate, then up, zeros after I; null without.</summary>
@@ -38,7 +38,7 @@ internal unsafe struct GateUpJob : ITeamJob
     /// <summary>Rows that the scratch of a thread is for.</summary>
     public int ScratchRows;
     /// <summary>[⌈I/128⌉, S, 128] operands: what Down multiplies, block by block.</summary>
-    public byte* Activated;
+    public BFloat16* Activated;
     /// <summary>[⌈I/128⌉, S].</summary>
     public float* ActivatedScales;
 
@@ -70,7 +70,7 @@ internal unsafe struct GateUpJob : ITeamJob
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
             Fetch(tokens, item.Rows, k, block.Depth, operands, scales);
             block.Sums = sums;
-            var ahead = new RowsAhead(Source(0, k + 1), TokenBytes, tokens, item.Rows, Kernels.OperandRowBytes);
+            var ahead = new RowsAhead((byte*)Source(0, k + 1), (nint)Weights.Depth * sizeof(BFloat16), tokens, item.Rows, TileBlock.StoredRowBytes);
             for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
         }
         Kernels.End();
@@ -79,10 +79,7 @@ internal unsafe struct GateUpJob : ITeamJob
     }
 
     /// <summary>A token's operands of a 128-K block.</summary>
-    private readonly byte* Source(int token, int k) => Hidden + (token * TokenBytes + (nint)k * Kernels.OperandRowBytes);
-
-    /// <summary>Of all of a token's operands.</summary>
-    private readonly nint TokenBytes => (nint)Weights.Depth * (Kernels.OperandRowBytes / Depth);
+    private readonly BFloat16* Source(int token, int k) => Hidden + ((nint)token * Weights.Depth + (nint)k * Depth);
 
     /// <summary>Brings an item's rows of one 128-K block together.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -91,7 +88,7 @@ internal unsafe struct GateUpJob : ITeamJob
         int rowBytes = Kernels.OperandRowBytes, bytes = rowBytes / Depth * depth;
         for (int r = 0; r < rows; r++, operands += rowBytes)
         {
-            Unsafe.CopyBlockUnaligned(operands, Source(tokens[r], k), (uint)bytes);
+            Kernels.Take(Source(tokens[r], k), operands, depth);
             if (bytes < rowBytes) new Span<byte>(operands + bytes, rowBytes - bytes).Clear();
             if (Quantizer.HasScales) scales[r] = HiddenScales[(nint)tokens[r] * Weights.Blocks + k];
         }
@@ -106,7 +103,7 @@ internal unsafe struct GateUpJob : ITeamJob
             Sums = sums,
             GateBias = bias,
             UpBias = bias + Weights.Chunks * Depth,
-            Operands = Activated + row * Kernels.OperandRowBytes,
+            Operands = Activated + row * Depth,
             Scales = ActivatedScales + row,
             Rows = item.Rows,
         };
@@ -134,9 +131,9 @@ internal unsafe struct GateUpJob : ITeamJob
                 Activation.Apply(g, u).Store(values + c);
             }
             nint row = (nint)chunk * Rows + item.FirstRow + r;
-            Quantizer.Quantize(new Span<float>(values, count), Rule, Activated + row * Kernels.OperandRowBytes, ActivatedScales + row);
-            int bytes = Kernels.OperandRowBytes / Depth * count;
-            if (count < Depth) new Span<byte>(Activated + row * Kernels.OperandRowBytes + bytes, Kernels.OperandRowBytes - bytes).Clear();
+            BFloat16* operands = Activated + row * Depth;
+            Quantizer.Quantize(new Span<float>(values, count), Rule, operands, ActivatedScales + row);
+            new Span<BFloat16>(operands + count, Depth - count).Clear();
         }
     }
 }

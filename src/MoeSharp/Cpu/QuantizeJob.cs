@@ -23,20 +23,20 @@ internal unsafe struct QuantizeJob : ITeamJob
     /// <summary>[T]: router weights to be multiplied in; null without.</summary>
     public float* Weights;
     /// <summary>[T, H].</summary>
-    public byte* Operands;
+    public BFloat16* Operands;
     /// <summary>[T, ⌈H/128⌉].</summary>
     public float* OperandScales;
 
     public readonly void Execute(int task, int thread)
     {
-        byte* operands = Operands + (nint)task * Width * Quantizer.OperandBytes;
+        BFloat16* operands = Operands + (nint)task * Width;
         float* scales = OperandScales + (nint)task * Blocks;
         if (Hidden == null) TakeOver(task, operands, scales);
         else Quantize(task, operands, scales);
     }
 
     [SkipLocalsInit, MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private readonly void Quantize(int task, byte* operands, float* scales)
+    private readonly void Quantize(int task, BFloat16* operands, float* scales)
     {
         Span<float> values = stackalloc float[Block];
         float weight = Weights == null ? 1 : BFloat16.FromSingle(Weights[task]).ToSingle();
@@ -51,11 +51,11 @@ internal unsafe struct QuantizeJob : ITeamJob
             Span<float> part = values[..Math.Min(Block, Width - first)];
             Conversions.ToSingle(new ReadOnlySpan<BFloat16>(Hidden + (nint)task * Width + first, part.Length), part);
             if (Weights != null) MultiplyBf16(part, weight);
-            Quantizer.Quantize(part, QuantizationRule.Input, operands + first * Quantizer.OperandBytes, scales + block);
+            Quantizer.Quantize(part, QuantizationRule.Input, operands + first, scales + block);
         }
     }
 
-    private readonly void TakeOver(int task, byte* operands, float* scales)
+    private readonly void TakeOver(int task, BFloat16* operands, float* scales)
     {
         int group = Quantizer.Group, groups = Formats.Blocks(Width, group);
         for (int g = 0; g < groups; g++)
@@ -64,7 +64,7 @@ internal unsafe struct QuantizeJob : ITeamJob
             ScaleE8M0 mx = MxScales == null ? default : MxScales[(nint)task * groups + g];
             if (MxScales == null) scales[g] = Scales[(nint)task * groups + g];
             var codes = new ReadOnlySpan<Float8E4M3>(Codes + (nint)task * Width + first, length);
-            Quantizer.Widen(codes, mx, operands + first * Quantizer.OperandBytes);
+            Quantizer.Widen(codes, mx, operands + first);
         }
     }
 

@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 
 namespace MoeSharp;
 
-/// <summary>Step 2 for one row: the operands that kernels multiply. E4M3 values with scales beside them, MXFP8 with its scales multiplied in, or BF16.</summary>
-internal readonly unsafe struct RowQuantizer(ExpertsShape shape, Operand operand)
+/// <summary>Step 2 for one row: the operands that kernels multiply. E4M3 values with scales beside them, MXFP8 with its scales multiplied in, or BF16; BF16 holds all of them.</summary>
+internal readonly unsafe struct RowQuantizer(ExpertsShape shape)
 {
     private readonly bool _mx = shape.Format == WeightFormat.MxFp8, _powerOfTwo = shape.PowerOfTwoScales;
 
@@ -15,15 +15,12 @@ internal readonly unsafe struct RowQuantizer(ExpertsShape shape, Operand operand
     /// <summary>Operands have scales beside them, one per 128 values.</summary>
     public bool HasScales => Group > 0 && !_mx;
 
-    /// <summary>Bytes of one operand.</summary>
-    public int OperandBytes => operand == Operand.F32 ? sizeof(float) : sizeof(ushort);
-
     /// <summary>Quantizes values that are BF16 numbers.</summary>
     /// <param name="values">[length]; become what the operands say.</param>
     /// <param name="operands">[length].</param>
     /// <param name="scales">[⌈length / 128⌉] where there are scales.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public void Quantize(Span<float> values, QuantizationRule rule, byte* operands, float* scales)
+    public void Quantize(Span<float> values, QuantizationRule rule, BFloat16* operands, float* scales)
     {
         for (int first = 0, g = 0; Group > 0 && first < values.Length; first += Group, g++)
         {
@@ -36,7 +33,7 @@ internal readonly unsafe struct RowQuantizer(ExpertsShape shape, Operand operand
 
     /// <summary>Takes over one group that the caller quantized.</summary>
     [SkipLocalsInit]
-    public void Widen(ReadOnlySpan<Float8E4M3> codes, ScaleE8M0 scale, byte* operands)
+    public void Widen(ReadOnlySpan<Float8E4M3> codes, ScaleE8M0 scale, BFloat16* operands)
     {
         Span<float> values = stackalloc float[TileBlock.MaxDepth];
         values = values[..codes.Length];
@@ -46,15 +43,10 @@ internal readonly unsafe struct RowQuantizer(ExpertsShape shape, Operand operand
         Store(values, operands);
     }
 
-    /// <summary>Stores values that the operand type holds exactly.</summary>
+    /// <summary>Stores values that are BF16 numbers.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private void Store(ReadOnlySpan<float> values, byte* operands)
+    private static void Store(ReadOnlySpan<float> values, BFloat16* operands)
     {
-        if (operand == Operand.F32)
-        {
-            values.CopyTo(new Span<float>(operands, values.Length));
-            return;
-        }
         ref uint from = ref Unsafe.As<float, uint>(ref MemoryMarshal.GetReference(values));
         var to = (ushort*)operands;
         int i = 0;

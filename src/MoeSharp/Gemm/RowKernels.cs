@@ -27,7 +27,7 @@ internal unsafe struct QuantizeBlocks
     /// <summary>[blocks, 128].</summary>
     [FieldOffset(HiddenAt)] public BFloat16* Hidden;
     /// <summary>[blocks, 128].</summary>
-    [FieldOffset(OperandsAt)] public byte* Operands;
+    [FieldOffset(OperandsAt)] public BFloat16* Operands;
     /// <summary>[blocks].</summary>
     [FieldOffset(ScalesAt)] public float* Scales;
     /// <summary>At least 1.</summary>
@@ -47,7 +47,7 @@ internal unsafe struct ActivateRows
     /// <summary>[128]; not read without biases.</summary>
     [FieldOffset(UpBiasAt)] public float* UpBias;
     /// <summary>[rows, 128].</summary>
-    [FieldOffset(OperandsAt)] public byte* Operands;
+    [FieldOffset(OperandsAt)] public BFloat16* Operands;
     /// <summary>[rows].</summary>
     [FieldOffset(ScalesAt)] public float* Scales;
     /// <summary>At least 1.</summary>

@@ -20,6 +20,8 @@ internal unsafe struct TileBlock
     public const int Columns = 32;
     /// <summary>K of a block; also the row stride of <see cref="Operands"/>.</summary>
     public const int MaxDepth = 128;
+    /// <summary>Bytes of a row of operands as it waits in memory: BF16.</summary>
+    public const int StoredRowBytes = MaxDepth * sizeof(ushort);
     /// <summary>Steps of a whole block: 4 k each.</summary>
     public const int Steps = MaxDepth / 4;
     /// <summary>Bytes of a block's scales: 32 FP32, or 4 x 32 E8M0.</summary>

@@ -8,7 +8,7 @@ internal unsafe struct TileKernels
     /// <summary>Rows that the largest table of entries has room for.</summary>
     public const int MostRows = 14;
     private Entries _entries, _panelEntries;
-    private readonly bool _isUnmanaged;
+    private readonly bool _isUnmanaged, _widens;
 
     [InlineArray(MostRows + 1)]
     private struct Entries
@@ -21,7 +21,8 @@ internal unsafe struct TileKernels
     {
         ScaleBytes = TileBlock.ScaleBytesOf(format);
         BlockBytes = TileBlock.BytesOf(format);
-        OperandRowBytes = TileBlock.MaxDepth * (operand == Operand.F32 ? sizeof(float) : sizeof(ushort));
+        _widens = operand == Operand.F32;
+        OperandRowBytes = _widens ? TileBlock.MaxDepth * sizeof(float) : TileBlock.StoredRowBytes;
         MaxRows = maxRows;
         _isUnmanaged = isUnmanaged;
     }
@@ -36,6 +37,8 @@ internal unsafe struct TileKernels
     public int OperandRowBytes { get; }
     /// <summary>What the codec looks codes up in; null where it does not.</summary>
     public byte* Tables { get; init; }
+    /// <summary>Makes FP32 of BF16 values, a multiple of 32 of them; null leaves that to C#.</summary>
+    public delegate* unmanaged<void*, void*, nint, void> Widens { get; init; }
 
     /// <summary>Makes a thread ready for blocks, and decodes the first; null where there is nothing to do.</summary>
     public delegate* unmanaged<TileBlock*, void> Begins { get; init; }
@@ -49,6 +52,18 @@ internal unsafe struct TileKernels
 
     /// <summary>Bytes of memory of a thread, aligned to 64, for decoded blocks.</summary>
     public int DecodedBytes => Begins != null ? 2 * AmxPanel.Bytes : DecodesPanel != null ? FmaEmitter.PanelBytes : 0;
+
+    /// <summary>Bytes of memory of a thread for each row of operands that do not lie in memory as they are multiplied; 0 where they do.</summary>
+    public int WidenedRowBytes => _widens ? OperandRowBytes : 0;
+
+    /// <summary>Operands as they wait in memory, BF16, which holds all of them exactly, to operands as they are multiplied.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly void Take(BFloat16* stored, byte* operands, int count)
+    {
+        if (!_widens) Unsafe.CopyBlockUnaligned(operands, stored, (uint)count * sizeof(ushort));
+        else if (Widens != null && count % TileBlock.Columns == 0) Widens(stored, operands, count);
+        else Conversions.ToSingle(new ReadOnlySpan<BFloat16>(stored, count), new Span<float>(operands, count));
+    }
 
     /// <summary>Sets the entry for this many rows.</summary>
     public void Set(int rows, nint entry) => _entries[rows] = entry;

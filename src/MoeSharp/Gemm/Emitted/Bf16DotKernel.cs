@@ -25,7 +25,7 @@ internal sealed class Bf16DotKernel : IGemmKernel
         return kernels;
     }
 
-    public RowKernels RowsFor(ExpertsShape shape, bool hasBiases, int downColumns) => GeneratedRows.For(shape, Operand, hasBiases, downColumns);
+    public RowKernels RowsFor(ExpertsShape shape, bool hasBiases, int downColumns) => GeneratedRows.For(shape, hasBiases, downColumns);
 
     private static GeneratedCode Generate(WeightFormat format)
     {

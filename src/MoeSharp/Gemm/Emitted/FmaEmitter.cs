@@ -70,6 +70,25 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     /// <summary>One function: void(TileBlock*), which decodes a block to a panel.</summary>
     public void EmitDecode() => Emit(Source.ToPanel, rows: 0, vectors: 2);
 
+    /// <summary>One function: void(BF16*, FP32*, count), a multiple of 32 values.</summary>
+    public void EmitWiden()
+    {
+        Label step = a.CreateLabel();
+        a.mov(rcx, rdx);
+        a.Label(ref step);
+        for (int value = 0; value < TileBlock.Columns; value += v.Lanes)
+        {
+            v.DecodeBf16(0, rdi, value * sizeof(ushort));
+            v.Store(0, rsi, value * sizeof(float));
+        }
+        a.add(rdi, TileBlock.Columns * sizeof(ushort));
+        a.add(rsi, TileBlock.Columns * sizeof(float));
+        a.sub(rcx, TileBlock.Columns);
+        a.jne(step);
+        a.vzeroupper();
+        a.ret();
+    }
+
     private void Emit(Source source, int rows, int vectors)
     {
         (_source, _rows, _vectors) = (source, rows, vectors);

@@ -34,7 +34,7 @@ internal sealed unsafe class FmaKernel(string name, bool isSupported, string wha
     }
 
     public RowKernels RowsFor(ExpertsShape shape, bool hasBiases, int downColumns) =>
-        hasRows ? GeneratedRows.For(shape, Operand, hasBiases, downColumns) : default;
+        hasRows ? GeneratedRows.For(shape, hasBiases, downColumns) : default;
 
     private (GeneratedCode Code, TileKernels Kernels) Generate(WeightFormat format, bool withNaN)
     {
@@ -45,6 +45,7 @@ internal sealed unsafe class FmaKernel(string name, bool isSupported, string wha
         if (hasPanel) maxRows = Math.Min(maxRows, MostWithoutPanel);
         for (int rows = 1; rows <= maxRows; rows++) Add(rows, emitter.EmitEntry);
         for (int rows = fewestPanelRows; rows <= panelRows; rows++) Add(rows, emitter.EmitPanelEntry);
+        builder.Add(emitter.EmitWiden);
         if (hasPanel) builder.Add(emitter.EmitDecode);
         assembler.EmitTables();
         GeneratedCode code = builder.Load();
@@ -52,6 +53,7 @@ internal sealed unsafe class FmaKernel(string name, bool isSupported, string wha
         var kernels = new TileKernels(format, Operand, maxRows, isUnmanaged: true) { MaxPanelRows = panelRows };
         for (int rows = 1; rows <= maxRows; rows++) kernels.Set(rows, code[entry++]);
         for (int rows = fewestPanelRows; rows <= panelRows; rows++) kernels.SetPanel(rows, code[entry++]);
+        kernels = kernels with { Widens = (delegate* unmanaged<void*, void*, nint, void>)code[entry++] };
         if (hasPanel) kernels = kernels with { DecodesPanel = (delegate* unmanaged<TileBlock*, void>)code[entry] };
         return (code, kernels);
 

@@ -6,14 +6,14 @@ namespace MoeSharp;
 internal static unsafe class GeneratedRows
 {
     private readonly record struct Kind(
-        Operand Operand, WeightFormat Format, int Group, bool PowerOfTwo, Activation Activation, RoundingMode Rounding, bool HasBiases, int DownColumns);
+        WeightFormat Format, int Group, bool PowerOfTwo, Activation Activation, RoundingMode Rounding, bool HasBiases, int DownColumns);
 
     private static readonly ConcurrentDictionary<Kind, GeneratedCode> s_code = new();
 
-    public static RowKernels For(ExpertsShape shape, Operand operand, bool hasBiases, int downColumns)
+    public static RowKernels For(ExpertsShape shape, bool hasBiases, int downColumns)
     {
-        var kind = new Kind(operand, shape.Format, shape.Group, shape.PowerOfTwoScales, shape.Activation, shape.Rounding, hasBiases, downColumns);
-        GeneratedCode code = s_code.GetOrAdd(kind, _ => Generate(shape, operand, hasBiases, downColumns));
+        var kind = new Kind(shape.Format, shape.Group, shape.PowerOfTwoScales, shape.Activation, shape.Rounding, hasBiases, downColumns);
+        GeneratedCode code = s_code.GetOrAdd(kind, _ => Generate(shape, hasBiases, downColumns));
         return new RowKernels
         {
             Quantize = (delegate* unmanaged<QuantizeBlocks*, void>)code[0],
@@ -23,10 +23,10 @@ internal static unsafe class GeneratedRows
         };
     }
 
-    private static GeneratedCode Generate(ExpertsShape shape, Operand operand, bool hasBiases, int downColumns)
+    private static GeneratedCode Generate(ExpertsShape shape, bool hasBiases, int downColumns)
     {
         var code = new GeneratedCode.Builder();
-        var rows = new RowEmitter(code.Assembler, code.Constants, shape, operand, hasBiases);
+        var rows = new RowEmitter(code.Assembler, code.Constants, shape, hasBiases);
         var combine = new CombineEmitter(code.Assembler, code.Constants, downColumns);
         code.Add(rows.EmitQuantize);
         code.Add(rows.EmitActivate);

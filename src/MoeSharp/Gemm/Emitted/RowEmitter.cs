@@ -18,12 +18,10 @@ internal sealed class RowEmitter
     private readonly ConstantPool _constants;
     private readonly Vector512Emitter _vectors;
     private readonly ExpertsShape _shape;
-    private readonly Operand _operand;
     private readonly bool _hasBiases;
 
-    public RowEmitter(Assembler a, ConstantPool constants, ExpertsShape shape, Operand operand, bool hasBiases)
+    public RowEmitter(Assembler a, ConstantPool constants, ExpertsShape shape, bool hasBiases)
     {
-        _operand = operand;
         _a = a;
         _constants = constants;
         _vectors = new(a, constants);
@@ -79,7 +77,7 @@ internal sealed class RowEmitter
         Label row = _a.CreateLabel();
         _a.Label(ref row);
         body();
-        _a.add(s_operands, Vectors * OperandBytes);
+        _a.add(s_operands, TileBlock.StoredRowBytes);
         _a.add(s_scales, sizeof(float));
         _a.dec(s_count);
         _a.jne(row);
@@ -176,14 +174,7 @@ internal sealed class RowEmitter
         }
     }
 
-    /// <summary>Bytes of a vector of operands.</summary>
-    private int OperandBytes => Lanes * (_operand == Operand.F32 ? sizeof(float) : sizeof(ushort));
-
-    private void StoreOperands(int v, AssemblerRegisterZMM values)
-    {
-        if (_operand == Operand.F32) _a.vmovups(__zmmword_ptr[s_operands + v * OperandBytes], values);
-        else _vectors.StoreBf16(__ymmword_ptr[s_operands + v * OperandBytes], values);
-    }
+    private void StoreOperands(int v, AssemblerRegisterZMM values) => _vectors.StoreBf16(__ymmword_ptr[s_operands + v * Lanes * sizeof(ushort)], values);
 
     /// <summary>xmm8: absmax to scale, stored too. <see cref="ActivationQuantizer.Scale"/> is the same in C#.</summary>
     private void EmitScale(QuantizationRule rule)
