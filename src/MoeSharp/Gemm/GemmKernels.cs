@@ -15,6 +15,7 @@ internal static class GemmKernels
         new ManagedKernel<Simd128, E4M3Weights>("managed-128", Simd128.IsSupported, "128-bit vectors"),
     ];
 
+    /// <summary>Dot products of BF16 and multiply-adds of FP32, the faster first.</summary>
     private static IGemmKernel[] Avx512s
     {
         get
