@@ -95,11 +95,15 @@ public class DevicePlanTests
         Assert.Equal(manyRows, OfRank(tokens, topK, experts, global, activations).HasManyRows);
     }
 
-    /// <summary>Where an expert expects many rows each GEMM has a launch of its own, wherever the experts are.</summary>
+    /// <summary>Where an expert expects many rows each GEMM has a launch of its own, wherever the experts are, and where there are many rows in all.</summary>
     [Theory]
     [InlineData(1535, 8, 128, 128, ActivationFormat.Fp8, true)]
     [InlineData(1536, 8, 128, 128, ActivationFormat.Fp8, false)]
     [InlineData(3071, 8, 32, 256, ActivationFormat.Fp8, true)]
+    [InlineData(3072, 8, 32, 256, ActivationFormat.Fp8, false)]
+    [InlineData(1535, 8, 256, 256, ActivationFormat.Fp8, true)]
+    [InlineData(1536, 8, 256, 256, ActivationFormat.Fp8, false)]
+    [InlineData(1536, 8, 256, 256, ActivationFormat.Bf16, true)]
     [InlineData(1023, 8, 128, 128, ActivationFormat.Bf16, true)]
     [InlineData(1024, 8, 128, 128, ActivationFormat.Bf16, false)]
     public void ManyRowsTakeALaunchPerGemm(int tokens, int topK, int experts, int global, ActivationFormat activations, bool together)
