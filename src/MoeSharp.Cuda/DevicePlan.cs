@@ -172,8 +172,9 @@ internal readonly struct DevicePlan
 
     /// <summary>
     /// Whether both GEMMs are one launch: where an expert expects fewer than 96 rows, 64 on the wide kernels, and all of them fewer than 12288. Down's weights then come while the last of GateUp's are
-    /// multiplied, which saves 10 us of the call; but results cannot lie where rows were, and with more rows the GPU's power decides, not its pauses. On an H200, one launch -> two, uniform and zipf: DeepSeek-V3
-    /// with 16384 rows 3511 -> 3456 and 3530 -> 3460 us, with 12288 2915 -> 2885 and 2948 -> 2955, MiniMax-M2 1111 -> 1101 and 1136 -> 1132, 1006 -> 1005 and 1025 -> 1015, with 8192 903 -> 917 and 940 -> 942.
+    /// multiplied, which saves 10 us of the call; but results cannot lie where rows were, and with more rows the GPU's power decides, not its pauses. On two H200s, one launch -> two, uniform and zipf: DeepSeek-V3
+    /// with 16384 rows 3511 -> 3456, 3392 -> 3379 and 3530 -> 3460, 3407 -> 3365 us, with 12288 2915 -> 2885, 2805 -> 2806 and 2948 -> 2955, 2913 -> 2896; MiniMax-M2 1111 -> 1101, 1168 -> 1157 and 1136 -> 1132,
+    /// 1183 -> 1183, with 12288 1006 -> 1005, 992 -> 1000 and 1025 -> 1015, 1032 -> 1022, with 8192 903 -> 917 and 940 -> 942.
     /// </summary>
     internal bool GemmsShareALaunch => Slots < LeastSlotsOfTwoLaunches;
 

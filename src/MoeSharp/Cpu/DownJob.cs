@@ -54,14 +54,17 @@ internal unsafe struct DownJob : ITeamJob
         byte* operands = decoded + Kernels.DecodedBytes;
         var sums = (float*)(operands + ItemRows * Kernels.WidenedRowBytes);
         var rounded = (BFloat16*)(sums + ItemRows * ChunkColumns);
-        var block = new TileBlock { SumStride = ChunkColumns };
-        Kernels.Begin(ref block, decoded, RunOf(0, chunk, out _));
-        for (int i = 0; i < ItemCount; i++)
+        if (ItemCount > 0) // else there is no first block
         {
-            Multiply(i, chunk, ref block, operands, sums);
-            Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
+            var block = new TileBlock { SumStride = ChunkColumns };
+            Kernels.Begin(ref block, decoded, RunOf(0, chunk, out _));
+            for (int i = 0; i < ItemCount; i++)
+            {
+                Multiply(i, chunk, ref block, operands, sums);
+                Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
+            }
+            Kernels.End();
         }
-        Kernels.End();
         Combine(chunk, rounded);
     }
 
