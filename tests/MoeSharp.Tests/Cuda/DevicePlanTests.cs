@@ -95,7 +95,7 @@ public class DevicePlanTests
         Assert.Equal(manyRows, OfRank(tokens, topK, experts, global, activations).HasManyRows);
     }
 
-    /// <summary>Where an expert expects many rows each GEMM has a launch of its own, wherever the experts are, and where there are many rows in all.</summary>
+    /// <summary>Where an expert expects many rows each GEMM has a launch of its own, wherever the experts are, and where there are many rows in all, or on the wide kernels many experts with few.</summary>
     [Theory]
     [InlineData(1535, 8, 128, 128, ActivationFormat.Fp8, true)]
     [InlineData(1536, 8, 128, 128, ActivationFormat.Fp8, false)]
@@ -106,6 +106,11 @@ public class DevicePlanTests
     [InlineData(1536, 8, 256, 256, ActivationFormat.Bf16, true)]
     [InlineData(1023, 8, 128, 128, ActivationFormat.Bf16, true)]
     [InlineData(1024, 8, 128, 128, ActivationFormat.Bf16, false)]
+    [InlineData(128, 8, 128, 128, ActivationFormat.Bf16, false)] // many short units of the wide kernels
+    [InlineData(129, 8, 128, 128, ActivationFormat.Bf16, true)]
+    [InlineData(128, 8, 127, 127, ActivationFormat.Bf16, true)]
+    [InlineData(128, 8, 32, 256, ActivationFormat.Bf16, true)]
+    [InlineData(128, 8, 128, 128, ActivationFormat.Fp8, true)]
     public void ManyRowsTakeALaunchPerGemm(int tokens, int topK, int experts, int global, ActivationFormat activations, bool together)
     {
         DevicePlan plan = OfRank(tokens, topK, experts, global, activations);
@@ -118,12 +123,13 @@ public class DevicePlanTests
 
     /// <summary>What is reserved for a call suffices for one of fewer tokens, though that may need room for results beside rows.</summary>
     [Theory]
-    [InlineData(WeightFormat.Block128, ActivationFormat.Fp8)]
-    [InlineData(WeightFormat.MxFp8, ActivationFormat.Fp8)]
-    [InlineData(WeightFormat.Block128, ActivationFormat.Bf16)]
-    public void AWorkspaceSufficesForFewerTokens(WeightFormat format, ActivationFormat activations)
+    [InlineData(WeightFormat.Block128, ActivationFormat.Fp8, 8)]
+    [InlineData(WeightFormat.MxFp8, ActivationFormat.Fp8, 8)]
+    [InlineData(WeightFormat.MxFp8, ActivationFormat.Fp8, 130)]
+    [InlineData(WeightFormat.Block128, ActivationFormat.Bf16, 8)]
+    public void AWorkspaceSufficesForFewerTokens(WeightFormat format, ActivationFormat activations, int experts)
     {
-        using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", 8, 2, 640, 384), format);
+        using ExpertWeights weights = SyntheticWeights.OnlySizes(new BenchShape("test", experts, 2, 640, 384), format);
         ExpertsShape shape = ExpertsShape.From(new() { TopK = 2, Activations = activations }, weights);
         var plan = new WorkspacePlan();
         long before = 0;
