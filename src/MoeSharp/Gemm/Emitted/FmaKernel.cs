@@ -41,7 +41,7 @@ internal sealed unsafe class FmaKernel(string name, bool isSupported, string wha
         var builder = new GeneratedCode.Builder();
         IVectorAssembler assembler = vectors(builder.Assembler, builder.Constants, order.Of(format));
         var emitter = new FmaEmitter(builder.Assembler, assembler, format, withNaN, rowsAreCodes);
-        int maxRows = FmaEmitter.MaxRows(assembler, format), panelRows = hasPanel ? FmaEmitter.MaxPanelRows(assembler) : 0, fewestPanelRows = (panelRows + 1) / 2; // even portions have no fewer
+        int maxRows = FmaEmitter.MaxRows(assembler, format), panelRows = hasPanel ? FmaEmitter.MaxPanelRows(assembler) : 0, fewestPanelRows = Math.Max(1, (panelRows + 1) / 2); // even portions have no fewer
         if (hasPanel) maxRows = Math.Min(maxRows, MostWithoutPanel);
         for (int rows = 1; rows <= maxRows; rows++) Add(rows, emitter.EmitEntry);
         for (int rows = fewestPanelRows; rows <= panelRows; rows++) Add(rows, emitter.EmitPanelEntry);
