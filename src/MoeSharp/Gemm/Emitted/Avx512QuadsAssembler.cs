@@ -58,10 +58,7 @@ internal sealed class Avx512QuadsAssembler(Assembler a, ConstantPool constants) 
 
     public void DecodeRareE4M3(int register, AssemblerRegister64 address, int k, int temporary)
     {
-        for (int i = 0; i < s_lines.Length; i++)
-        {
-            if (k == 0) LookUp(s_lines[i], s_ends[i], __[address + i * Line], Z(register), Z(register + 1), Z(temporary));
-        }
+        for (int i = 0; k == 0 && i < s_lines.Length; i++) LookUp(s_lines[i], s_ends[i], __[address + i * Line], Z(register), Z(register + 1), Z(temporary));
         for (int i = 0; i < s_lines.Length; i++)
         {
             AssemblerRegisterZMM pairs = k < 2 ? s_lines[i] : s_ends[i];

@@ -2,7 +2,7 @@ using Iced.Intel;
 
 namespace MoeSharp;
 
-/// <summary>Code generated for FP32 multiply-adds, where there are no BF16 dot products. Gives the bits of the managed kernels.</summary>
+/// <summary>Code generated for FP32 multiply-adds, where there are no BF16 dot products or those are slower. Gives the bits of the managed kernels.</summary>
 /// <param name="hasPanel">More rows than one entry takes are multiplied with a block that was decoded once.</param>
 /// <param name="rowsAreCodes">Rows that 128-block weights are multiplied with are FP8 codes, or in <see cref="TileOrder.Plain"/> any.</param>
 /// <param name="any">The kernel for rows that are no codes; without it this one.</param>
