@@ -53,10 +53,8 @@ internal unsafe struct TileBlock
     public byte* Tables;
     /// <summary>Packed values of the block that comes next, for kernels that decode it meanwhile.</summary>
     public byte* Next;
-    /// <summary>This block's values as the call before decoded them.</summary>
+    /// <summary>This block's values as the call before decoded them; the next block's come in their place.</summary>
     public byte* Decoded;
-    /// <summary>Where the next block's go.</summary>
-    public byte* DecodedNext;
     /// <summary>K of this block: 128, or less in a ragged last one, after which operands have zeros up to the next multiple of 32.</summary>
     public int Depth;
     /// <summary>Rows; kernels with an entry per number of rows do not look.</summary>
@@ -65,7 +63,7 @@ internal unsafe struct TileBlock
     /// <summary>Where generated code finds the fields.</summary>
     internal static class Offsets
     {
-        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, AheadStep, Next, Decoded, DecodedNext, Depth, RowCount;
+        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, AheadStep, Next, Decoded, Depth, RowCount;
 
         static Offsets()
         {
@@ -81,7 +79,6 @@ internal unsafe struct TileBlock
             AheadStep = (int)((byte*)&block.AheadStep - first);
             Next = (int)((byte*)&block.Next - first);
             Decoded = (int)((byte*)&block.Decoded - first);
-            DecodedNext = (int)((byte*)&block.DecodedNext - first);
             RowCount = (int)((byte*)&block.RowCount - first);
             Depth = (int)((byte*)&block.Depth - first);
         }

@@ -51,7 +51,7 @@ internal unsafe struct TileKernels
     public int MaxPanelRows { get; init; }
 
     /// <summary>Bytes of memory of a thread, aligned to 64, for decoded blocks.</summary>
-    public int DecodedBytes => Begins != null ? 2 * AmxPanel.Bytes : DecodesPanel != null ? FmaEmitter.PanelBytes : 0;
+    public int DecodedBytes => Begins != null ? AmxPanel.Bytes : DecodesPanel != null ? FmaEmitter.PanelBytes : 0;
 
     /// <summary>Bytes of memory of a thread for each row of operands that do not lie in memory as they are multiplied; 0 where they do.</summary>
     public int WidenedRowBytes => _widens ? OperandRowBytes : 0;
@@ -85,8 +85,6 @@ internal unsafe struct TileKernels
     {
         block.Decoded = decoded;
         if (Begins == null) return;
-        block.Decoded = decoded + AmxPanel.Bytes;
-        block.DecodedNext = decoded;
         block.Next = run.Current + ScaleBytes;
         block.Ahead = run.At(1);
         fixed (TileBlock* first = &block) Begins(first);
@@ -143,9 +141,6 @@ internal unsafe struct TileKernels
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private readonly void MultiplyDecoded(ref TileBlock block, int rows, in BlockRun run)
     {
-        byte* decoded = block.DecodedNext;
-        block.DecodedNext = block.Decoded;
-        block.Decoded = decoded;
         block.Scales = run.Current;
         block.Weights = run.Current + ScaleBytes;
         block.Next = run.At(1) + ScaleBytes;

@@ -33,7 +33,7 @@ public unsafe class TileKernelTests
     {
         private readonly NativeBuffer _packed = new(tiles * TileBlock.BytesOf(format)), _values = new((long)tiles * Columns * Depth),
             _operands = new((rows + 16) * Depth * 4L), _rowScales = new(4L * rows), _sums = new(4L * rows * tiles * Columns),
-            _decoded = new(2 * AmxPanel.Bytes);
+            _decoded = new(Math.Max(AmxPanel.Bytes, FmaEmitter.PanelBytes));
 
         public byte* Code(int tile, int column, int k) => _values.Pointer + (tile * Columns + column) * Depth + k;
         public byte* Scales(int tile) => _packed.Pointer + tile * TileBlock.BytesOf(format);

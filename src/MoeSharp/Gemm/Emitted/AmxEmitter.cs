@@ -6,7 +6,7 @@ namespace MoeSharp;
 
 /// <summary>
 /// Writes the AMX microkernel for up to 128 rows: one 128-K block times one tile of 32 columns. Three things go on side by side: tile products of this block,
-/// whose weights the call before decoded; decoding of the next block, by vectors; scaling of what the tiles summed up 32 rows ago. 32 rows make four chains
+/// whose weights the call before decoded; decoding of the next block, by vectors, beside the last 32 rows; scaling of what the tiles summed up 32 rows ago. 32 rows make four chains
 /// of tile products (two row tiles by two column tiles), as many as hide the latency of one.
 /// </summary>
 /// <remarks>Tiles: 0-3 sums, 4-5 operands, 6-7 weights. A row tile reads 16 rows of operands, whatever lies after the last.</remarks>
@@ -65,7 +65,7 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         a.mov(Sums, __[Block + TileBlock.Offsets.Sums]);
         a.mov(Stride, __[Block + TileBlock.Offsets.SumStride]);
         a.shl(Stride, 2);
-        a.mov(Ahead, __[Block + TileBlock.Offsets.Ahead]);
+        _panel.LoadAhead(Block, TileBlock.ScaleBytesOf(format));
         a.mov(ebx, __dword_ptr[Block + TileBlock.Offsets.RowCount]);
         a.mov(r13d, __dword_ptr[Block + TileBlock.Offsets.Depth]);
         a.add(r13d, TileDepth - 1);
@@ -75,29 +75,22 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         a.mov(Line, LineBytes);
     }
 
-    /// <summary>One group that decodes everything, or as many as there are rows, of which the first two decode half each.</summary>
+    /// <summary>As many groups as there are rows.</summary>
     private void EmitGroups()
     {
-        Label many = a.CreateLabel(), end = a.CreateLabel();
-        a.cmp(RowsLeft, AmxGroup.Rows);
-        a.ja(many);
-        EmitLast(0, AmxPanel.UnitsPerDepth, end);
-        a.Label(ref many);
-        EmitGroup(new(0, 2, 1));
-        GoToNextGroup();
-        for (int number = 1; number < MostRows / AmxGroup.Rows; number++)
+        const int last = MostRows / AmxGroup.Rows - 1;
+        Label end = a.CreateLabel();
+        for (int number = 0; number < last; number++)
         {
             Label more = a.CreateLabel();
-            int units = number == 1 ? 1 : 0;
-            bool isLast = number + 1 == MostRows / AmxGroup.Rows;
             a.cmp(RowsLeft, AmxGroup.Rows);
-            if (!isLast) a.ja(more);
-            EmitLast(number, units, end);
-            if (isLast) break;
+            a.ja(more);
+            EmitLast(number, end);
             a.Label(ref more);
-            EmitGroup(new(number, 2, units));
+            EmitGroup(new(number, 2, IsLast: false));
             GoToNextGroup();
         }
+        EmitLast(last, end);
         a.Label(ref end);
         if (_decodes) _panel.EmitRest(Depths);
         if (!_promotes) return;
@@ -105,18 +98,16 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         _promotion.PromoteRows();
     }
 
-    /// <summary>Up to 32 rows, after which there are no more; leaves the partial sums' address.</summary>
-    private void EmitLast(int number, int units, Label end)
+    /// <summary>Up to 32 rows, after which there are no more.</summary>
+    private void EmitLast(int number, Label end)
     {
         Label two = a.CreateLabel();
         a.cmp(RowsLeft, TileRows);
         a.ja(two);
-        EmitGroup(new(number, 1, units));
-        if (_promotes) partials.GoTo(number);
+        EmitGroup(new(number, 1, IsLast: true));
         a.jmp(end);
         a.Label(ref two);
-        EmitGroup(new(number, 2, units));
-        if (_promotes) partials.GoTo(number);
+        EmitGroup(new(number, 2, IsLast: true));
         a.jmp(end);
     }
 
@@ -125,20 +116,23 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         Label depth = a.CreateLabel();
         if (_decodes) partials.Clear(group);
         else LoadSums(group);
-        if (_promotes && !group.IsFirst) partials.GoTo(group.Number - 1);
         a.mov(Depth, Depths);
         a.Label(ref depth);
         MultiplyTiles(group.RowTiles);
-        if (_decodes) _panel.EmitUnits(group.Units);
-        else Prefetch(DepthBytes / LineBytes / AmxPanel.UnitsPerDepth * group.Units);
+        if (_decodes && group.IsLast) _panel.EmitStep();
+        Prefetch(group);
         if (_promotes && !group.IsFirst) _promotion.PromoteSome();
         if (_mx) AddScaledGroup(group);
         a.add(Operands, LineBytes);
         a.add(Weights, DepthBytes);
         a.dec(Depth);
         a.jne(depth);
-        if (_promotes) partials.Store(group);
         if (_promotes && !group.IsFirst) _promotion.PromoteRest();
+        if (_promotes)
+        {
+            partials.Store(group);
+            partials.GoToFirst();
+        }
         if (!_decodes) StoreSums(group);
     }
 
@@ -210,10 +204,11 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         partials.EachRow(group, () => partials.Copy(from: Partial, to: RowSums));
     }
 
-    private void Prefetch(int lines)
+    /// <summary>A step's share of the lines that come next: the first two groups ask for half of them each, where there are two.</summary>
+    private void Prefetch(AmxGroup group)
     {
-        for (int line = 0; line < lines; line++) a.prefetcht0(__[Ahead + line * LineBytes]);
-        a.add(Ahead, lines * LineBytes);
+        int lines = TileDepth * TileBlock.Columns * format.ValueBytes() / LineBytes;
+        if (group.Number < 2) _panel.Prefetch(group.IsFirst && group.IsLast ? lines : lines / 2);
     }
 
     /// <summary>What LDTILECFG reads: palette 1, eight tiles of 16 rows of 64 bytes.</summary>

@@ -4,12 +4,12 @@ using static MoeSharp.AmxRegisters;
 
 namespace MoeSharp;
 
-/// <summary>The stack of the AMX microkernel: what tiles have summed up leaves them for memory, where vectors can read it. Twice [32 rows][32 columns], for groups by turns.</summary>
+/// <summary>The stack of the AMX microkernel: what tiles have summed up leaves them for memory, where vectors can read it. [32 rows][32 columns]: a group's are read before the next group's come.</summary>
 internal sealed class AmxPartials(Assembler a)
 {
     /// <summary>Bytes of a row.</summary>
     public const int RowBytes = 2 * LineBytes;
-    private const int LineBytes = 64, FrameAt = 0, First = LineBytes, Bytes = First + 2 * AmxGroup.Rows * RowBytes;
+    private const int LineBytes = 64, FrameAt = 0, First = LineBytes, Bytes = First + AmxGroup.Rows * RowBytes;
 
     /// <summary>Makes room, in whole lines.</summary>
     public void Reserve()
@@ -30,8 +30,8 @@ internal sealed class AmxPartials(Assembler a)
         a.pop(rbp);
     }
 
-    /// <summary>Goes to the first row of a group.</summary>
-    public void GoTo(int group) => a.lea(Partial, __[rsp + Of(group)]);
+    /// <summary>Goes to a group's first row.</summary>
+    public void GoToFirst() => a.lea(Partial, __[rsp + First]);
 
     /// <summary>Tiles to memory.</summary>
     public void Store(AmxGroup group) => EachTile(group, (tile, address) => a.tilestored(address, tile));
@@ -46,7 +46,7 @@ internal sealed class AmxPartials(Assembler a)
     public void EachRow(AmxGroup group, Action emit)
     {
         Label row = a.CreateLabel();
-        GoTo(group.Number);
+        GoToFirst();
         a.mov(RowSums, Sums);
         a.mov(Count, AmxGroup.Rows);
         a.cmp(Count, RowsLeft);
@@ -79,12 +79,10 @@ internal sealed class AmxPartials(Assembler a)
         a.vmovups(__zmmword_ptr[to + LineBytes], zmm19);
     }
 
-    private static int Of(int group) => First + group % 2 * AmxGroup.Rows * RowBytes;
-
     private static void EachTile(AmxGroup group, Action<AssemblerRegisterTMM, AssemblerMemoryOperand> emit)
     {
         AssemblerRegisterTMM[] tiles = [tmm0, tmm1, tmm2, tmm3];
         for (int i = 0; i < 2 * group.RowTiles; i++)
-            emit(tiles[i], __[rsp + Line * 2 + (Of(group.Number) + i / 2 * AmxEmitter.TileRows * RowBytes + i % 2 * LineBytes)]);
+            emit(tiles[i], __[rsp + Line * 2 + (First + i / 2 * AmxEmitter.TileRows * RowBytes + i % 2 * LineBytes)]);
     }
 }
