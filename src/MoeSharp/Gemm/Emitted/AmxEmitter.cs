@@ -10,7 +10,7 @@ namespace MoeSharp;
 /// of tile products (two row tiles by two column tiles), as many as hide the latency of one.
 /// </summary>
 /// <remarks>Tiles: 0-3 sums, 4-5 operands, 6-7 weights. A row tile reads 16 rows of operands, whatever lies after the last.</remarks>
-internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartials partials, WeightFormat format)
+internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartials partials, WeightFormat format, bool withNaN)
 {
     /// <summary>Rows of a tile: so many rows of operands must be readable from the first of every 16.</summary>
     public const int TileRows = 16;
@@ -20,23 +20,23 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
     public const int Steps = TileBlock.MaxDepth / TileDepth;
     private const int LineBytes = 64, TileDepth = 32, RowBytes = 2 * TileBlock.MaxDepth, PairBytes = 2 * LineBytes, DepthBytes = TileDepth / 2 * PairBytes;
 
-    private readonly AmxPanel _panel = new(a, constants);
+    private readonly AmxPanel _panel = new(a, constants, withNaN);
     private readonly AmxPromotion _promotion = new(a, partials);
     private readonly bool _promotes = format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, _mx = format == WeightFormat.MxFp8;
     private readonly bool _decodes = format != WeightFormat.Bf16;
+    private static readonly AssemblerRegister64[] s_begins = [rbp, r12, r14]; // what decoding needs of the caller's
     private Label _configuration = a.CreateLabel();
 
     /// <summary>void(TileBlock*): makes the tiles usable, and decodes the first block.</summary>
     public void EmitBegin()
     {
-        a.push(r12);
-        a.push(r14);
+        foreach (AssemblerRegister64 register in s_begins) a.push(register);
         a.ldtilecfg(__[_configuration]);
         if (_decodes) _panel.EmitWhole(Block);
         a.vzeroupper();
-        a.pop(r14);
-        a.pop(r12);
+        foreach (AssemblerRegister64 register in s_begins.AsEnumerable().Reverse()) a.pop(register);
         a.ret();
+        _panel.EmitRare();
     }
 
     /// <summary>void(): gives the tiles up, so that the system need not save them.</summary>
@@ -55,6 +55,7 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         a.vzeroupper();
         partials.Release();
         a.ret();
+        _panel.EmitRare();
     }
 
     private void LoadArguments()
@@ -71,7 +72,11 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         a.add(r13d, TileDepth - 1);
         a.shr(r13d, 5);
         if (_promotes) _promotion.LoadScales();
-        if (_decodes) _panel.LoadArguments(Block);
+        if (_decodes)
+        {
+            _panel.LoadArguments(Block);
+            partials.LoadCodeScale(constants);
+        }
         a.mov(Line, LineBytes);
     }
 

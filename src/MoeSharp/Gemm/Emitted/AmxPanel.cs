@@ -4,22 +4,31 @@ using static Iced.Intel.AssemblerRegisters;
 namespace MoeSharp;
 
 /// <summary>
-/// Writes the decoding of a packed block for tile products: 64 lines of 64 codes become [64 pairs of k][32 columns][2] BF16, as BF16 weights are packed.
-/// It is cut into steps of 32 k: what products of this block have used for the last time makes room for the same k of the next block. One panel, since the first cache is what
-/// limits more than 32 rows.
+/// Writes the decoding of a packed block for tile products: 64 lines of 64 codes in <see cref="TileOrder.Quads"/> become [64 pairs of k][32 columns][2] BF16, as BF16 weights are packed. Bits are moved to their
+/// places; two lines with zero or subnormal codes among them go by table, and all where there are NaN codes. It is cut into steps of 32 k: what products of this block have used for the last time makes room for the
+/// same k of the next block. One panel, since the first cache is what limits more than 32 rows.
 /// </summary>
-internal sealed class AmxPanel(Assembler a, ConstantPool constants)
+internal sealed class AmxPanel(Assembler a, ConstantPool constants, bool withNaN)
 {
     /// <summary>Bytes of a decoded block.</summary>
     public const int Bytes = TileBlock.MaxDepth * TileBlock.Columns * sizeof(ushort);
     private const int Line = 64, StepLines = 16, PairBytes = 2 * Line;
-    private static readonly AssemblerRegister64 s_codes = rax, s_target = r14, s_rest = r12;
-    private readonly E4M3TableDecoder _decoder = new(a, constants, wholeTables: true);
+    private const uint Code = 0x87F087F0, Exponent = 0x38003800;
+    private static readonly AssemblerRegister64 s_codes = rax, s_target = r14, s_rest = r12, s_rare = rbp;
+    private static readonly AssemblerRegisterZMM s_exponents = zmm27, s_code = zmm28, s_exponent = zmm29;
+    private static readonly AssemblerRegisterZMM[] s_lines = [zmm0, zmm1], s_shifts = [zmm30, zmm31];
+    private readonly QuadTables _tables = new(a, constants);
+    private readonly Label[] _shifts = [a.CreateLabel(), a.CreateLabel()];
+    private readonly List<Action> _rare = [];
+    private Label _byTable = a.CreateLabel();
 
     /// <summary>Which block to decode, and where to.</summary>
     public void LoadArguments(AssemblerRegister64 block)
     {
-        _decoder.LoadTables();
+        for (int pair = 0; pair < s_shifts.Length; pair++) a.vmovdqu64(s_shifts[pair], __[_shifts[pair]]);
+        a.vpbroadcastd(s_exponents, constants.One(0x01010101u * QuadCode.ExponentMask));
+        a.vpbroadcastd(s_code, constants.One(Code));
+        a.vpbroadcastd(s_exponent, constants.One(Exponent));
         a.mov(s_codes, __[block + TileBlock.Offsets.Next]);
         a.mov(s_target, __[block + TileBlock.Offsets.Decoded]);
     }
@@ -41,15 +50,45 @@ internal sealed class AmxPanel(Assembler a, ConstantPool constants)
     /// <summary>32 k.</summary>
     public void EmitStep()
     {
-        for (int line = 0; line < StepLines; line++)
-        {
-            int target = line / 2 * 2 * PairBytes + line % 2 * Line;
-            _decoder.Decode(__[s_codes + line * Line], zmm0, zmm1, pair0: zmm2, pair1: zmm1);
-            a.vmovups(__zmmword_ptr[s_target + target], zmm2);
-            a.vmovups(__zmmword_ptr[s_target + target + PairBytes], zmm1);
-        }
+        for (int line = 0; line < StepLines; line += s_lines.Length) EmitLines(line);
         a.add(s_codes, StepLines * Line);
         a.add(s_target, 2 * StepLines * Line);
+    }
+
+    /// <summary>Two lines, four k of 32 columns, which become two rows of the panel.</summary>
+    private void EmitLines(int line)
+    {
+        Label rare = a.CreateLabel(), next = a.CreateLabel();
+        if (withNaN)
+        {
+            CallTable(line);
+            return;
+        }
+        for (int i = 0; i < s_lines.Length; i++) a.vmovdqu64(s_lines[i], __[s_codes + (line + i) * Line]);
+        a.vptestnmb(k1, s_lines[0], s_exponents);
+        a.vptestnmb(k2, s_lines[1], s_exponents);
+        a.kortestq(k1, k2);
+        a.jne(rare);
+        for (int pair = 0; pair < s_shifts.Length; pair++)
+            for (int i = 0; i < s_lines.Length; i++)
+            {
+                a.vpmultishiftqb(zmm2, s_shifts[pair], s_lines[i]);
+                a.vpternlogd(zmm2, s_code, s_exponent, 0xEA); // & code | exponent
+                a.vmovups(__zmmword_ptr[s_target + ((line + pair) * PairBytes + i * Line)], zmm2);
+            }
+        a.Label(ref next);
+        _rare.Add(() =>
+        {
+            a.Label(ref rare);
+            CallTable(line);
+            a.jmp(next);
+        });
+    }
+
+    private void CallTable(int line)
+    {
+        a.mov(s_rare, line * Line);
+        a.call(_byTable);
     }
 
     /// <summary>What a block of less than 128 k had no steps for.</summary>
@@ -82,5 +121,29 @@ internal sealed class AmxPanel(Assembler a, ConstantPool constants)
         a.jne(step);
     }
 
-    public void EmitTables() => _decoder.EmitTables();
+    /// <summary>What a function leaves for behind its end.</summary>
+    public void EmitRare()
+    {
+        foreach (Action emit in _rare) emit();
+        _rare.Clear();
+    }
+
+    /// <summary>What functions call and read, after the last.</summary>
+    public void EmitTables()
+    {
+        a.Label(ref _byTable);
+        for (int i = 0; i < s_lines.Length; i++)
+        {
+            _tables.LookUp(zmm0, zmm1, __[s_codes + s_rare + i * Line], zmm2, zmm3, zmm4);
+            a.vmovups(__zmmword_ptr[s_target + s_rare * 2 + i * Line], zmm0);
+            a.vmovups(__zmmword_ptr[s_target + s_rare * 2 + (PairBytes + i * Line)], zmm1);
+        }
+        a.ret();
+        _tables.EmitTables();
+        for (int pair = 0; pair < _shifts.Length; pair++)
+        {
+            a.Label(ref _shifts[pair]);
+            for (int i = 0; i < Line / sizeof(ulong); i++) a.dq(QuadCode.PairShifts(pair));
+        }
+    }
 }

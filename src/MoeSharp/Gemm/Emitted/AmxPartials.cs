@@ -11,6 +11,8 @@ internal sealed class AmxPartials(Assembler a)
     public const int RowBytes = 2 * LineBytes;
     private const int LineBytes = 64, FrameAt = 0, First = LineBytes, Bytes = First + AmxGroup.Rows * RowBytes;
 
+    private static readonly AssemblerRegisterZMM s_codeScale = zmm24;
+
     /// <summary>Makes room, in whole lines.</summary>
     public void Reserve()
     {
@@ -59,11 +61,14 @@ internal sealed class AmxPartials(Assembler a)
         a.jne(row);
     }
 
-    /// <summary>Sums += partial * factors, a row.</summary>
+    /// <summary>What partial sums of codes are multiplied by: decoded codes are their values divided by it.</summary>
+    public void LoadCodeScale(ConstantPool constants) => a.vbroadcastss(s_codeScale, constants.One(QuadCode.Scale));
+
+    /// <summary>Sums += partial * code scale * factors, a row.</summary>
     public void AddTimes(AssemblerRegister64 sums, AssemblerRegisterZMM factor0, AssemblerRegisterZMM factor1)
     {
-        a.vmovups(zmm18, __zmmword_ptr[Partial]);
-        a.vmovups(zmm19, __zmmword_ptr[Partial + LineBytes]);
+        a.vmulps(zmm18, s_codeScale, __zmmword_ptr[Partial]);
+        a.vmulps(zmm19, s_codeScale, __zmmword_ptr[Partial + LineBytes]);
         a.vfmadd213ps(zmm18, factor0, __zmmword_ptr[sums]);
         a.vfmadd213ps(zmm19, factor1, __zmmword_ptr[sums + LineBytes]);
         a.vmovups(__zmmword_ptr[sums], zmm18);

@@ -7,12 +7,11 @@ namespace MoeSharp;
 /// Decodes E4M3 to BF16 by table with AVX512-VBMI, exactly and NaN included: two look-ups give the low and the high bytes of 64 values. The tables hold
 /// only normal numbers, since what multiplies BF16 takes subnormal ones for zero. Half of each table and the sign mask stay in zmm29-31.
 /// </summary>
-/// <param name="wholeTables">Keeps the other halves too, in zmm27-28, for code that has registers to spare and no loads.</param>
-internal sealed class E4M3TableDecoder(Assembler a, ConstantPool constants, bool wholeTables = false)
+internal sealed class E4M3TableDecoder(Assembler a, ConstantPool constants)
 {
     /// <summary>Bytes that are decoded at once.</summary>
     public const int Line = 64;
-    private static readonly AssemblerRegisterZMM s_low = zmm29, s_high = zmm30, s_sign = zmm31, s_lowEnd = zmm27, s_highEnd = zmm28;
+    private static readonly AssemblerRegisterZMM s_low = zmm29, s_high = zmm30, s_sign = zmm31;
     private Label _low0 = a.CreateLabel(), _low1 = a.CreateLabel(), _high0 = a.CreateLabel(), _high1 = a.CreateLabel();
 
     public void LoadTables()
@@ -20,9 +19,6 @@ internal sealed class E4M3TableDecoder(Assembler a, ConstantPool constants, bool
         a.vmovdqu64(s_low, __[_low0]);
         a.vmovdqu64(s_high, __[_high0]);
         a.vpbroadcastd(s_sign, constants.One(0x80808080u));
-        if (!wholeTables) return;
-        a.vmovdqu64(s_lowEnd, __[_low1]);
-        a.vmovdqu64(s_highEnd, __[_high1]);
     }
 
     /// <summary>64 codes of 16 columns by 4 k to two vectors: per column the pair k, k + 1, and the pair k + 2, k + 3.</summary>
@@ -31,16 +27,8 @@ internal sealed class E4M3TableDecoder(Assembler a, ConstantPool constants, bool
     {
         a.vmovdqu64(low, line);
         a.vmovdqa64(high, low);
-        if (wholeTables)
-        {
-            a.vpermi2b(low, s_low, s_lowEnd);
-            a.vpermi2b(high, s_high, s_highEnd);
-        }
-        else
-        {
-            a.vpermi2b(low, s_low, __[_low1]);
-            a.vpermi2b(high, s_high, __[_high1]);
-        }
+        a.vpermi2b(low, s_low, __[_low1]);
+        a.vpermi2b(high, s_high, __[_high1]);
         a.vpternlogd(high, s_sign, line, 0xF8); // high | (sign & codes): the look-up takes no notice of a code's sign
         a.vpunpcklbw(pair0, low, high);
         a.vpunpckhbw(pair1, low, high);
