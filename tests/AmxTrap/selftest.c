@@ -1,5 +1,7 @@
-// Compares trapped AMX instructions with plain loops. Run with the library preloaded; exit code 0 means that all of it held.
+// Compares trapped AMX instructions with plain loops, and what evex.c does with what the machine does where it has AVX-512. Run with the library preloaded; exit code 0 means
+// that all of it held.
 #define _GNU_SOURCE
+#include "evex.h"
 #include <immintrin.h>
 #include <math.h>
 #include <pthread.h>
@@ -201,8 +203,100 @@ static void no_handler(int unused)
     __asm__ volatile("ud2");
 }
 
+// As in instructions.S.
+typedef struct { _Alignas(64) uint8_t vectors[32][64]; uint64_t masks[8], flags, rax, rcx, r9, r12, r13; } Registers;
+typedef struct { const uint8_t *begin, *end; uint64_t needs; } Instruction;
+enum { MODERATE = 1, BF16 = 2, KINDS = 3, MEMORY = 4096, ARITHMETIC_FLAGS = 0x8D5 };
+extern const Instruction instructions[], instructions_end[];
+extern uint8_t instruction_memory[MEMORY];
+void run_natively(Registers *registers, const uint8_t *code);
+
+// Any bits; numbers around 1; what numbers there are beside ordinary ones, and a few of these.
+static void fill(void *to, int bytes, int kind, uint32_t *seed)
+{
+    static const uint32_t special[] = { 0, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00001, 0xFFE12345, 0x7F812345, 0xFF800001, 1, 0x807FFFFF, 0x00800000, 0x7F7FFFFF, 0x3F800000, 0x7F907FB0 };
+    for (int at = 0; at < bytes; at += 4)
+    {
+        uint32_t bits = next(seed) & 0xFFFF0000, choice = next(seed) >> 16;
+        bits |= next(seed) >> 16;
+        if (kind == 1) bits = (bits & 0x80FFFFFF) | (0x3C + choice % 6) << 24;
+        if (kind == 2 && choice % 32 < sizeof special / 4) bits = special[choice % 32];
+        memcpy((uint8_t *)to + at, &bits, 4);
+    }
+}
+
+// As a signal handler would, with registers below 16 in a frame.
+static int emulate(Registers *r, const Instruction *instruction)
+{
+    static _Alignas(64) uint8_t frame[1024];
+    ucontext_t context = { .uc_mcontext.fpregs = (fpregset_t)frame };
+    greg_t *g = context.uc_mcontext.gregs;
+    memcpy(evex_vectors(), r->vectors, sizeof r->vectors);
+    memcpy(evex_masks(), r->masks, sizeof r->masks);
+    for (int i = 0; i < 16; i++)
+    {
+        memcpy(frame + 160 + 16 * i, r->vectors[i], 16);
+        memcpy(frame + 576 + 16 * i, r->vectors[i] + 16, 16);
+        memset((uint8_t *)evex_vectors() + 64 * i, 0xAA, 32);
+    }
+    g[REG_RIP] = (greg_t)instruction->begin, g[REG_EFL] = (greg_t)r->flags;
+    g[REG_RAX] = (greg_t)r->rax, g[REG_RCX] = (greg_t)r->rcx, g[REG_R9] = (greg_t)r->r9, g[REG_R12] = (greg_t)r->r12, g[REG_R13] = (greg_t)r->r13;
+    if (!evex_execute(&context) || g[REG_RIP] != (greg_t)instruction->end) return 0;
+    memcpy(r->vectors, evex_vectors(), sizeof r->vectors);
+    memcpy(r->masks, evex_masks(), sizeof r->masks);
+    for (int i = 0; i < 16; i++)
+    {
+        memcpy(r->vectors[i], frame + 160 + 16 * i, 16);
+        memcpy(r->vectors[i] + 16, frame + 576 + 16 * i, 16);
+    }
+    r->flags = (uint64_t)g[REG_EFL];
+    return 1;
+}
+
+static void agree(const Instruction *instruction, int kind, uint32_t *seed)
+{
+    static uint8_t before[MEMORY], after[MEMORY];
+    Registers r = { .rcx = 24, .r9 = (uint64_t)-72 }, native;
+    fill(r.vectors, sizeof r.vectors, kind, seed);
+    fill(r.masks, sizeof r.masks, 0, seed);
+    for (int i = 0, bits = 64; i < 8; i++, bits = 8 << (next(seed) >> 30)) // about half of them all zero or all one, as far as a test may look
+        if (next(seed) >> 31) r.masks[i] = next(seed) >> 31 ? ~0ull >> (64 - bits) : bits == 64 ? 0 : ~0ull << bits;
+    r.flags = (next(seed) >> 16 & ARITHMETIC_FLAGS) | 2;
+    r.rax = (uint64_t)instruction_memory + MEMORY / 2, r.r12 = r.rax + 72, r.r13 = r.rax - 444;
+    fill(before, MEMORY, kind, seed);
+    memcpy(instruction_memory, before, MEMORY);
+    native = r;
+    _mm_setcsr(0x1F80);
+    run_natively(&native, instruction->begin);
+    memcpy(after, instruction_memory, MEMORY);
+    memcpy(instruction_memory, before, MEMORY);
+    native.flags = (native.flags & ARITHMETIC_FLAGS) | 2;
+    int known = emulate(&r, instruction);
+    _mm_setcsr(0x1F80);
+    if (known && memcmp(&native, &r, sizeof r) == 0 && memcmp(after, instruction_memory, MEMORY) == 0) return;
+    char what[100] = "the machine disagrees:";
+    if (!known) strcpy(what, "not known, or of another length:");
+    for (const uint8_t *p = instruction->begin; p < instruction->end; p++) sprintf(what + strlen(what), " %02x", *p);
+    check(0, what, kind);
+}
+
+static void machine_agrees(void)
+{
+    if (!__builtin_cpu_supports("avx512vbmi") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return;
+    uint32_t seed = 1;
+    for (const Instruction *i = instructions; i < instructions_end; i++)
+        if (!(i->needs & BF16) || __builtin_cpu_supports("avx512bf16"))
+            for (int round = 0; round < 20 * KINDS; round++) agree(i, i->needs & MODERATE ? 1 : round % KINDS, &seed);
+}
+
 int main(void)
 {
+    machine_agrees();
+    if (getenv("LD_PRELOAD") == NULL)
+    {
+        if (failures == 0) puts("amxtrap: all held; AMX is to be tested with the library preloaded");
+        return failures != 0;
+    }
     multiply(1);
     pthread_t threads[4];
     for (uintptr_t t = 0; t < 4; t++) pthread_create(&threads[t], NULL, multiply_on_thread, (void *)(t + 2));
