@@ -45,7 +45,7 @@ public unsafe class TileKernelRate
     [Benchmark(OperationsPerInvoke = Blocks)]
     public void Multiply()
     {
-        var block = new TileBlock { Sums = (float*)_sums.Pointer, SumStride = TileBlock.Columns, Depth = TileBlock.MaxDepth };
+        var block = new TileBlock { Sums = (float*)_sums.Pointer, Depth = TileBlock.MaxDepth };
         var run = new BlockRun(_packed.Pointer, Blocks, _kernels.BlockBytes, _packed.Pointer);
         RowsAhead none = default;
         _kernels.Begin(ref block, _decoded.Pointer, run);

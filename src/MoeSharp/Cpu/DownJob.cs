@@ -56,7 +56,7 @@ internal unsafe struct DownJob : ITeamJob
         var rounded = (BFloat16*)(sums + ItemRows * ChunkColumns);
         if (ItemCount > 0) // else there is no first block
         {
-            var block = new TileBlock { SumStride = ChunkColumns };
+            var block = new TileBlock();
             Kernels.Begin(ref block, decoded, RunOf(0, chunk, out _));
             for (int i = 0; i < ItemCount; i++)
             {
@@ -92,7 +92,7 @@ internal unsafe struct DownJob : ITeamJob
             (int aheadRows, nint aheadFirst) = isLast ? (following.Rows, following.FirstRow) : (item.Rows, row + Rows);
             var ahead = new RowsAhead((byte*)(Activated + aheadFirst * Depth), TileBlock.StoredRowBytes, rows: null, aheadRows, TileBlock.StoredRowBytes);
             int share = (aheadRows + tiles - 1) / tiles;
-            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
+            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += item.Rows * TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
         }
     }
 
@@ -117,10 +117,13 @@ internal unsafe struct DownJob : ITeamJob
             RowKernels.Round(&rows);
             return;
         }
-        for (int r = 0; r < item.Rows; r++, sums += ChunkColumns, rounded += ChunkColumns)
+        for (int column = 0; column < ChunkColumns; column += TileBlock.Columns)
         {
-            for (int c = 0; bias != null && c < count; c++) sums[c] += bias[c];
-            Conversions.ToBFloat16(new ReadOnlySpan<float>(sums, ChunkColumns), new Span<BFloat16>(rounded, ChunkColumns));
+            for (int r = 0; r < item.Rows; r++, sums += TileBlock.Columns)
+            {
+                for (int c = 0; bias != null && c < Math.Min(TileBlock.Columns, count - column); c++) sums[c] += bias[column + c];
+                Conversions.ToBFloat16(new ReadOnlySpan<float>(sums, TileBlock.Columns), new Span<BFloat16>(rounded + r * ChunkColumns + column, TileBlock.Columns));
+            }
         }
     }
 

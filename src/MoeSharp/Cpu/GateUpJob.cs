@@ -59,7 +59,7 @@ internal unsafe struct GateUpJob : ITeamJob
         int* tokens = stackalloc int[WorkItem.MaxRows];
         for (int r = 0; r < item.Rows; r++) tokens[r] = SlotOfRow[item.FirstRow + r] / TopK;
         new Span<float>(sums, item.Rows * 2 * Depth).Clear();
-        var block = new TileBlock { Operands = operands, RowScales = Quantizer.HasScales ? scales : null, Sums = sums, SumStride = 2 * Depth };
+        var block = new TileBlock { Operands = operands, RowScales = Quantizer.HasScales ? scales : null, Sums = sums };
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
         Prefetch.Bytes(weights, Kernels.BlockBytes);
         var run = new BlockRun(weights, Weights.Blocks * tiles, Kernels.BlockBytes, following: null);
@@ -71,7 +71,7 @@ internal unsafe struct GateUpJob : ITeamJob
             Fetch(tokens, item.Rows, k, block.Depth, operands, scales);
             block.Sums = sums;
             var ahead = new RowsAhead((byte*)Source(0, k + 1), (nint)Weights.Depth * sizeof(BFloat16), tokens, item.Rows, TileBlock.StoredRowBytes);
-            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
+            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += item.Rows * TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
         }
         Kernels.End();
         if (RowKernels.Activate == null) Activate(item, chunk, sums);
@@ -117,11 +117,11 @@ internal unsafe struct GateUpJob : ITeamJob
         int count = Math.Min(Depth, Intermediate - chunk * Depth);
         float* gateBias = Bias == null ? null : Bias + ((nint)item.Expert * 2 * Weights.Chunks + chunk) * Depth;
         float* upBias = gateBias + Weights.Chunks * Depth;
-        for (int r = 0; r < item.Rows; r++, sums += 2 * Depth)
+        for (int r = 0; r < item.Rows; r++, sums += TileBlock.Columns)
         {
             for (int c = 0; c < count; c += Vector<float>.Count)
             {
-                float* gate = sums + c / Half * TileBlock.Columns + c % Half;
+                float* gate = sums + c / Half * item.Rows * TileBlock.Columns + c % Half;
                 Vector<float> g = Vector.Load(gate), u = Vector.Load(gate + Half);
                 if (Bias != null)
                 {

@@ -40,7 +40,7 @@ internal unsafe struct ActivateRows
 {
     public const int SumsAt = 0, GateBiasAt = 8, UpBiasAt = 16, OperandsAt = 24, ScalesAt = 32, RowsAt = 40;
 
-    /// <summary>[rows, 8 tiles, 16 gate then 16 up].</summary>
+    /// <summary>[8 tiles, rows, 16 gate then 16 up].</summary>
     [FieldOffset(SumsAt)] public float* Sums;
     /// <summary>[128]; not read without biases.</summary>
     [FieldOffset(GateBiasAt)] public float* GateBias;
@@ -60,7 +60,7 @@ internal unsafe struct RoundRows
 {
     public const int SumsAt = 0, BiasAt = 8, RoundedAt = 16, RowsAt = 24;
 
-    /// <summary>[rows, columns].</summary>
+    /// <summary>[columns / 32, rows, 32].</summary>
     [FieldOffset(SumsAt)] public float* Sums;
     /// <summary>[columns]; not read without biases.</summary>
     [FieldOffset(BiasAt)] public float* Bias;

@@ -20,6 +20,8 @@ internal unsafe struct TileBlock
     public const int Columns = 32;
     /// <summary>K of a block; also the row stride of <see cref="Operands"/>.</summary>
     public const int MaxDepth = 128;
+    /// <summary>Bytes of a row of <see cref="Sums"/>. Rows of a tile lie one behind the other: a power of two between them, as in a row-major matrix, would put them into few sets of the first cache.</summary>
+    public const int SumRowBytes = Columns * sizeof(float);
     /// <summary>Bytes of a row of operands as it waits in memory: BF16.</summary>
     public const int StoredRowBytes = MaxDepth * sizeof(ushort);
     /// <summary>Steps of a whole block: 4 k each.</summary>
@@ -41,10 +43,8 @@ internal unsafe struct TileBlock
     public byte* Operands;
     /// <summary>[rows] activation scales of this block; null means 1.</summary>
     public float* RowScales;
-    /// <summary>[rows, stride].</summary>
+    /// <summary>[rows, 32].</summary>
     public float* Sums;
-    /// <summary>Distance of two rows of <see cref="Sums"/>.</summary>
-    public nint SumStride;
     /// <summary>Memory to ask for meanwhile, since hardware stops at pages: so many bytes per step.</summary>
     public byte* Ahead;
     /// <summary>How far <see cref="Ahead"/> moves per step.</summary>
@@ -63,7 +63,7 @@ internal unsafe struct TileBlock
     /// <summary>Where generated code finds the fields.</summary>
     internal static class Offsets
     {
-        public static readonly int Weights, Scales, Operands, RowScales, Sums, SumStride, Ahead, AheadStep, Next, Decoded, Depth, RowCount;
+        public static readonly int Weights, Scales, Operands, RowScales, Sums, Ahead, AheadStep, Next, Decoded, Depth, RowCount;
 
         static Offsets()
         {
@@ -74,7 +74,6 @@ internal unsafe struct TileBlock
             Operands = (int)((byte*)&block.Operands - first);
             RowScales = (int)((byte*)&block.RowScales - first);
             Sums = (int)((byte*)&block.Sums - first);
-            SumStride = (int)((byte*)&block.SumStride - first);
             Ahead = (int)((byte*)&block.Ahead - first);
             AheadStep = (int)((byte*)&block.AheadStep - first);
             Next = (int)((byte*)&block.Next - first);

@@ -33,7 +33,7 @@ internal static unsafe class TileKernel
             float* sums = block->Sums + column;
             if (!TScaling.Promotes)
             {
-                nint next = block->SumStride;
+                const int next = TileBlock.Columns;
                 float* s = sums;
                 { a0 = T.Load(s); b0 = T.Load(s + T.Count); s += next; }
                 if (TRows.Count > 1) { a1 = T.Load(s); b1 = T.Load(s + T.Count); s += next; }
@@ -107,7 +107,7 @@ internal static unsafe class TileKernel
             T wa = TScaling.Promotes ? T.Load((float*)block->Scales + column) : zero;
             T wb = TScaling.Promotes ? T.Load((float*)block->Scales + column + T.Count) : zero;
             float* rowScales = block->RowScales;
-            nint stride = block->SumStride;
+            const int stride = TileBlock.Columns;
             Finish<T, TScaling>(a0, b0, wa, wb, rowScales, 0, sums + 0 * stride);
             if (TRows.Count > 1) Finish<T, TScaling>(a1, b1, wa, wb, rowScales, 1, sums + 1 * stride);
             if (TRows.Count > 2) Finish<T, TScaling>(a2, b2, wa, wb, rowScales, 2, sums + 2 * stride);

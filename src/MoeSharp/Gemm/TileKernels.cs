@@ -129,7 +129,7 @@ internal unsafe struct TileKernels
             if (_isUnmanaged) ((delegate* unmanaged<TileBlock*, void>)entry)(&block);
             else ((delegate*<TileBlock*, void>)entry)(&block);
             block.Operands += portion * OperandRowBytes;
-            block.Sums += portion * block.SumStride;
+            block.Sums += portion * TileBlock.Columns;
             if (block.RowScales != null) block.RowScales += portion;
             block.Ahead += block.AheadStep * TileBlock.Steps;
             ahead.Ask(portionShare);

@@ -40,6 +40,7 @@ public unsafe class TileKernelTests
         /// <summary>A bit of the packed block that is inverted before it is multiplied.</summary>
         public (int Byte, int Bit)? Flip { get; set; }
         public Span<float> RowScales => _rowScales.Span<float>(0, rows);
+        /// <summary>[tiles, rows, 32].</summary>
         public Span<float> Sums => _sums.Span<float>(0, rows * tiles * Columns);
 
         public void SetOperand(int row, int k, float value)
@@ -62,14 +63,13 @@ public unsafe class TileKernelTests
             {
                 Operands = _operands.Pointer + first * kernels.OperandRowBytes,
                 RowScales = scaled ? (float*)_rowScales.Pointer + first : null,
-                Sums = (float*)_sums.Pointer + first * tiles * Columns,
-                SumStride = tiles * Columns,
+                Sums = (float*)_sums.Pointer + first * Columns,
                 Depth = depth,
             };
             var run = new BlockRun(Scales(0), tiles, kernels.BlockBytes, following: null);
             kernels.Begin(ref block, _decoded.Pointer, run);
             RowsAhead none = default;
-            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += Columns) kernels.Multiply(ref block, count ?? rows, run, ref none, share: 0);
+            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += rows * Columns) kernels.Multiply(ref block, count ?? rows, run, ref none, share: 0);
             kernels.End();
         }
 
@@ -154,9 +154,13 @@ public unsafe class TileKernelTests
             {
                 problem.Sums.Clear();
                 problem.Multiply(count: count, scaled: true);
-                int written = count * tiles * Columns;
-                Assert.True(problem.Sums[..written].SequenceEqual(alone.AsSpan(0, written)), $"{count} rows, {tiles} tiles");
-                Assert.True(problem.Sums[written..].IndexOfAnyExcept(0f) < 0, $"{count} rows, {tiles} tiles wrote beyond");
+                for (int tile = 0; tile < tiles; tile++)
+                {
+                    int first = tile * most * Columns, written = count * Columns;
+                    Span<float> sums = problem.Sums.Slice(first, most * Columns);
+                    Assert.True(sums[..written].SequenceEqual(alone.AsSpan(first, written)), $"{count} rows, tile {tile} of {tiles}");
+                    Assert.True(sums[written..].IndexOfAnyExcept(0f) < 0, $"{count} rows, tile {tile} of {tiles}: wrote beyond");
+                }
             }
         }
     }
@@ -185,7 +189,7 @@ public unsafe class TileKernelTests
                 problem.Multiply(depth: depth);
                 for (int i = 0; i < problem.Sums.Length; i++)
                 {
-                    int row = i / (tiles * Columns), column = i % (tiles * Columns), tile = column / Columns, n = column % Columns;
+                    int tile = i / (rows * Columns), row = i / Columns % rows, n = i % Columns, column = tile * Columns + n;
                     double expected = i % 5, magnitude = 5;
                     for (int k = 0; k < depth; k++)
                     {

@@ -64,8 +64,6 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         a.mov(Scales, __[Block + TileBlock.Offsets.Scales]);
         a.mov(Operands, __[Block + TileBlock.Offsets.Operands]);
         a.mov(Sums, __[Block + TileBlock.Offsets.Sums]);
-        a.mov(Stride, __[Block + TileBlock.Offsets.SumStride]);
-        a.shl(Stride, 2);
         _panel.LoadAhead(Block, TileBlock.ScaleBytesOf(format));
         a.mov(ebx, __dword_ptr[Block + TileBlock.Offsets.RowCount]);
         a.mov(r13d, __dword_ptr[Block + TileBlock.Offsets.Depth]);
@@ -155,10 +153,7 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
             a.shr(Depth, 6); // and the scales of a 32-K group
             a.sub(Scales, Depth);
         }
-        if (_promotes) return;
-        a.mov(Depth, Stride);
-        a.shl(Depth, 5);
-        a.add(Sums, Depth);
+        if (!_promotes) a.add(Sums, AmxGroup.Rows * TileBlock.SumRowBytes);
     }
 
     /// <summary>32 k: each row tile times both column tiles.</summary>

@@ -56,7 +56,7 @@ internal sealed class AmxPartials(Assembler a)
         a.Label(ref row);
         emit();
         a.add(Partial, RowBytes);
-        a.add(RowSums, Stride);
+        a.add(RowSums, TileBlock.SumRowBytes);
         a.dec(Count);
         a.jne(row);
     }

@@ -57,7 +57,7 @@ internal sealed class AmxPromotion(Assembler a, AmxPartials partials)
         partials.AddTimes(Sums, zmm16, zmm17);
         a.add(RowScales, sizeof(float));
         a.add(Partial, AmxPartials.RowBytes);
-        a.add(Sums, Stride);
+        a.add(Sums, TileBlock.SumRowBytes);
     }
 
     /// <summary>Scales for rows without.</summary>

@@ -16,8 +16,8 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
     public const int MaxRows = 12;
     private const int Line = 64, StepDepth = 4, GroupDepth = 32, OperandBytes = 2, RowBytes = OperandBytes * TileBlock.MaxDepth;
 
-    private static readonly AssemblerRegister64 s_block = rdi, s_weights = rax, s_operands = rsi, s_sums = rdx, s_stride = rcx, s_rowScales = r8,
-        s_groups = r8, s_scales = r9, s_ahead = r10, s_aheadStep = rbx, s_steps = r11, s_row = rdi;
+    private static readonly AssemblerRegister64 s_block = rdi, s_weights = rax, s_operands = rsi, s_sums = rdx, s_rowScales = r8,
+        s_groups = r8, s_scales = r9, s_ahead = r10, s_aheadStep = rbx, s_steps = r11;
 
     private static readonly AssemblerRegisterZMM[] s_zmm =
     [
@@ -57,8 +57,6 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
         a.mov(s_scales, __[s_block + TileBlock.Offsets.Scales]);
         a.mov(s_operands, __[s_block + TileBlock.Offsets.Operands]);
         a.mov(s_sums, __[s_block + TileBlock.Offsets.Sums]);
-        a.mov(s_stride, __[s_block + TileBlock.Offsets.SumStride]);
-        a.shl(s_stride, 2);
         a.mov(s_ahead, __[s_block + TileBlock.Offsets.Ahead]);
         a.mov(s_aheadStep, __[s_block + TileBlock.Offsets.AheadStep]);
         a.mov(r11d, __dword_ptr[s_block + TileBlock.Offsets.Depth]);
@@ -69,16 +67,11 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
         if (_promotes)
         {
             a.mov(s_rowScales, __[s_block + TileBlock.Offsets.RowScales]);
-            a.lea(s_row, __[_ones]);
+            a.lea(rcx, __[_ones]);
             a.test(s_rowScales, s_rowScales);
-            a.cmove(s_rowScales, s_row);
+            a.cmove(s_rowScales, rcx);
         }
-        a.mov(s_row, s_sums);
-        for (int row = 0; row < _rows; row++) // the sums of an item do not fit the first cache beside all else
-        {
-            for (int half = 0; half < 2; half++) a.prefetchw(__[s_row + half * Line]);
-            if (row + 1 < _rows) a.add(s_row, s_stride);
-        }
+        for (int line = 0; line < _rows * TileBlock.SumRowBytes; line += Line) a.prefetchw(__[s_sums + line]); // the sums of an item do not fit the first cache beside all else
         if (format == WeightFormat.Bf16) return;
         _decoder.LoadTables();
         for (int line = 0; line < TileBlock.ScaleBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
@@ -184,12 +177,7 @@ internal sealed unsafe class Bf16DotEmitter(Assembler a, ConstantPool constants,
 
     private void EachRow(int half, Action<int, AssemblerRegisterZMM, AssemblerMemoryOperand> emit)
     {
-        a.mov(s_row, s_sums);
-        for (int row = 0; row < _rows; row++)
-        {
-            emit(row, Sum(row, half), __zmmword_ptr[s_row + half * Line]);
-            if (row + 1 < _rows) a.add(s_row, s_stride);
-        }
+        for (int row = 0; row < _rows; row++) emit(row, Sum(row, half), __zmmword_ptr[s_sums + (row * TileBlock.SumRowBytes + half * Line)]);
     }
 
     /// <summary>What entries read beside constants, after the last of them.</summary>

@@ -17,23 +17,30 @@ internal sealed class CombineEmitter(Assembler a, ConstantPool constants, int co
     public void EmitRound(bool hasBiases)
     {
         var vectors = new Vector512Emitter(a, constants);
-        Label row = a.CreateLabel();
+        Label tile = a.CreateLabel(), row = a.CreateLabel();
         a.mov(rax, __[rdi + RoundRows.SumsAt]);
         a.mov(rcx, __[rdi + RoundRows.BiasAt]);
-        a.mov(rdx, __[rdi + RoundRows.RoundedAt]);
+        a.mov(r8, __[rdi + RoundRows.RoundedAt]);
+        a.mov(r9d, columns / TileBlock.Columns);
+        a.Label(ref tile);
+        a.mov(rdx, r8);
         a.mov(rsi, __[rdi + RoundRows.RowsAt]);
         a.Label(ref row);
-        for (int v = 0; v < _vectors; v++)
+        for (int v = 0; v < TileBlock.Columns / Lanes; v++)
         {
             a.vmovups(zmm0, __zmmword_ptr[rax + v * Lanes * sizeof(float)]);
             if (hasBiases) a.vaddps(zmm0, zmm0, __zmmword_ptr[rcx + v * Lanes * sizeof(float)]);
             vectors.RoundToBf16(zmm0, zmm1);
             vectors.StoreBf16(__ymmword_ptr[rdx + v * Lanes * 2], zmm0);
         }
-        a.add(rax, columns * sizeof(float));
+        a.add(rax, TileBlock.SumRowBytes);
         a.add(rdx, columns * 2);
         a.dec(rsi);
         a.jne(row);
+        a.add(rcx, TileBlock.SumRowBytes);
+        a.add(r8, TileBlock.Columns * 2);
+        a.dec(r9d);
+        a.jne(tile);
         a.vzeroupper();
         a.ret();
     }

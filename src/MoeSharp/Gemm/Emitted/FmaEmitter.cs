@@ -15,8 +15,8 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     public const int PanelBytes = TileBlock.MaxDepth * PanelDepthBytes;
     private const int StepDepth = 4, GroupDepth = 32, RowBytes = sizeof(float) * TileBlock.MaxDepth, Line = 64, PanelDepthBytes = sizeof(float) * TileBlock.Columns;
 
-    private static readonly AssemblerRegister64 s_block = rdi, s_weights = rax, s_operands = rsi, s_sums = rdx, s_stride = rcx, s_rowScales = r8,
-        s_scales = r9, s_ahead = r10, s_steps = r11, s_row = rbx, s_group = rbx;
+    private static readonly AssemblerRegister64 s_block = rdi, s_weights = rax, s_operands = rsi, s_sums = rdx, s_rowScales = r8,
+        s_scales = r9, s_ahead = r10, s_steps = r11, s_group = rbx;
 
     private readonly bool _promotes = format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, _mx = format == WeightFormat.MxFp8;
     private readonly int _stepBytes = StepDepth * TileBlock.Columns * format.ValueBytes();
@@ -108,7 +108,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     {
         LoadArguments();
         if (_promotes) for (int i = 0; i < W0; i++) v.Clear(i);
-        else EachSum(column, 0, _vectors, (sum, offset) => v.Load(sum, s_row, offset));
+        else EachSum(column, 0, _vectors, (sum, offset) => v.Load(sum, s_sums, offset));
         if (_mx && _source != Source.Panel) EmitGroups(column);
         else
         {
@@ -119,7 +119,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         }
         if (_source == Source.ToPanel) return;
         if (_promotes) Promote(column);
-        else EachSum(column, 0, _vectors, (sum, offset) => v.Store(sum, s_row, offset));
+        else EachSum(column, 0, _vectors, (sum, offset) => v.Store(sum, s_sums, offset));
     }
 
     /// <summary>MXFP8: codes are multiplied by code scale and scale at once, unless one of a group's scales is so large that the two have no product.</summary>
@@ -200,8 +200,6 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         a.mov(s_scales, __[s_block + TileBlock.Offsets.Scales]);
         a.mov(s_operands, __[s_block + (_source == Source.ToPanel ? TileBlock.Offsets.Decoded : TileBlock.Offsets.Operands)]);
         a.mov(s_sums, __[s_block + TileBlock.Offsets.Sums]);
-        a.mov(s_stride, __[s_block + TileBlock.Offsets.SumStride]);
-        a.shl(s_stride, 2);
         a.mov(s_ahead, __[s_block + TileBlock.Offsets.Ahead]);
         a.mov(r11d, __dword_ptr[s_block + TileBlock.Offsets.Depth]);
         a.add(s_steps, StepDepth - 1);
@@ -275,20 +273,16 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
                     v.Multiply(X, X, scale);
                 }
                 if (rowsAreCodes) v.MultiplyByCodeScale(sum);
-                v.ScaleAndAdd(sum, hasRowScales ? X : scale, s_row, offset);
-                v.Store(sum, s_row, offset);
+                v.ScaleAndAdd(sum, hasRowScales ? X : scale, s_sums, offset);
+                v.Store(sum, s_sums, offset);
             });
         }
     }
 
-    /// <summary>So many vectors of each row from the first on: number of the sum, and where it lies from <see cref="s_row"/>.</summary>
+    /// <summary>So many vectors of each row from the first on: number of the sum, and where it lies from <see cref="s_sums"/>.</summary>
     private void EachSum(int column, int first, int count, Action<int, int> emit)
     {
-        a.mov(s_row, s_sums);
         for (int row = 0; row < _rows; row++)
-        {
-            for (int i = first; i < first + count; i++) emit(row * _vectors + i, (column + i * v.Lanes) * sizeof(float));
-            if (row + 1 < _rows) a.add(s_row, s_stride);
-        }
+            for (int i = first; i < first + count; i++) emit(row * _vectors + i, row * TileBlock.SumRowBytes + (column + i * v.Lanes) * sizeof(float));
     }
 }

@@ -12,7 +12,7 @@ internal sealed class RowEmitter
     private const int Block = TileBlock.MaxDepth, Lanes = 16, Vectors = Block / Lanes;
     private static readonly AssemblerRegisterZMM[] s_row = [zmm0, zmm1, zmm2, zmm3, zmm4, zmm5, zmm6, zmm7];
     private static readonly AssemblerRegisterZMM s_most = zmm24, s_least = zmm25, s_limit = zmm26, s_negativeLimit = zmm27;
-    private static readonly AssemblerRegister64 s_arguments = rdi, s_operands = rsi, s_scales = r8, s_count = r9;
+    private static readonly AssemblerRegister64 s_arguments = rdi, s_operands = rsi, s_scales = r8, s_count = r9, s_tile = r10, s_tileBytes = r11;
 
     private readonly Assembler _a;
     private readonly ConstantPool _constants;
@@ -57,6 +57,7 @@ internal sealed class RowEmitter
         _a.mov(s_operands, __[s_arguments + ActivateRows.OperandsAt]);
         _a.mov(s_scales, __[s_arguments + ActivateRows.ScalesAt]);
         _a.mov(s_count, __[s_arguments + ActivateRows.RowsAt]);
+        _a.imul(s_tileBytes, s_count, TileBlock.SumRowBytes);
         _a.vbroadcastss(s_most, _constants.One(89f));
         _a.vbroadcastss(s_least, _constants.One(-104f));
         if (_shape.Activation.Limit is { } limit)
@@ -66,9 +67,10 @@ internal sealed class RowEmitter
         }
         EmitLoop(() =>
         {
+            _a.mov(s_tile, rax);
             for (int v = 0; v < Vectors; v++) EmitActivated(v);
             EmitStore(QuantizationRule.Activation);
-            _a.add(rax, 2 * Block * sizeof(float));
+            _a.add(rax, TileBlock.SumRowBytes);
         });
     }
 
@@ -85,13 +87,14 @@ internal sealed class RowEmitter
         _a.ret();
     }
 
-    /// <summary>act(gate) * up of 16 columns; <see cref="GatedActivationVector"/> is the same in C#.</summary>
+    /// <summary>act(gate) * up of the 16 columns of a tile; <see cref="GatedActivationVector"/> is the same in C#.</summary>
     private void EmitActivated(int v)
     {
         AssemblerRegisterZMM g = zmm8, u = zmm9, result = s_row[v];
         Activation activation = _shape.Activation;
-        _a.vmovups(g, __zmmword_ptr[rax + v * 2 * Lanes * sizeof(float)]);
-        _a.vmovups(u, __zmmword_ptr[rax + (v * 2 + 1) * Lanes * sizeof(float)]);
+        _a.vmovups(g, __zmmword_ptr[s_tile]);
+        _a.vmovups(u, __zmmword_ptr[s_tile + Lanes * sizeof(float)]);
+        _a.add(s_tile, s_tileBytes);
         if (_hasBiases)
         {
             _a.vaddps(g, g, __zmmword_ptr[rcx + v * Lanes * sizeof(float)]);
