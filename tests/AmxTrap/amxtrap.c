@@ -94,6 +94,7 @@ static int decode(Instruction *i, const uint8_t *p, const greg_t *registers)
     i->in_register = mod == 3;
     if (i->in_register) i->rm |= not_b ? 0 : 8;
     else p = decode_memory(i, p + 5, mod, not_x, not_b, registers) - 5;
+    if (i->opcode == 0x49) i->address += i->stride; // of a configuration the index is part of the address, not the distance of rows
     i->length = (int)(p + 5 - i->at);
     return 1;
 }

@@ -57,7 +57,9 @@ internal unsafe struct DownJob : ITeamJob
         if (ItemCount > 0) // else there is no first block
         {
             var block = new TileBlock();
-            Kernels.Begin(ref block, decoded, RunOf(0, chunk, out _));
+            BlockRun first = RunOf(0, chunk, out _);
+            Prefetch.Bytes(first.Current, Kernels.BlockBytes);
+            Kernels.Begin(ref block, decoded, first);
             for (int i = 0; i < ItemCount; i++)
             {
                 Multiply(i, chunk, ref block, operands, sums);

@@ -59,11 +59,13 @@ internal unsafe struct TileBlock
     public int Depth;
     /// <summary>Rows; kernels with an entry per number of rows do not look.</summary>
     public int RowCount;
+    /// <summary>Rows that the thread's AMX tiles were made for; 0 before the first block.</summary>
+    public int TileRows;
 
     /// <summary>Where generated code finds the fields.</summary>
     internal static class Offsets
     {
-        public static readonly int Weights, Scales, Operands, RowScales, Sums, Ahead, AheadStep, Next, Decoded, Depth, RowCount;
+        public static readonly int Weights, Scales, Operands, RowScales, Sums, Ahead, AheadStep, Next, Decoded, Depth, RowCount, TileRows;
 
         static Offsets()
         {
@@ -79,6 +81,7 @@ internal unsafe struct TileBlock
             Next = (int)((byte*)&block.Next - first);
             Decoded = (int)((byte*)&block.Decoded - first);
             RowCount = (int)((byte*)&block.RowCount - first);
+            TileRows = (int)((byte*)&block.TileRows - first);
             Depth = (int)((byte*)&block.Depth - first);
         }
     }

@@ -85,6 +85,7 @@ internal unsafe struct TileKernels
     {
         block.Decoded = decoded;
         if (Begins == null) return;
+        block.TileRows = 0;
         block.Next = run.Current + ScaleBytes;
         block.Ahead = run.At(1);
         fixed (TileBlock* first = &block) Begins(first);

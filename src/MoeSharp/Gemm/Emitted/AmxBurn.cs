@@ -33,7 +33,7 @@ internal static unsafe class AmxBurn
         a.tilerelease();
         a.ret();
         a.Label(ref configuration);
-        a.db(AmxEmitter.TileConfiguration);
+        a.db(AmxEmitter.TileConfiguration(AmxEmitter.TileRows));
         a.Label(ref ones);
         for (int i = 0; i < Line / sizeof(uint); i++) a.dd(0x3F803F80u); // BF16 ones
         using var bytes = new MemoryStream();

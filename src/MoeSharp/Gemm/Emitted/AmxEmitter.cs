@@ -9,7 +9,7 @@ namespace MoeSharp;
 /// whose weights the call before decoded; decoding of the next block, by vectors, beside the last 32 rows; scaling of what the tiles summed up 32 rows ago. 32 rows make four chains
 /// of tile products (two row tiles by two column tiles), as many as hide the latency of one.
 /// </summary>
-/// <remarks>Tiles: 0-3 sums, 4-5 operands, 6-7 weights. A row tile reads 16 rows of operands, whatever lies after the last.</remarks>
+/// <remarks>Tiles: 0-3 sums, 4-5 operands, 6-7 weights. Up to 16 rows have tiles of so many; more are read 16 at a time, whatever lies after the last.</remarks>
 internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartials partials, WeightFormat format, bool withNaN)
 {
     /// <summary>Rows of a tile: so many rows of operands must be readable from the first of every 16.</summary>
@@ -25,13 +25,12 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
     private readonly bool _promotes = format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, _mx = format == WeightFormat.MxFp8;
     private readonly bool _decodes = format != WeightFormat.Bf16;
     private static readonly AssemblerRegister64[] s_begins = [rbp, r12, r14]; // what decoding needs of the caller's
-    private Label _configuration = a.CreateLabel();
+    private Label _configurations = a.CreateLabel();
 
-    /// <summary>void(TileBlock*): makes the tiles usable, and decodes the first block.</summary>
+    /// <summary>void(TileBlock*): decodes the first block.</summary>
     public void EmitBegin()
     {
         foreach (AssemblerRegister64 register in s_begins) a.push(register);
-        a.ldtilecfg(__[_configuration]);
         if (_decodes) _panel.EmitWhole(Block);
         a.vzeroupper();
         foreach (AssemblerRegister64 register in s_begins.AsEnumerable().Reverse()) a.pop(register);
@@ -66,6 +65,7 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         a.mov(Sums, __[Block + TileBlock.Offsets.Sums]);
         _panel.LoadAhead(Block, TileBlock.ScaleBytesOf(format));
         a.mov(ebx, __dword_ptr[Block + TileBlock.Offsets.RowCount]);
+        Configure();
         a.mov(r13d, __dword_ptr[Block + TileBlock.Offsets.Depth]);
         a.add(r13d, TileDepth - 1);
         a.shr(r13d, 5);
@@ -76,6 +76,22 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
             partials.LoadCodeScale(constants);
         }
         a.mov(Line, LineBytes);
+    }
+
+    /// <summary>Makes the tiles what the rows need, where they are not.</summary>
+    private void Configure()
+    {
+        Label done = a.CreateLabel();
+        a.mov(eax, TileRows);
+        a.cmp(ebx, TileRows);
+        a.cmovb(eax, ebx);
+        a.cmp(eax, __dword_ptr[Block + TileBlock.Offsets.TileRows]);
+        a.je(done);
+        a.mov(__dword_ptr[Block + TileBlock.Offsets.TileRows], eax);
+        a.shl(eax, 6); // LineBytes
+        a.lea(Depth, __[_configurations]);
+        a.ldtilecfg(__[Depth + rax - LineBytes]);
+        a.Label(ref done);
     }
 
     /// <summary>As many groups as there are rows.</summary>
@@ -211,16 +227,20 @@ internal sealed class AmxEmitter(Assembler a, ConstantPool constants, AmxPartial
         if (group.Number < 2) _panel.Prefetch(group.IsFirst && group.IsLast ? lines : lines / 2);
     }
 
-    /// <summary>What LDTILECFG reads: palette 1, eight tiles of 16 rows of 64 bytes.</summary>
-    internal static byte[] TileConfiguration =>
-        [1, 0, .. new byte[14], .. Enumerable.Repeat<byte[]>([LineBytes, 0], 8).SelectMany(size => size), .. new byte[16], .. Enumerable.Repeat((byte)TileRows, 8), .. new byte[8]];
+    /// <summary>What LDTILECFG reads: palette 1, tiles of 64 bytes a row; those of sums and operands have so many rows, those of weights 16.</summary>
+    internal static byte[] TileConfiguration(int rows) =>
+    [
+        1, .. new byte[15],
+        .. Enumerable.Repeat<byte[]>([LineBytes, 0], 8).SelectMany(size => size), .. new byte[16],
+        .. Enumerable.Repeat((byte)rows, 6), TileRows, TileRows, .. new byte[8],
+    ];
 
-    /// <summary>What the entries read beside constants: decoding tables, the shape of tiles, and scales for rows without.</summary>
+    /// <summary>What the entries read beside constants: decoding tables, shapes of tiles, and scales for rows without.</summary>
     public void EmitTables()
     {
         _panel.EmitTables();
-        a.Label(ref _configuration);
-        a.db(TileConfiguration);
+        a.Label(ref _configurations);
+        for (int rows = 1; rows <= TileRows; rows++) a.db(TileConfiguration(rows));
         _promotion.EmitTables();
     }
 }
