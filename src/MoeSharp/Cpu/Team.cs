@@ -22,18 +22,24 @@ internal sealed unsafe class Team : IDisposable
     private const long Open = 1L << 32, Generation = 1L << 33;
     private const int SpinsBeforeParking = 2000;
     private readonly Topology _topology;
-    private readonly Thread[] _workers;
+    private readonly Worker[] _workers;
     private readonly Share[] _shares;
-    private readonly object _queue = new(), _park = new();
+    private readonly object _queue = new();
     private int _busy, _waiting;
     // Low half: workers inside the job. Then one bit: workers may enter. Above: the job's number.
     private long _gate;
-    private int _parked;
     private volatile bool _disposed;
     private delegate*<void*, int, int, void> _body;
     private void* _job;
     private int _limit;
     private Exception? _failure;
+
+    /// <summary>A thread, which parks on this object: on a lock that all share, each would wait for those woken before it to let go of it.</summary>
+    private sealed class Worker(Thread thread)
+    {
+        public readonly Thread Thread = thread;
+        public int IsParked;
+    }
 
     /// <summary>Tasks of one node, on cache lines of their own.</summary>
     [StructLayout(LayoutKind.Explicit, Size = 256)]
@@ -55,12 +61,12 @@ internal sealed unsafe class Team : IDisposable
         ArgumentOutOfRangeException.ThrowIfLessThan(threads, 1);
         _topology = topology;
         _shares = new Share[Math.Min(topology.Nodes.Count, threads)];
-        _workers = new Thread[threads - 1];
+        _workers = new Worker[threads - 1];
         for (int i = 0; i < _workers.Length; i++)
         {
             int index = i + 1;
-            _workers[i] = new Thread(() => Work(index)) { IsBackground = true, Name = $"MoeSharp {index}" };
-            _workers[i].Start();
+            _workers[i] = new Worker(new Thread(() => Work(index)) { IsBackground = true, Name = $"MoeSharp {index}" });
+            _workers[i].Thread.Start();
         }
     }
 
@@ -138,8 +144,14 @@ internal sealed unsafe class Team : IDisposable
     private void Begin()
     {
         Interlocked.Exchange(ref _gate, ((_gate & -Generation) + Generation) | Open);
-        if (Volatile.Read(ref _parked) == 0) return;
-        lock (_park) Monitor.PulseAll(_park);
+        WakeParked();
+    }
+
+    /// <summary>To be called behind a full fence after what workers wait for.</summary>
+    private void WakeParked()
+    {
+        foreach (Worker worker in _workers)
+            if (Volatile.Read(ref worker.IsParked) != 0) lock (worker) Monitor.Pulse(worker);
     }
 
     /// <summary>Closes the gate, so that nobody waits for workers that have not woken up, then waits for those inside.</summary>
@@ -175,7 +187,7 @@ internal sealed unsafe class Team : IDisposable
         long done = 0;
         while (true)
         {
-            long gate = Await(done);
+            long gate = Await(done, _workers[thread - 1]);
             if (_disposed) return;
             done = gate & -Generation;
             if (!TryEnter(done)) continue;
@@ -194,19 +206,19 @@ internal sealed unsafe class Team : IDisposable
         }
     }
 
-    private long Await(long done)
+    private long Await(long done, Worker self)
     {
         for (int i = 0; i < SpinsBeforeParking; i++)
         {
             if (IsNew(done, out long gate)) return gate;
             Thread.SpinWait(10);
         }
-        lock (_park)
+        lock (self)
         {
-            Interlocked.Increment(ref _parked);
+            Interlocked.Exchange(ref self.IsParked, 1); // a full fence: either the gate is seen to be open here, or this is seen by who opened it
             long gate;
-            while (!IsNew(done, out gate) && !_disposed) Monitor.Wait(_park);
-            Interlocked.Decrement(ref _parked);
+            while (!IsNew(done, out gate) && !_disposed) Monitor.Wait(self);
+            self.IsParked = 0;
             return gate;
         }
     }
@@ -224,16 +236,14 @@ internal sealed unsafe class Team : IDisposable
         try
         {
             if (_disposed) return;
-            lock (_park)
-            {
-                _disposed = true;
-                Monitor.PulseAll(_park);
-            }
+            _disposed = true;
+            Interlocked.MemoryBarrier();
+            WakeParked();
         }
         finally
         {
             EndTurn();
         }
-        foreach (Thread worker in _workers) worker.Join();
+        foreach (Worker worker in _workers) worker.Thread.Join();
     }
 }

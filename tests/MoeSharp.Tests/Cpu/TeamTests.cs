@@ -36,6 +36,37 @@ public unsafe class TeamTests
         Assert.True(*job.Threads < 1 << (limit == 0 ? threads : limit), $"threads used: {*job.Threads:b}");
     }
 
+    /// <summary>Each task waits for all the others, so that every worker has to come.</summary>
+    private struct MeetingJob : ITeamJob
+    {
+        public int* Arrived;
+        public int Expected;
+
+        public readonly void Execute(int task, int thread)
+        {
+            Interlocked.Increment(ref *Arrived);
+            int* arrived = Arrived;
+            int expected = Expected;
+            Assert.True(SpinWait.SpinUntil(() => Volatile.Read(ref *arrived) >= expected, TimeSpan.FromSeconds(60)), $"task {task} on thread {thread}: {*arrived} of {expected} came");
+        }
+    }
+
+    /// <summary>Whether they have parked, are about to, or still spin.</summary>
+    [Fact]
+    public void EveryWorkerComesAfterAPause()
+    {
+        const int threads = 4;
+        using var team = new Team(threads);
+        using var arrived = new NativeBuffer(sizeof(int));
+        for (int round = 0; round < 150; round++)
+        {
+            *(int*)arrived.Pointer = 0;
+            team.Run(new MeetingJob { Arrived = (int*)arrived.Pointer, Expected = threads }, threads);
+            if (round % 3 == 0) Thread.Sleep(round % 5);
+            else Thread.SpinWait(round * 200);
+        }
+    }
+
     [Fact]
     public void AnExceptionReachesTheCallerAndTheTeamGoesOn()
     {
