@@ -115,6 +115,7 @@ static void addresses(void)
     c.rows[3] = c.rows[7] = 4, c.colsb[3] = c.colsb[7] = 16;
     for (int i = 0; i < 1024; i++) data[i] = (uint8_t)(i * 7 + i / 256);
     __asm__ volatile("ldtilecfg %0" : : "m"(c)); // RIP-relative
+    __asm__ volatile("ldtilecfg -64(%0,%1,2)" : : "r"(&c), "r"(32l) : "memory");
     const uint8_t *at = data + 512;
     #define LOAD(address, offset, step, ...) \
         memset(out, 0, sizeof out); \

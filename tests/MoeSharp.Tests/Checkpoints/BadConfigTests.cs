@@ -134,12 +134,18 @@ public sealed class BadConfigTests : IDisposable
         }
         tiny.Config = _config.ToJsonString();
         string folder = tiny.Write();
-        long before = GC.GetTotalMemory(forceFullCollection: true);
-        using var doctor = new Doctor(folder);
-        doctor.Scan((_, _) => { }, TestContext.Current.CancellationToken);
-        Assert.InRange(GC.GetTotalMemory(forceFullCollection: true) - before, long.MinValue, 16 << 20);
-        Assert.Equal(FindingList.MostOfACode + 1, doctor.Findings.Count(f => f.Code == FindingCode.BlockZero));
-        Assert.Contains(doctor.Findings, f => f.What == $"{2 * layers * experts - FindingList.MostOfACode} more findings of this kind are not listed.");
+        const long most = 16 << 20;
+        long kept = long.MaxValue;
+        for (int attempt = 0; attempt < 5 && kept > most; attempt++) // other tests allocate meanwhile
+        {
+            long before = GC.GetTotalMemory(forceFullCollection: true);
+            using var doctor = new Doctor(folder);
+            doctor.Scan((_, _) => { }, TestContext.Current.CancellationToken);
+            kept = GC.GetTotalMemory(forceFullCollection: true) - before;
+            Assert.Equal(FindingList.MostOfACode + 1, doctor.Findings.Count(f => f.Code == FindingCode.BlockZero));
+            Assert.Contains(doctor.Findings, f => f.What == $"{2 * layers * experts - FindingList.MostOfACode} more findings of this kind are not listed.");
+        }
+        Assert.InRange(kept, long.MinValue, most);
     }
 
     [Theory]
