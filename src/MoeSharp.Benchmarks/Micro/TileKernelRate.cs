@@ -32,7 +32,8 @@ public unsafe class TileKernelRate
         _operands = new NativeBuffer(Blocks * 16 * _kernels.OperandRowBytes); // AMX reads tiles of 16 rows
         _sums = new NativeBuffer(16 * TileBlock.Columns * sizeof(float));
         _decoded = new NativeBuffer(_kernels.DecodedBytes);
-        for (int i = 0; i < _packed.Bytes; i++) _packed.Pointer[i] = 0x38; // code 0x38 is 1; as a scale it is small and positive
+        byte one = kernel.Order == TileOrder.Quads ? QuadCode.Of(0x38) : (byte)0x38; // code 0x38 is 1; in the place of a scale it is some positive number
+        new Span<byte>(_packed.Pointer, (int)_packed.Bytes).Fill(one);
         for (int i = 0; i < _operands.Bytes; i += 2) *(ushort*)(_operands.Pointer + i) = kernel.Operand == Operand.Bf16 || i % 4 == 2 ? (ushort)0x3F80 : (ushort)0;
     }
 

@@ -121,9 +121,10 @@ internal unsafe struct DownJob : ITeamJob
         }
         for (int column = 0; column < ChunkColumns; column += TileBlock.Columns)
         {
+            int biases = bias == null ? 0 : Math.Min(TileBlock.Columns, count - column);
             for (int r = 0; r < item.Rows; r++, sums += TileBlock.Columns)
             {
-                for (int c = 0; bias != null && c < Math.Min(TileBlock.Columns, count - column); c++) sums[c] += bias[column + c];
+                for (int c = 0; c < biases; c++) sums[c] += bias[column + c];
                 Conversions.ToBFloat16(new ReadOnlySpan<float>(sums, TileBlock.Columns), new Span<BFloat16>(rounded + r * ChunkColumns + column, TileBlock.Columns));
             }
         }

@@ -26,7 +26,7 @@ internal sealed class AmxPanel(Assembler a, ConstantPool constants, bool withNaN
     public void LoadArguments(AssemblerRegister64 block)
     {
         for (int pair = 0; pair < s_shifts.Length; pair++) a.vmovdqu64(s_shifts[pair], __[_shifts[pair]]);
-        a.vpbroadcastd(s_exponents, constants.One(0x01010101u * QuadCode.ExponentMask));
+        _tables.LoadExponents(s_exponents);
         a.vpbroadcastd(s_code, constants.One(Code));
         a.vpbroadcastd(s_exponent, constants.One(Exponent));
         a.mov(s_codes, __[block + TileBlock.Offsets.Next]);
@@ -58,16 +58,13 @@ internal sealed class AmxPanel(Assembler a, ConstantPool constants, bool withNaN
     /// <summary>Two lines, four k of 32 columns, which become two rows of the panel.</summary>
     private void EmitLines(int line)
     {
-        Label rare = a.CreateLabel(), next = a.CreateLabel();
         if (withNaN)
         {
             CallTable(line);
             return;
         }
-        for (int i = 0; i < s_lines.Length; i++) a.vmovdqu64(s_lines[i], __[s_codes + (line + i) * Line]);
-        a.vptestnmb(k1, s_lines[0], s_exponents);
-        a.vptestnmb(k2, s_lines[1], s_exponents);
-        a.kortestq(k1, k2);
+        Label rare = a.CreateLabel(), next = a.CreateLabel();
+        _tables.LoadAndTest(s_lines, s_codes, line * Line, s_exponents);
         a.jne(rare);
         for (int pair = 0; pair < s_shifts.Length; pair++)
             for (int i = 0; i < s_lines.Length; i++)
@@ -140,10 +137,6 @@ internal sealed class AmxPanel(Assembler a, ConstantPool constants, bool withNaN
         }
         a.ret();
         _tables.EmitTables();
-        for (int pair = 0; pair < _shifts.Length; pair++)
-        {
-            a.Label(ref _shifts[pair]);
-            for (int i = 0; i < Line / sizeof(ulong); i++) a.dq(QuadCode.PairShifts(pair));
-        }
+        for (int pair = 0; pair < _shifts.Length; pair++) _tables.EmitShifts(_shifts[pair], QuadCode.PairShifts(pair));
     }
 }

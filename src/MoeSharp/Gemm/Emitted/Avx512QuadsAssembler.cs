@@ -29,23 +29,14 @@ internal sealed class Avx512QuadsAssembler(Assembler a, ConstantPool constants) 
             return;
         }
         for (int k = 0; k < s_shifts.Length; k++) _a.vmovdqu64(s_shifts[k], __[_shifts[k]]);
-        _a.vpbroadcastd(s_exponents, _constants.One(0x01010101u * QuadCode.ExponentMask));
+        _tables.LoadExponents(s_exponents);
         _a.vpbroadcastd(s_code, _constants.One(Code));
         _a.vpbroadcastd(s_exponent, _constants.One(Exponent));
     }
 
     public bool HasRareCodes => true;
 
-    public void TestRareCodes(AssemblerRegister64 address)
-    {
-        AssemblerRegisterK[] rare = [k1, k2];
-        for (int i = 0; i < s_lines.Length; i++)
-        {
-            _a.vmovdqu64(s_lines[i], __[address + i * Line]);
-            _a.vptestnmb(rare[i], s_lines[i], s_exponents);
-        }
-        _a.kortestq(k1, k2);
-    }
+    public void TestRareCodes(AssemblerRegister64 address) => _tables.LoadAndTest(s_lines, address, 0, s_exponents);
 
     public override void DecodeE4M3(int register, AssemblerRegister64 address, int k, int column, bool withNaN, int temporary)
     {
@@ -96,11 +87,7 @@ internal sealed class Avx512QuadsAssembler(Assembler a, ConstantPool constants) 
 
     void IVectorAssembler.EmitTables()
     {
-        for (int k = 0; k < _shifts.Length; k++)
-        {
-            _a.Label(ref _shifts[k]);
-            for (int i = 0; i < Line / sizeof(ulong); i++) _a.dq(QuadCode.Shifts(k));
-        }
+        for (int k = 0; k < _shifts.Length; k++) _tables.EmitShifts(_shifts[k], QuadCode.Shifts(k));
         _tables.EmitTables();
     }
 }

@@ -69,8 +69,8 @@ internal interface IVectorAssembler
 /// <summary>AVX-512 F, BW and VL.</summary>
 internal class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAssembler
 {
-    /// <summary>Of the code scale.</summary>
-    protected const uint CodeExponent = 8;
+    /// <summary>Of the code scale: a way through binary16 leaves what moving bits does.</summary>
+    protected const uint CodeExponent = QuadCode.Exponent;
     private const float CodeScale = 1 << (int)CodeExponent, DecodedNaN = 480 / CodeScale;
 
     protected static AssemblerRegisterZMM Z(int register) => new(Register.ZMM0 + register);

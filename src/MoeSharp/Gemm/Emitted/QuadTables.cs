@@ -3,14 +3,37 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace MoeSharp;
 
-/// <summary>Decodes codes in <see cref="TileOrder.Quads"/> to BF16 by table with AVX512-VBMI, exactly and NaN included, as values / 2^8: what moving bits gives for most codes.</summary>
+/// <summary>What kernels share that decode <see cref="TileOrder.Quads"/> with AVX512-VBMI by moving bits: the search for codes that this does not decode, zeros and subnormal ones, and the way by table
+/// for those and NaN, exactly, as values / 2^8 too.</summary>
 internal sealed class QuadTables(Assembler a, ConstantPool constants)
 {
     private const int Line = 64;
     private const uint Signs = 0x80808080;
     private readonly Label[] _low = [a.CreateLabel(), a.CreateLabel()], _high = [a.CreateLabel(), a.CreateLabel()];
 
-    /// <summary>Four codes of each of 16 columns: the first two, and the last two.</summary>
+    /// <summary>What <see cref="LoadAndTest"/> tests with.</summary>
+    public void LoadExponents(AssemblerRegisterZMM exponents) => a.vpbroadcastd(exponents, constants.One(0x01010101u * QuadCode.ExponentMask));
+
+    /// <summary>Two lines, four codes of each of 32 columns; the zero flag says that moving bits decodes them all.</summary>
+    public void LoadAndTest(AssemblerRegisterZMM[] lines, AssemblerRegister64 address, int offset, AssemblerRegisterZMM exponents)
+    {
+        AssemblerRegisterK[] rare = [k1, k2];
+        for (int i = 0; i < lines.Length; i++)
+        {
+            a.vmovdqu64(lines[i], __[address + (offset + i * Line)]);
+            a.vptestnmb(rare[i], lines[i], exponents);
+        }
+        a.kortestq(k1, k2);
+    }
+
+    /// <summary>Writes the first bits of VPMULTISHIFTQB, the same for every quadword.</summary>
+    public void EmitShifts(Label label, ulong shifts)
+    {
+        a.Label(ref label);
+        for (int i = 0; i < Line / sizeof(ulong); i++) a.dq(shifts);
+    }
+
+    /// <summary>Four codes of each of 16 columns to BF16: the first two, and the last two.</summary>
     public void LookUp(AssemblerRegisterZMM first, AssemblerRegisterZMM last, AssemblerMemoryOperand codes, AssemblerRegisterZMM low, AssemblerRegisterZMM high, AssemblerRegisterZMM table)
     {
         a.vmovdqu64(first, codes);
