@@ -10,7 +10,6 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     private readonly PackedWeights _gateUp, _down;
     private readonly NativeBuffer? _biases;
     private readonly PackedFile? _stored;
-    private readonly int _downThreads;
 
     /// <summary>Pieces of laying out: the search for NaN codes, GateUp's weights, Down's.</summary>
     public const int Pieces = 3;
@@ -35,7 +34,6 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         }
         foreach (PackedWeights packed in (PackedWeights[])[_gateUp, _down]) team.Place(packed.Pointer, packed.Bytes, shape.Experts);
         _rowKernels = kernel.RowsFor(shape, weights.Biases is not null, _down.TilesPerChunk * TileBlock.Columns);
-        _downThreads = Math.Min(team.Threads, _down.Chunks);
         if (weights.Biases is { } biases) _biases = PackBiases(shape, biases, _gateUp.Chunks * TileBlock.MaxDepth);
     }
 
@@ -50,11 +48,11 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
     /// <summary>Bytes of packed weights.</summary>
     public long Bytes => _gateUp.Bytes + _down.Bytes;
 
-    /// <summary>128 columns, or fewer where that would leave threads idle.</summary>
+    /// <summary>128 columns, or fewer where that would leave threads without a chunk of their own.</summary>
     public static int DownTilesPerChunk(int hidden, int threads)
     {
         int tiles = 4;
-        while (tiles > 1 && Formats.Blocks(hidden, tiles * TileBlock.Columns) < 4 * threads) tiles /= 2;
+        while (tiles > 1 && Formats.Blocks(hidden, tiles * TileBlock.Columns) < threads) tiles /= 2;
         return tiles;
     }
 
@@ -86,7 +84,8 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         plan.Add("activated", ElementType.BF16, _down.Blocks * slots + AmxEmitter.TileRows - 1, TileBlock.MaxDepth, Step.GateUp, Step.Down);
         plan.Add("activated_scales", ElementType.F32, _down.Blocks, slots, Step.GateUp, Step.Down);
         plan.Add("gate_up", ElementType.U8, _team.Threads, GateUpJob.ScratchBytes(itemRows, _kernels), Step.GateUp, Step.Activate);
-        plan.Add("down", ElementType.U8, _downThreads, DownJob.ScratchBytes(itemRows, slots, _down.TilesPerChunk * TileBlock.Columns, _kernels), Step.Down, Step.Combine);
+        plan.Add("down_items", ElementType.U8, _team.Threads, sizeof(SharedItems), Step.Down, Step.Down);
+        plan.Add("down", ElementType.U8, _team.Threads, DownJob.ScratchBytes(itemRows, slots, _down.TilesPerChunk * TileBlock.Columns, _kernels), Step.Down, Step.Combine);
     }
 
     public void Run(in ExpertsCall call, Workspace workspace)
@@ -170,6 +169,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         fixed (float* weights = call.Weights, outputF32 = call.OutputF32)
         fixed (BFloat16* output = call.Output)
         {
+            new Span<SharedItems>(buffers.DownItems, _team.Threads).Clear();
             _team.Run(new DownJob
             {
                 Kernels = _kernels,
@@ -187,11 +187,13 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
                 ActivatedScales = buffers.ActivatedScales,
                 Bias = _biases is null ? null : (float*)_biases.Pointer + (nint)_shape.Experts * 2 * _gateUp.Chunks * TileBlock.MaxDepth,
                 RouterWeights = _shape.RouterWeightOnInput ? null : weights,
+                Shared = buffers.DownItems,
+                Threads = _team.Threads,
                 Scratch = buffers.Down,
                 ItemRows = Math.Min(call.Tokens * _shape.TopK, WorkItem.MaxRows),
                 Output = output,
                 OutputF32 = outputF32,
-            }, _down.Chunks, call.MaxThreads > 0 ? Math.Min(call.MaxThreads, _downThreads) : _downThreads);
+            }, _down.Chunks, call.MaxThreads, helps: true);
         }
     }
 
@@ -202,7 +204,8 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         public readonly float* HiddenScales = workspace.Pointer<float>(first + 1);
         public readonly int* RowOfSlot = workspace.Pointer<int>(first + 4), SlotOfRow = workspace.Pointer<int>(first + 5);
         public readonly WorkItem* Items = workspace.Pointer<WorkItem>(first + 6);
-        public readonly byte* GateUp = workspace.Pointer<byte>(first + 9), Down = workspace.Pointer<byte>(first + 10);
+        public readonly byte* GateUp = workspace.Pointer<byte>(first + 9), Down = workspace.Pointer<byte>(first + 11);
+        public readonly SharedItems* DownItems = workspace.Pointer<SharedItems>(first + 10);
         public readonly float* ActivatedScales = workspace.Pointer<float>(first + 8);
     }
 

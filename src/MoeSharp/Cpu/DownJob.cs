@@ -5,7 +5,7 @@ namespace MoeSharp;
 
 /// <summary>
 /// Steps 6 and 7, Down and Combine, fused: a task computes a chunk of the hidden columns for all rows of all experts, then sums each token's rows in
-/// slot order. Only one chunk of unsummed rows exists per thread. T tokens, H hidden, S = T*K rows.
+/// slot order. Only one chunk of unsummed rows exists per thread. A thread without a task multiplies items for others. T tokens, H hidden, S = T*K rows.
 /// </summary>
 internal unsafe struct DownJob : ITeamJob
 {
@@ -32,6 +32,10 @@ internal unsafe struct DownJob : ITeamJob
     public float* Bias;
     /// <summary>[T, K]; null means all 1.</summary>
     public float* RouterWeights;
+    /// <summary>[threads], zeros at first.</summary>
+    public SharedItems* Shared;
+    /// <summary>Threads that may take part.</summary>
+    public int Threads;
     /// <summary>[threads, <see cref="ScratchBytes"/>].</summary>
     public byte* Scratch;
     /// <summary>Rows of the largest item.</summary>
@@ -47,42 +51,74 @@ internal unsafe struct DownJob : ITeamJob
     public static long ScratchBytes(int itemRows, long rows, int chunkColumns, in TileKernels kernels) =>
         kernels.DecodedBytes + itemRows * (long)kernels.WidenedRowBytes + chunkColumns * (itemRows * (long)sizeof(float) + rows * sizeof(ushort));
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Execute(int chunk, int thread)
     {
-        byte* decoded = Scratch + thread * (nint)ScratchBytes(ItemRows, Rows, ChunkColumns, Kernels);
-        byte* operands = decoded + Kernels.DecodedBytes;
-        var sums = (float*)(operands + ItemRows * Kernels.WidenedRowBytes);
-        var rounded = (BFloat16*)(sums + ItemRows * ChunkColumns);
-        if (ItemCount > 0) // else there is no first block
+        if (chunk == Team.NoTask)
         {
-            var block = new TileBlock();
-            BlockRun first = RunOf(0, chunk, out _);
-            Prefetch.Bytes(first.Current, Kernels.BlockBytes);
-            Kernels.Begin(ref block, decoded, first);
-            for (int i = 0; i < ItemCount; i++)
-            {
-                Multiply(i, chunk, ref block, operands, sums);
-                Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
-            }
-            Kernels.End();
+            Help(thread);
+            return;
         }
-        Combine(chunk, rounded);
+        Shared[thread].Begin(chunk);
+        MultiplyItems(chunk, owner: thread, thread);
+        Shared[thread].Wait(ItemCount);
+        Combine(chunk, RoundedOf(thread));
     }
 
-    /// <summary>An item's blocks of a chunk, followed by the next item's.</summary>
-    private readonly BlockRun RunOf(int i, int chunk, out int tiles)
+    /// <summary>Multiplies items of other threads' chunks, as long as there are any: else the last chunks would leave most threads without work.</summary>
+    private readonly void Help(int thread)
     {
-        byte* weights = Weights.Chunk(Items[i].Expert, chunk, out tiles), following = i + 1 < ItemCount ? Weights.Chunk(Items[i + 1].Expert, chunk, out _) : null;
-        return new(weights, Weights.Blocks * tiles, Kernels.BlockBytes, following);
+        for (int other = 1; other < Threads; other++)
+        {
+            int owner = (thread + other) % Threads, chunk = Shared[owner].Task;
+            if (chunk >= 0) MultiplyItems(chunk, owner, thread);
+        }
+    }
+
+    private readonly byte* ScratchOf(int thread) => Scratch + thread * (nint)ScratchBytes(ItemRows, Rows, ChunkColumns, Kernels);
+
+    /// <summary>[S, columns of a chunk] of the scratch.</summary>
+    private readonly BFloat16* RoundedOf(int thread) =>
+        (BFloat16*)(ScratchOf(thread) + Kernels.DecodedBytes + ItemRows * (Kernels.WidenedRowBytes + ChunkColumns * sizeof(float)));
+
+    /// <summary>Multiplies and rounds items of the owner's chunk until all are taken.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private readonly void MultiplyItems(int chunk, int owner, int thread)
+    {
+        ref SharedItems shared = ref Shared[owner];
+        int i = shared.Take(chunk, ItemCount);
+        if (i == SharedItems.None) return;
+        int following = shared.Take(chunk, ItemCount);
+        byte* decoded = ScratchOf(thread), operands = decoded + Kernels.DecodedBytes;
+        var sums = (float*)(operands + ItemRows * Kernels.WidenedRowBytes);
+        BFloat16* rounded = RoundedOf(owner);
+        var block = new TileBlock();
+        BlockRun first = RunOf(i, following, chunk, out _);
+        Prefetch.Bytes(first.Current, Kernels.BlockBytes);
+        Kernels.Begin(ref block, decoded, first);
+        while (true)
+        {
+            Multiply(i, following, chunk, ref block, operands, sums);
+            Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
+            shared.End();
+            if (following == SharedItems.None) break;
+            (i, following) = (following, shared.Take(chunk, ItemCount));
+        }
+        Kernels.End();
+    }
+
+    /// <summary>An item's blocks of a chunk, followed by those of another, if there is one.</summary>
+    private readonly BlockRun RunOf(int i, int following, int chunk, out int tiles)
+    {
+        byte* weights = Weights.Chunk(Items[i].Expert, chunk, out tiles), next = following != SharedItems.None ? Weights.Chunk(Items[following].Expert, chunk, out _) : null;
+        return new(weights, Weights.Blocks * tiles, Kernels.BlockBytes, next);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private readonly void Multiply(int i, int chunk, ref TileBlock block, byte* operands, float* sums)
+    private readonly void Multiply(int i, int next, int chunk, ref TileBlock block, byte* operands, float* sums)
     {
-        WorkItem item = Items[i], following = Items[Math.Min(i + 1, ItemCount - 1)];
+        WorkItem item = Items[i], following = Items[next != SharedItems.None ? next : i];
         new Span<float>(sums, item.Rows * ChunkColumns).Clear();
-        BlockRun run = RunOf(i, chunk, out int tiles);
+        BlockRun run = RunOf(i, next, chunk, out int tiles);
         for (int k = 0; k < Weights.Blocks; k++)
         {
             bool isLast = k + 1 == Weights.Blocks;

@@ -20,6 +20,8 @@ internal interface ITeamJob
 internal sealed unsafe class Team : IDisposable
 {
     private const long Open = 1L << 32, Generation = 1L << 33;
+    /// <summary>What a thread gets in place of a task when there is none left.</summary>
+    public const int NoTask = -1;
     private const int SpinsBeforeParking = 2000;
     private readonly Topology _topology;
     private readonly Worker[] _workers;
@@ -32,6 +34,7 @@ internal sealed unsafe class Team : IDisposable
     private delegate*<void*, int, int, void> _body;
     private void* _job;
     private int _limit;
+    private bool _helps;
     private Exception? _failure;
 
     /// <summary>A thread, which parks on this object: on a lock that all share, each would wait for those woken before it to let go of it.</summary>
@@ -88,8 +91,9 @@ internal sealed unsafe class Team : IDisposable
 
     /// <summary>Runs tasks 0 .. tasks - 1, each once, and returns when all are done.</summary>
     /// <param name="limit">At most this many threads; 0 means all.</param>
+    /// <param name="helps">A thread that finds no task left gets <see cref="NoTask"/>, to help others with theirs.</param>
     /// <exception cref="Exception">The first that a task threw; tasks not yet begun are then skipped.</exception>
-    public void Run<TJob>(TJob job, int tasks, int limit = 0) where TJob : unmanaged, ITeamJob
+    public void Run<TJob>(TJob job, int tasks, int limit = 0, bool helps = false) where TJob : unmanaged, ITeamJob
     {
         if (tasks <= 0) return;
         if (Interlocked.CompareExchange(ref _busy, 1, 0) != 0) AwaitTurn();
@@ -99,6 +103,7 @@ internal sealed unsafe class Team : IDisposable
             _body = &Invoke<TJob>;
             _job = &job;
             _limit = limit > 0 ? limit : Threads;
+            _helps = helps;
             _failure = null;
             ShareOut(tasks);
             bool alone = tasks == 1 || _limit == 1 || _workers.Length == 0;
@@ -172,6 +177,7 @@ internal sealed unsafe class Team : IDisposable
                 ref Share share = ref _shares[(node + n) % _shares.Length];
                 for (int task; (task = Interlocked.Increment(ref share.Next) - 1) < share.End;) _body(_job, task, thread);
             }
+            if (_helps) _body(_job, NoTask, thread);
         }
         catch (Exception exception)
         {

@@ -35,6 +35,13 @@ internal unsafe struct TileBlock
     /// <summary>Bytes of scales at the start of a packed block.</summary>
     public static int ScaleBytesOf(WeightFormat format) => format == WeightFormat.Bf16 ? 0 : ScaleBytes;
 
+    /// <summary>Sets what to ask for: the block of a run that is so many further on.</summary>
+    public void AskFor(in BlockRun run, int ahead)
+    {
+        Ahead = run.At(ahead);
+        Further = (nint)(run.At(ahead + 1) - Ahead);
+    }
+
     /// <summary>Packed values.</summary>
     public byte* Weights;
     /// <summary>FP32 [32], E8M0 [4, 32], or nothing.</summary>
@@ -47,6 +54,8 @@ internal unsafe struct TileBlock
     public float* Sums;
     /// <summary>Memory to ask for meanwhile, since hardware stops at pages: so many bytes per step.</summary>
     public byte* Ahead;
+    /// <summary>How far behind <see cref="Ahead"/> that lies which comes after it and is asked for too, into the second cache, by kernels that gain from it.</summary>
+    public nint Further;
     /// <summary>How far <see cref="Ahead"/> moves per step.</summary>
     public nint AheadStep;
     /// <summary>What the codec looks codes up in; set by <see cref="TileKernels"/>.</summary>
@@ -65,7 +74,7 @@ internal unsafe struct TileBlock
     /// <summary>Where generated code finds the fields.</summary>
     internal static class Offsets
     {
-        public static readonly int Weights, Scales, Operands, RowScales, Sums, Ahead, AheadStep, Next, Decoded, Depth, RowCount, TileRows;
+        public static readonly int Weights, Scales, Operands, RowScales, Sums, Ahead, Further, AheadStep, Next, Decoded, Depth, RowCount, TileRows;
 
         static Offsets()
         {
@@ -77,6 +86,7 @@ internal unsafe struct TileBlock
             RowScales = (int)((byte*)&block.RowScales - first);
             Sums = (int)((byte*)&block.Sums - first);
             Ahead = (int)((byte*)&block.Ahead - first);
+            Further = (int)((byte*)&block.Further - first);
             AheadStep = (int)((byte*)&block.AheadStep - first);
             Next = (int)((byte*)&block.Next - first);
             Decoded = (int)((byte*)&block.Decoded - first);

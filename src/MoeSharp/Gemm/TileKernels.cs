@@ -87,7 +87,7 @@ internal unsafe struct TileKernels
         if (Begins == null) return;
         block.TileRows = 0;
         block.Next = run.Current + ScaleBytes;
-        block.Ahead = run.At(1);
+        block.AskFor(run, BlockRun.Distance);
         fixed (TileBlock* first = &block) Begins(first);
     }
 
@@ -115,7 +115,7 @@ internal unsafe struct TileKernels
         block.Tables = Tables;
         block.Scales = run.Current;
         block.Weights = run.Current + ScaleBytes;
-        block.Ahead = run.At(BlockRun.Distance);
+        block.AskFor(run, BlockRun.Distance);
         block.AheadStep = (BlockBytes - ScaleBytes) / (TileBlock.Steps * (fromPanel ? portions + 1 : portions));
         if (fromPanel)
         {
@@ -145,7 +145,7 @@ internal unsafe struct TileKernels
         block.Scales = run.Current;
         block.Weights = run.Current + ScaleBytes;
         block.Next = run.At(1) + ScaleBytes;
-        block.Ahead = run.At(1 + BlockRun.Distance);
+        block.AskFor(run, 1 + BlockRun.Distance);
         block.RowCount = rows;
         fixed (TileBlock* pinned = &block) ((delegate* unmanaged<TileBlock*, void>)_entries[0])(pinned);
     }

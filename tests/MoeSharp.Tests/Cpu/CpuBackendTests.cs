@@ -95,7 +95,7 @@ public class CpuBackendTests
             bool isFp32 = kernel is { Operand: Operand.F32, Name: not "avx512" }; // avx512 has an exponential function of its own
             string family = isFp32 ? "fp32" : kernel.Name;
             float[]? expected = bitsOf.GetValueOrDefault(family);
-            for (int threads = 1; threads <= 4; threads++)
+            foreach (int threads in (int[])[1, 2, 3, 4, 9]) // at 9 some have no chunk of hidden columns and help others
             {
                 using var backend = new CpuBackend(threads, kernel);
                 using var experts = new FusedExperts(options, weights, backend);

@@ -36,6 +36,37 @@ public unsafe class TeamTests
         Assert.True(*job.Threads < 1 << (limit == 0 ? threads : limit), $"threads used: {*job.Threads:b}");
     }
 
+    /// <summary>Counts those that came to help, by thread.</summary>
+    private struct HelpedJob : ITeamJob
+    {
+        public int* Done;
+        public int* Helped;
+
+        public readonly void Execute(int task, int thread) => Interlocked.Increment(ref task == Team.NoTask ? ref Helped[thread] : ref *Done);
+    }
+
+    [Theory]
+    [InlineData(1, 5, 0)]
+    [InlineData(4, 40, 0)]
+    [InlineData(4, 40, 2)]
+    [InlineData(4, 2, 0)]
+    public void AThreadWithoutATaskHelpsOnce(int threads, int tasks, int limit)
+    {
+        using var team = new Team(threads);
+        using var memory = new NativeBuffer(4L * (threads + 1));
+        var job = new HelpedJob { Done = (int*)memory.Pointer, Helped = (int*)memory.Pointer + 1 };
+        for (int round = 1; round <= 100; round++)
+        {
+            team.Run(job, tasks, limit, helps: true);
+            Assert.Equal(round * tasks, *job.Done);
+            Assert.Equal(round, job.Helped[0]);
+            for (int t = 1; t < threads; t++) Assert.InRange(job.Helped[t], 0, limit == 0 || t < limit ? round : 0);
+        }
+        memory.Span<int>(0, threads + 1).Clear();
+        team.Run(job, tasks, limit);
+        Assert.All(memory.Span<int>(4, threads).ToArray(), helped => Assert.Equal(0, helped));
+    }
+
     /// <summary>Each task waits for all the others, so that every worker has to come.</summary>
     private struct MeetingJob : ITeamJob
     {

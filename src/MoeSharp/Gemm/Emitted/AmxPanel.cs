@@ -37,13 +37,18 @@ internal sealed class AmxPanel(Assembler a, ConstantPool constants, bool withNaN
     public void LoadAhead(AssemblerRegister64 block, int scaleBytes)
     {
         a.mov(AmxRegisters.Ahead, __[block + TileBlock.Offsets.Ahead]);
+        a.mov(AmxRegisters.Further, __[block + TileBlock.Offsets.Further]);
         if (scaleBytes > 0) Prefetch(scaleBytes / Line);
     }
 
     /// <summary>Asks for lines. Not many at a time: a core has few requests under way, and a burst of them holds up what is being computed.</summary>
     public void Prefetch(int lines)
     {
-        for (int line = 0; line < lines; line++) a.prefetcht0(__[AmxRegisters.Ahead + line * Line]);
+        for (int line = 0; line < lines; line++)
+        {
+            a.prefetcht0(__[AmxRegisters.Ahead + line * Line]);
+            a.prefetcht1(__[AmxRegisters.Ahead + AmxRegisters.Further + line * Line]);
+        }
         a.add(AmxRegisters.Ahead, lines * Line);
     }
 

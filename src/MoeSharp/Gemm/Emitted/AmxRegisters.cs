@@ -6,7 +6,7 @@ namespace MoeSharp;
 /// <summary>What general registers hold in the AMX microkernel, which several emitters write. Two names of a register are never needed at the same time.</summary>
 internal static class AmxRegisters
 {
-    public static readonly AssemblerRegister64 Block = rdi, Operands = rsi, Sums = rdx, RowScales = r8, Scales = r9, Ahead = r10, Weights = r11, Line = r15;
+    public static readonly AssemblerRegister64 Block = rdi, Operands = rsi, Sums = rdx, RowScales = r8, Scales = r9, Ahead = r10, Further = rcx, Weights = r11, Line = r15;
     /// <summary>Rows from the current group on.</summary>
     public static readonly AssemblerRegister64 RowsLeft = rbx;
     /// <summary>Steps of 32 k of the block, and those that are left; or rows left to promote.</summary>

@@ -16,7 +16,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     private const int StepDepth = 4, GroupDepth = 32, RowBytes = sizeof(float) * TileBlock.MaxDepth, Line = 64, PanelDepthBytes = sizeof(float) * TileBlock.Columns;
 
     private static readonly AssemblerRegister64 s_block = rdi, s_weights = rax, s_operands = rsi, s_sums = rdx, s_rowScales = r8,
-        s_scales = r9, s_ahead = r10, s_steps = r11, s_group = rbx;
+        s_scales = r9, s_ahead = r10, s_further = rcx, s_steps = r11, s_group = rbx;
 
     private readonly bool _promotes = format is WeightFormat.Block128 or WeightFormat.Block128PowerOfTwo, _mx = format == WeightFormat.MxFp8;
     private readonly int _stepBytes = StepDepth * TileBlock.Columns * format.ValueBytes();
@@ -159,7 +159,11 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
     {
         if (column == 0)
         {
-            for (int line = 0; line < _stepBytes; line += Line) a.prefetcht0(__[s_ahead + line]);
+            for (int line = 0; line < _stepBytes; line += Line)
+            {
+                a.prefetcht0(__[s_ahead + line]);
+                if (v.AsksFurther) a.prefetcht1(__[s_ahead + s_further + line]);
+            }
             a.add(s_ahead, __[s_block + TileBlock.Offsets.AheadStep]);
         }
         EmitDepths(column, factors);
@@ -201,6 +205,7 @@ internal sealed class FmaEmitter(Assembler a, IVectorAssembler v, WeightFormat f
         a.mov(s_operands, __[s_block + (_source == Source.ToPanel ? TileBlock.Offsets.Decoded : TileBlock.Offsets.Operands)]);
         a.mov(s_sums, __[s_block + TileBlock.Offsets.Sums]);
         a.mov(s_ahead, __[s_block + TileBlock.Offsets.Ahead]);
+        if (v.AsksFurther) a.mov(s_further, __[s_block + TileBlock.Offsets.Further]);
         a.mov(r11d, __dword_ptr[s_block + TileBlock.Offsets.Depth]);
         a.add(s_steps, StepDepth - 1);
         a.shr(s_steps, 2);

@@ -62,6 +62,8 @@ internal interface IVectorAssembler
     void TestFoldedE8M0(AssemblerRegister64 address, int temporary);
     /// <summary>E8M0 scales times the code scale.</summary>
     void DecodeFoldedE8M0(int register, AssemblerRegister64 address, int offset);
+    /// <summary>Whether what comes after a block that is asked for is asked for too: Intel's second cache has more requests under way than its first. Zen 3 gains nothing, and loads are short there.</summary>
+    bool AsksFurther => false;
     /// <summary>Writes what the decoder reads, after the last function.</summary>
     void EmitTables() { }
 }
@@ -112,6 +114,7 @@ internal class Avx512Assembler(Assembler a, ConstantPool constants) : IVectorAss
     public void LoadCodeScale(int register) => a.vbroadcastss(Z(register), constants.One(CodeScale));
     public void MultiplyCodesBy(int register, int scale, int temporary) => Multiply(register, register, scale);
     public virtual bool FoldsScales => false;
+    public bool AsksFurther => true;
     public virtual void TestFoldedE8M0(AssemblerRegister64 address, int temporary) => throw new NotSupportedException();
     public virtual void DecodeFoldedE8M0(int register, AssemblerRegister64 address, int offset) => throw new NotSupportedException();
 
