@@ -59,7 +59,7 @@ internal unsafe struct GateUpJob : ITeamJob
         int* tokens = stackalloc int[WorkItem.MaxRows];
         for (int r = 0; r < item.Rows; r++) tokens[r] = SlotOfRow[item.FirstRow + r] / TopK;
         new Span<float>(sums, item.Rows * 2 * Depth).Clear();
-        var block = new TileBlock { Operands = operands, RowScales = Quantizer.HasScales ? scales : null, Sums = sums };
+        var block = new TileBlock();
         byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
         Prefetch.Bytes(weights, Kernels.BlockBytes);
         var run = new BlockRun(weights, Weights.Blocks * tiles, Kernels.BlockBytes, following: null);
@@ -67,8 +67,7 @@ internal unsafe struct GateUpJob : ITeamJob
         int share = (item.Rows + tiles - 1) / tiles;
         for (int k = 0; k < Weights.Blocks; k++)
         {
-            block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
-            Fetch(tokens, item.Rows, k, block.Depth, operands, scales);
+            Point(ref block, tokens, item.Rows, k, operands, scales);
             block.Sums = sums;
             var ahead = new RowsAhead((byte*)Source(0, k + 1), (nint)Weights.Depth * sizeof(BFloat16), tokens, item.Rows, TileBlock.StoredRowBytes);
             for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += item.Rows * TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
@@ -80,6 +79,21 @@ internal unsafe struct GateUpJob : ITeamJob
 
     /// <summary>A token's operands of a 128-K block.</summary>
     private readonly BFloat16* Source(int token, int k) => Hidden + ((nint)token * Weights.Depth + (nint)k * Depth);
+
+    /// <summary>Points a block at an item's rows of one 128-K block: one row where it lies, if kernels take it as it is, others together in the scratch.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private readonly void Point(ref TileBlock block, int* tokens, int rows, int k, byte* operands, float* scales)
+    {
+        block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
+        if (rows == 1 && block.Depth == Depth && Kernels.WidenedRowBytes == 0)
+        {
+            operands = (byte*)Source(tokens[0], k);
+            scales = HiddenScales + (nint)tokens[0] * Weights.Blocks + k;
+        }
+        else Fetch(tokens, rows, k, block.Depth, operands, scales);
+        block.Operands = operands;
+        block.RowScales = Quantizer.HasScales ? scales : null;
+    }
 
     /// <summary>Brings an item's rows of one 128-K block together.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

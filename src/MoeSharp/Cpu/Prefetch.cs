@@ -15,4 +15,12 @@ internal static unsafe class Prefetch
         if (!Sse.IsSupported) return;
         for (int at = 0; at < count; at += CacheLine) Sse.Prefetch0(first + at);
     }
+
+    /// <summary>Into the second cache, for what would not stay in the first until it is read.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void ToSecond(byte* first, int count)
+    {
+        if (!Sse.IsSupported) return;
+        for (int at = 0; at < count; at += CacheLine) Sse.Prefetch1(first + at);
+    }
 }

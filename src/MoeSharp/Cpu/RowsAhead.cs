@@ -11,8 +11,13 @@ internal unsafe struct RowsAhead(byte* first, nint stride, int* rows, int count,
     private int _asked;
 
     /// <summary>The next so many, as far as there are.</summary>
-    public void Ask(int most)
+    public void Ask(int most, bool toSecond = false)
     {
-        for (int end = Math.Min(count, _asked + most); _asked < end; _asked++) Prefetch.Bytes(first + stride * (rows == null ? _asked : rows[_asked]), bytes);
+        for (int end = Math.Min(count, _asked + most); _asked < end; _asked++)
+        {
+            byte* row = first + stride * (rows == null ? _asked : rows[_asked]);
+            if (toSecond) Prefetch.ToSecond(row, bytes);
+            else Prefetch.Bytes(row, bytes);
+        }
     }
 }

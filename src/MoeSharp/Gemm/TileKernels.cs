@@ -106,7 +106,7 @@ internal unsafe struct TileKernels
         if (Begins != null)
         {
             MultiplyDecoded(ref current, rows, run);
-            ahead.Ask(share);
+            ahead.Ask(share, toSecond: true);
             return;
         }
         TileBlock block = current;

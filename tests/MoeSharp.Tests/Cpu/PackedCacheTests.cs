@@ -23,13 +23,16 @@ public sealed class PackedCacheTests : IDisposable
         Assert.False(Directory.Exists(Cache));
         Assert.Equal(expected, Output(Cache));
         FileInfo stored = Stored();
-        long live = NativeBuffer.LiveBytes;
-        using (var backend = new CpuBackend(2, packedCache: Cache))
-        using (MoeLayer layer = Load(backend))
+        long allocated = long.MaxValue, packed = 0;
+        for (int attempt = 0; attempt < 5 && allocated >= packed / 2; attempt++) // other tests allocate meanwhile
         {
-            long packed = ((CpuExperts)layer.Experts.Prepared).Bytes;
-            Assert.True(NativeBuffer.LiveBytes - live < packed / 2, $"{NativeBuffer.LiveBytes - live} bytes were allocated, though {packed} bytes of weights are stored");
+            long live = NativeBuffer.LiveBytes;
+            using var backend = new CpuBackend(2, packedCache: Cache);
+            using MoeLayer layer = Load(backend);
+            packed = ((CpuExperts)layer.Experts.Prepared).Bytes;
+            allocated = NativeBuffer.LiveBytes - live;
         }
+        Assert.True(allocated < packed / 2, $"{allocated} bytes were allocated, though {packed} bytes of weights are stored");
         Assert.Equal(expected, Output(Cache));
         Assert.Equal((stored.Name, stored.LastWriteTimeUtc), (Stored().Name, Stored().LastWriteTimeUtc));
     }
