@@ -22,7 +22,7 @@ internal sealed unsafe class Team : IDisposable
     private const long Open = 1L << 32, Generation = 1L << 33;
     /// <summary>What a thread gets in place of a task when there is none left.</summary>
     public const int NoTask = -1;
-    private const int SpinsBeforeParking = 2000;
+    private const int SpinsBeforeParking = 2000, SpinsBetweenYields = 32; // 0.7 ms and 12 us
     private readonly Topology _topology;
     private readonly Worker[] _workers;
     private readonly Share[] _shares;
@@ -218,6 +218,7 @@ internal sealed unsafe class Team : IDisposable
         {
             if (IsNew(done, out long gate)) return gate;
             Thread.SpinWait(10);
+            if (i % SpinsBetweenYields == SpinsBetweenYields - 1) Thread.Yield(); // a thread with a task may be queued behind this one, for a millisecond and more
         }
         lock (self)
         {
