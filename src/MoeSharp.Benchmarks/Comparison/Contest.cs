@@ -11,7 +11,7 @@ internal sealed class Contest
 {
     private const int SeedStep = 10_000, MostCalls = 16;
     private const double MillisecondsPerSide = 250;
-    private static readonly TimeSpan UntilThreadsPark = TimeSpan.FromMilliseconds(20); // spinning threads of the other side would take processors
+    private static readonly TimeSpan UntilThreadsPark = TimeSpan.FromMilliseconds(200); // those of ONNX Runtime spin for 115 ms after a call, and would take processors from the other side
     private readonly BenchLayer _layer;
     private readonly IPeer _peer;
     private readonly RoutedCall _call;
