@@ -22,7 +22,7 @@ internal sealed unsafe class Team : IDisposable
     private const long Open = 1L << 32, Generation = 1L << 33;
     /// <summary>What a thread gets in place of a task when there is none left.</summary>
     public const int NoTask = -1;
-    private const int SpinsBeforeParking = 2000, SpinsBetweenYields = 32; // 0.7 ms and 12 us
+    private const int SpinsBeforeParking = 6000, SpinsBetweenYields = 32; // 2.2 ms, so that workers are there when the next layer comes soon, and 12 us
     private readonly Topology _topology;
     private readonly Worker[] _workers;
     private readonly Share[] _shares;
