@@ -6,14 +6,14 @@ namespace MoeSharp;
 /// <summary>Work of many independent tasks. Unmanaged, so that workers can read it from the caller's stack.</summary>
 internal interface ITeamJob
 {
-    /// <summary>Does one task. <paramref name="thread"/> is below the limit of the call and no other thread
+    /// <summary>Does one task, or helps with others' where it is <see cref="Team.NoTask"/>. <paramref name="thread"/> is below the limit of the call and no other thread
     /// has it meanwhile: an index for scratch memory.</summary>
     void Execute(int task, int thread);
 }
 
 /// <summary>
 /// Persistent worker threads that share out the tasks of one job at a time; the caller works along. Workers spin briefly after a job, since the next
-/// stage usually follows at once, then park. Callers from several threads take turns. A call allocates nothing, and takes no lock unless it must wait
+/// stage usually follows at once, yielding now and then, and then park. Callers from several threads take turns. A call allocates nothing, and takes no lock unless it must wait
 /// for another caller or wake a parked worker. On a machine with several memory nodes a worker stays on one, and each node has its share of the tasks:
 /// memory that a task touched first is near when the same share is run again.
 /// </summary>
