@@ -74,11 +74,14 @@ internal unsafe struct DownJob : ITeamJob
         }
     }
 
-    private readonly byte* ScratchOf(int thread) => Scratch + thread * (nint)ScratchBytes(ItemRows, Rows, ChunkColumns, Kernels);
+    /// <summary>The first part of a thread's scratch: decoded blocks; an item's operands lie behind them.</summary>
+    private readonly byte* DecodedOf(int thread) => Scratch + thread * (nint)ScratchBytes(ItemRows, Rows, ChunkColumns, Kernels);
 
-    /// <summary>[S, columns of a chunk] of the scratch.</summary>
-    private readonly BFloat16* RoundedOf(int thread) =>
-        (BFloat16*)(ScratchOf(thread) + Kernels.DecodedBytes + ItemRows * (Kernels.WidenedRowBytes + ChunkColumns * sizeof(float)));
+    /// <summary>[columns of a chunk / 32, rows of an item, 32].</summary>
+    private readonly float* SumsOf(int thread) => (float*)(DecodedOf(thread) + Kernels.DecodedBytes + ItemRows * Kernels.WidenedRowBytes);
+
+    /// <summary>[S, columns of a chunk].</summary>
+    private readonly BFloat16* RoundedOf(int thread) => (BFloat16*)(SumsOf(thread) + ItemRows * ChunkColumns);
 
     /// <summary>Multiplies and rounds items of the owner's chunk until all are taken.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -87,30 +90,30 @@ internal unsafe struct DownJob : ITeamJob
         ref SharedItems shared = ref Shared[owner];
         int i = shared.Take(chunk, ItemCount);
         if (i == SharedItems.None) return;
-        int following = shared.Take(chunk, ItemCount);
-        byte* decoded = ScratchOf(thread), operands = decoded + Kernels.DecodedBytes;
-        var sums = (float*)(operands + ItemRows * Kernels.WidenedRowBytes);
+        int next = shared.Take(chunk, ItemCount);
+        byte* decoded = DecodedOf(thread), operands = decoded + Kernels.DecodedBytes;
+        float* sums = SumsOf(thread);
         BFloat16* rounded = RoundedOf(owner);
         var block = new TileBlock();
-        BlockRun first = RunOf(i, following, chunk, out _);
+        BlockRun first = RunOf(i, next, chunk, out _);
         Prefetch.Bytes(first.Current, Kernels.BlockBytes);
         Kernels.Begin(ref block, decoded, first);
         while (true)
         {
-            Multiply(i, following, chunk, ref block, operands, sums);
+            Multiply(i, next, chunk, ref block, operands, sums);
             Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
             shared.End();
-            if (following == SharedItems.None) break;
-            (i, following) = (following, shared.Take(chunk, ItemCount));
+            if (next == SharedItems.None) break;
+            (i, next) = (next, shared.Take(chunk, ItemCount));
         }
         Kernels.End();
     }
 
-    /// <summary>An item's blocks of a chunk, followed by those of another, if there is one.</summary>
-    private readonly BlockRun RunOf(int i, int following, int chunk, out int tiles)
+    /// <summary>An item's blocks of a chunk, followed by those of the next, if there is one.</summary>
+    private readonly BlockRun RunOf(int i, int next, int chunk, out int tiles)
     {
-        byte* weights = Weights.Chunk(Items[i].Expert, chunk, out tiles), next = following != SharedItems.None ? Weights.Chunk(Items[following].Expert, chunk, out _) : null;
-        return new(weights, Weights.Blocks * tiles, Kernels.BlockBytes, next);
+        byte* weights = Weights.Chunk(Items[i].Expert, chunk, out tiles), following = next != SharedItems.None ? Weights.Chunk(Items[next].Expert, chunk, out _) : null;
+        return new(weights, Weights.Blocks * tiles, Kernels.BlockBytes, following);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

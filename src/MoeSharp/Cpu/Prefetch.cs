@@ -8,19 +8,15 @@ internal static unsafe class Prefetch
 {
     private const int CacheLine = 64;
 
-    /// <summary>Into the first cache. Any address will do.</summary>
+    /// <summary>Into the first cache, or the second, for what would not stay in the first until it is read. Any address will do.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Bytes(byte* first, int count)
+    public static void Bytes(byte* first, int count, bool toSecond = false)
     {
         if (!Sse.IsSupported) return;
-        for (int at = 0; at < count; at += CacheLine) Sse.Prefetch0(first + at);
-    }
-
-    /// <summary>Into the second cache, for what would not stay in the first until it is read.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void ToSecond(byte* first, int count)
-    {
-        if (!Sse.IsSupported) return;
-        for (int at = 0; at < count; at += CacheLine) Sse.Prefetch1(first + at);
+        for (int at = 0; at < count; at += CacheLine)
+        {
+            if (toSecond) Sse.Prefetch1(first + at);
+            else Sse.Prefetch0(first + at);
+        }
     }
 }

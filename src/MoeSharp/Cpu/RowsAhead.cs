@@ -13,11 +13,6 @@ internal unsafe struct RowsAhead(byte* first, nint stride, int* rows, int count,
     /// <summary>The next so many, as far as there are.</summary>
     public void Ask(int most, bool toSecond = false)
     {
-        for (int end = Math.Min(count, _asked + most); _asked < end; _asked++)
-        {
-            byte* row = first + stride * (rows == null ? _asked : rows[_asked]);
-            if (toSecond) Prefetch.ToSecond(row, bytes);
-            else Prefetch.Bytes(row, bytes);
-        }
+        for (int end = Math.Min(count, _asked + most); _asked < end; _asked++) Prefetch.Bytes(first + stride * (rows == null ? _asked : rows[_asked]), bytes, toSecond);
     }
 }
