@@ -160,7 +160,6 @@ public sealed class FusedExperts : IDisposable
                 $"The workspace has {ws.Bytes:N0} bytes but one token needs {PlanWorkspace(1, ws.Plan).Bytes:N0}; PlanWorkspace tells how much a " +
                 "call takes.");
         if (chunk < tokens) Log.CallRunsInChunks(_logger, tokens, chunk, ws.Bytes);
-        PlanWorkspace(chunk, ws.Plan);
         CheckIds(input, ws.Span<int>(CountsRow));
         if (Telemetry.ExpertRows.Enabled) RecordRows(input, ws.Span<int>(CountsRow));
         for (int first = 0; first < tokens; first += chunk)

@@ -13,23 +13,26 @@ internal sealed class WorkspacePool(PlanTokens plan, long budget) : IDisposable
     private readonly ConcurrentQueue<Workspace> _free = new();
 
     /// <summary>Bytes that a call with this many tokens takes: all at once, or of its longest chunk.</summary>
-    public long Bytes(int tokens, WorkspacePlan scratch) => plan(Chunk(tokens, long.MaxValue, scratch), scratch);
+    public long Bytes(int tokens, WorkspacePlan scratch) => Longest(tokens, budget, plan, scratch).Bytes;
 
-    /// <summary>The longest run of tokens that fits: all of them, or what bisection finds. 0 when not even one does.</summary>
-    public int Chunk(int tokens, long available, WorkspacePlan scratch) => Chunk(tokens, Math.Min(available, budget), plan, scratch);
+    /// <summary>The longest run of tokens that fits: all of them, or what bisection finds. 0 when not even one does. <paramref name="filled"/> has its plan then.</summary>
+    public int Chunk(int tokens, long available, WorkspacePlan filled) => Chunk(tokens, Math.Min(available, budget), plan, filled);
 
     /// <summary>Same for any plan.</summary>
-    public static int Chunk(int tokens, long limit, PlanTokens plan, WorkspacePlan scratch)
+    public static int Chunk(int tokens, long limit, PlanTokens plan, WorkspacePlan filled) => Longest(tokens, limit, plan, filled).Tokens;
+
+    private static (int Tokens, long Bytes) Longest(int tokens, long limit, PlanTokens plan, WorkspacePlan filled)
     {
-        if (plan(tokens, scratch) <= limit) return tokens;
+        long bytes = plan(tokens, filled);
+        if (bytes <= limit) return (tokens, bytes);
         int low = 0, high = tokens; // low fits, high does not
         while (high - low > 1)
         {
             int middle = low + (high - low) / 2;
-            if (plan(middle, scratch) <= limit) low = middle;
+            if (plan(middle, filled) <= limit) low = middle;
             else high = middle;
         }
-        return low;
+        return (low, plan(low, filled));
     }
 
     /// <summary>A free workspace that is large enough, or a new one.</summary>

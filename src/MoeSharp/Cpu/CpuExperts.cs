@@ -84,7 +84,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         plan.Add("activated", ElementType.BF16, _down.Blocks * slots + AmxEmitter.TileRows - 1, TileBlock.MaxDepth, Step.GateUp, Step.Down);
         plan.Add("activated_scales", ElementType.F32, _down.Blocks, slots, Step.GateUp, Step.Down);
         plan.Add("gate_up", ElementType.U8, _team.Threads, GateUpJob.ScratchBytes(itemRows, _kernels), Step.GateUp, Step.Activate);
-        plan.Add("down_items", ElementType.U8, _team.Threads, sizeof(SharedItems), Step.Down, Step.Down);
+        plan.Add("shared_items", ElementType.U8, _team.Threads, sizeof(SharedItems), Step.GateUp, Step.Down);
         plan.Add("down", ElementType.U8, _team.Threads, DownJob.ScratchBytes(itemRows, slots, _down.TilesPerChunk * TileBlock.Columns, _kernels), Step.Down, Step.Combine);
     }
 
@@ -139,8 +139,9 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
 
     private void GateUpAndActivate(int tokens, int items, int maxThreads, in Buffers buffers)
     {
-        int rows = tokens * _shape.TopK;
-        _team.Run(new GateUpJob
+        int rows = tokens * _shape.TopK, threads = maxThreads > 0 ? Math.Min(maxThreads, _team.Threads) : _team.Threads;
+        new Span<SharedItems>(buffers.SharedItems, _team.Threads).Clear();
+        _team.RunWorkers(new GateUpJob
         {
             Kernels = _kernels,
             RowKernels = _rowKernels,
@@ -149,7 +150,8 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
             Quantizer = new(_shape),
             Rule = MoeSharp.Activate.RuleAfter(_shape.Activation),
             Items = buffers.Items,
-            ItemsPerChunk = _team.Nodes > 1 ? items : 0,
+            ItemCount = items,
+            Nodes = _team.Nodes,
             SlotOfRow = buffers.SlotOfRow,
             TopK = _shape.TopK,
             Intermediate = _shape.Intermediate,
@@ -157,6 +159,9 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
             Hidden = buffers.Hidden,
             HiddenScales = buffers.HiddenScales,
             Bias = _biases is null ? null : (float*)_biases.Pointer,
+            Shared = buffers.SharedItems,
+            Threads = _team.Threads,
+            SharedTasks = threads > 1 ? Formats.Blocks(threads, _team.Nodes) : 0,
             Scratch = buffers.GateUp,
             ScratchRows = Math.Min(rows, WorkItem.MaxRows),
             Activated = buffers.Activated,
@@ -169,8 +174,8 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         fixed (float* weights = call.Weights, outputF32 = call.OutputF32)
         fixed (BFloat16* output = call.Output)
         {
-            new Span<SharedItems>(buffers.DownItems, _team.Threads).Clear();
-            _team.Run(new DownJob
+            new Span<SharedItems>(buffers.SharedItems, _team.Threads).Clear();
+            _team.RunWorkers(new DownJob
             {
                 Kernels = _kernels,
                 RowKernels = _rowKernels,
@@ -187,13 +192,13 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
                 ActivatedScales = buffers.ActivatedScales,
                 Bias = _biases is null ? null : (float*)_biases.Pointer + (nint)_shape.Experts * 2 * _gateUp.Chunks * TileBlock.MaxDepth,
                 RouterWeights = _shape.RouterWeightOnInput ? null : weights,
-                Shared = buffers.DownItems,
+                Shared = buffers.SharedItems,
                 Threads = _team.Threads,
                 Scratch = buffers.Down,
                 ItemRows = Math.Min(call.Tokens * _shape.TopK, WorkItem.MaxRows),
                 Output = output,
                 OutputF32 = outputF32,
-            }, _down.Chunks, call.MaxThreads, helps: true);
+            }, _down.Chunks, call.MaxThreads);
         }
     }
 
@@ -205,7 +210,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
         public readonly int* RowOfSlot = workspace.Pointer<int>(first + 4), SlotOfRow = workspace.Pointer<int>(first + 5);
         public readonly WorkItem* Items = workspace.Pointer<WorkItem>(first + 6);
         public readonly byte* GateUp = workspace.Pointer<byte>(first + 9), Down = workspace.Pointer<byte>(first + 11);
-        public readonly SharedItems* DownItems = workspace.Pointer<SharedItems>(first + 10);
+        public readonly SharedItems* SharedItems = workspace.Pointer<SharedItems>(first + 10);
         public readonly float* ActivatedScales = workspace.Pointer<float>(first + 8);
     }
 

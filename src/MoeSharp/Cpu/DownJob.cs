@@ -7,7 +7,7 @@ namespace MoeSharp;
 /// Steps 6 and 7, Down and Combine, fused: a task computes a chunk of the hidden columns for all rows of all experts, then sums each token's rows in
 /// slot order. Only one chunk of unsummed rows exists per thread. A thread without a task multiplies items for others. T tokens, H hidden, S = T*K rows.
 /// </summary>
-internal unsafe struct DownJob : ITeamJob
+internal unsafe struct DownJob : IWorkerJob
 {
     private const int Depth = TileBlock.MaxDepth;
 
@@ -51,17 +51,16 @@ internal unsafe struct DownJob : ITeamJob
     public static long ScratchBytes(int itemRows, long rows, int chunkColumns, in TileKernels kernels) =>
         kernels.DecodedBytes + itemRows * (long)kernels.WidenedRowBytes + chunkColumns * (itemRows * (long)sizeof(float) + rows * sizeof(ushort));
 
-    public readonly void Execute(int chunk, int thread)
+    public readonly void Work(ref TeamTasks tasks, int thread)
     {
-        if (chunk == Team.NoTask)
+        for (int chunk; (chunk = tasks.Take()) != TeamTasks.None;)
         {
-            Help(thread);
-            return;
+            Shared[thread].Begin(chunk);
+            MultiplyItems(chunk, owner: thread, thread);
+            Shared[thread].Wait(ItemCount);
+            Combine(chunk, RoundedOf(thread));
         }
-        Shared[thread].Begin(chunk);
-        MultiplyItems(chunk, owner: thread, thread);
-        Shared[thread].Wait(ItemCount);
-        Combine(chunk, RoundedOf(thread));
+        Help(thread);
     }
 
     /// <summary>Multiplies items of other threads' chunks, as long as there are any: else the last chunks would leave most threads without work.</summary>
@@ -90,51 +89,53 @@ internal unsafe struct DownJob : ITeamJob
         ref SharedItems shared = ref Shared[owner];
         int i = shared.Take(chunk, ItemCount);
         if (i == SharedItems.None) return;
-        int next = shared.Take(chunk, ItemCount);
         byte* decoded = DecodedOf(thread), operands = decoded + Kernels.DecodedBytes;
         float* sums = SumsOf(thread);
         BFloat16* rounded = RoundedOf(owner);
         var block = new TileBlock();
-        BlockRun first = RunOf(i, next, chunk, out _);
-        Prefetch.Bytes(first.Current, Kernels.BlockBytes);
-        Kernels.Begin(ref block, decoded, first);
-        while (true)
+        byte* weights = Weights.Chunk(Items[i].Expert, chunk, out int tiles);
+        Prefetch.Bytes(weights, Kernels.BlockBytes);
+        Kernels.Begin(ref block, decoded, new BlockRun(weights, Weights.Blocks * tiles, Kernels.BlockBytes, following: null));
+        while (i != SharedItems.None)
         {
-            Multiply(i, next, chunk, ref block, operands, sums);
-            Round(Items[i], chunk, sums, rounded + (nint)Items[i].FirstRow * ChunkColumns);
+            WorkItem item = Items[i];
+            i = Multiply(item, chunk, ref shared, ref block, operands, sums);
+            Round(item, chunk, sums, rounded + (nint)item.FirstRow * ChunkColumns);
             shared.End();
-            if (next == SharedItems.None) break;
-            (i, next) = (next, shared.Take(chunk, ItemCount));
         }
         Kernels.End();
     }
 
-    /// <summary>An item's blocks of a chunk, followed by those of the next, if there is one.</summary>
-    private readonly BlockRun RunOf(int i, int next, int chunk, out int tiles)
-    {
-        byte* weights = Weights.Chunk(Items[i].Expert, chunk, out tiles), following = next != SharedItems.None ? Weights.Chunk(Items[next].Expert, chunk, out _) : null;
-        return new(weights, Weights.Blocks * tiles, Kernels.BlockBytes, following);
-    }
-
+    /// <summary>Multiplies an item. Returns the next, which is taken as late as its blocks and rows are asked for, since others may take it until then.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private readonly void Multiply(int i, int next, int chunk, ref TileBlock block, byte* operands, float* sums)
+    private readonly int Multiply(WorkItem item, int chunk, ref SharedItems shared, ref TileBlock block, byte* operands, float* sums)
     {
-        WorkItem item = Items[i], following = Items[next != SharedItems.None ? next : i];
         new Span<float>(sums, item.Rows * ChunkColumns).Clear();
-        BlockRun run = RunOf(i, next, chunk, out int tiles);
+        byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
+        int next = SharedItems.None;
         for (int k = 0; k < Weights.Blocks; k++)
         {
-            bool isLast = k + 1 == Weights.Blocks;
-            nint row = (nint)k * Rows + item.FirstRow;
+            nint row = (nint)k * Rows + item.FirstRow, aheadRow = row + Rows;
+            int aheadRows = item.Rows;
+            byte* following = weights + (nint)tiles * Kernels.BlockBytes;
+            if (k + 1 == Weights.Blocks)
+            {
+                next = shared.Take(chunk, ItemCount);
+                WorkItem after = next != SharedItems.None ? Items[next] : item;
+                (aheadRow, aheadRows) = (after.FirstRow, after.Rows);
+                following = next != SharedItems.None ? Weights.Chunk(after.Expert, chunk, out _) : null;
+            }
             block.Depth = Math.Min(Depth, Weights.Depth - k * Depth);
             block.Operands = Operands(row, item.Rows, operands);
             block.RowScales = HasScales ? ActivatedScales + row : null;
             block.Sums = sums;
-            (int aheadRows, nint aheadFirst) = isLast ? (following.Rows, following.FirstRow) : (item.Rows, row + Rows);
-            var ahead = new RowsAhead((byte*)(Activated + aheadFirst * Depth), TileBlock.StoredRowBytes, rows: null, aheadRows, TileBlock.StoredRowBytes);
+            var run = new BlockRun(weights, tiles, Kernels.BlockBytes, following);
+            var ahead = new RowsAhead((byte*)(Activated + aheadRow * Depth), TileBlock.StoredRowBytes, rows: null, aheadRows, TileBlock.StoredRowBytes);
             int share = (aheadRows + tiles - 1) / tiles;
             for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += item.Rows * TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
+            weights = following;
         }
+        return next;
     }
 
     /// <summary>Rows of one 128-K block as kernels multiply them: where they lie, or widened.</summary>

@@ -5,11 +5,13 @@ namespace MoeSharp;
 
 /// <summary>
 /// Steps 3 to 5, Permute, GateUp and Activate, fused: a task multiplies the rows of one item with 128 gate and the 128 matching up columns, activates
-/// and requantizes. T tokens, H hidden, S = T*K rows.
+/// and requantizes. A thread that finds no task left multiplies parts of others' last ones. T tokens, H hidden, S = T*K rows.
 /// </summary>
-internal unsafe struct GateUpJob : ITeamJob
+internal unsafe struct GateUpJob : IWorkerJob
 {
     private const int Depth = TileBlock.MaxDepth, Half = TileBlock.Columns / 2;
+    /// <summary>Tiles of a part of a task that threads share.</summary>
+    private const int PartTiles = 4;
 
     public TileKernels Kernels;
     public RowKernels RowKernels;
@@ -18,8 +20,9 @@ internal unsafe struct GateUpJob : ITeamJob
     public RowQuantizer Quantizer;
     public QuantizationRule Rule;
     public WorkItem* Items;
-    /// <summary>Items, where tasks go chunk by chunk: memory nodes hold chunks. 0: item by item.</summary>
-    public int ItemsPerChunk;
+    public int ItemCount;
+    /// <summary>Memory nodes. Of several each holds chunks, so tasks go chunk by chunk; else item by item.</summary>
+    public int Nodes;
     /// <summary>[S].</summary>
     public int* SlotOfRow;
     public int TopK;
@@ -33,6 +36,12 @@ internal unsafe struct GateUpJob : ITeamJob
     public float* HiddenScales;
     /// <summary>[E, 2, chunks * 128]: gate, then up, zeros after I; null without.</summary>
     public float* Bias;
+    /// <summary>[threads], zeros at first.</summary>
+    public SharedItems* Shared;
+    /// <summary>Threads that may take part.</summary>
+    public int Threads;
+    /// <summary>How many tasks at the end of each node's share are multiplied in parts.</summary>
+    public int SharedTasks;
     /// <summary>[threads, <see cref="ScratchBytes"/>].</summary>
     public byte* Scratch;
     /// <summary>Rows that the scratch of a thread is for.</summary>
@@ -49,32 +58,148 @@ internal unsafe struct GateUpJob : ITeamJob
         return kernels.DecodedBytes + readable * (2 * Depth * sizeof(float) + kernels.OperandRowBytes + sizeof(float));
     }
 
-    [SkipLocalsInit, MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public readonly void Execute(int task, int thread)
+    /// <summary>Some tiles of a task, which a thread multiplies at a time, for the thread that activates: all tiles, or those of a part.</summary>
+    private readonly record struct Piece(int Task, int From, int To, int Owner, bool IsPart)
     {
-        int chunk = ItemsPerChunk > 0 ? task / ItemsPerChunk : task % Weights.Chunks;
-        WorkItem item = Items[ItemsPerChunk > 0 ? task % ItemsPerChunk : task / Weights.Chunks];
-        byte* decoded = Scratch + (nint)thread * ScratchBytes(ScratchRows, Kernels), operands = decoded + Kernels.DecodedBytes + ScratchRows * 2 * Depth * sizeof(float);
-        float* sums = (float*)(decoded + Kernels.DecodedBytes), scales = (float*)(operands + ScratchRows * Kernels.OperandRowBytes);
-        int* tokens = stackalloc int[WorkItem.MaxRows];
+        public static readonly Piece None = new(TeamTasks.None, 0, 0, 0, false);
+    }
+
+    /// <summary>What a thread carries from piece to piece.</summary>
+    private ref struct Worker
+    {
+        public int Thread;
+        public TileBlock Block;
+        /// <summary>The piece at hand was known to the one before, which asked for its first block and rows.</summary>
+        public bool GoesOn;
+        /// <summary>Tokens of the rows at hand, and room for those of the next.</summary>
+        public int* Tokens, NextTokens;
+    }
+
+    [SkipLocalsInit]
+    public readonly void Work(ref TeamTasks tasks, int thread)
+    {
+        int* tokens = stackalloc int[2 * WorkItem.MaxRows];
+        var worker = new Worker { Thread = thread, Tokens = tokens, NextTokens = tokens + WorkItem.MaxRows };
+        for (Piece piece = Begin(tasks.Take(), thread); piece.Task != TeamTasks.None;)
+        {
+            int task = piece.Task;
+            bool isShared = piece.IsPart;
+            (WorkItem item, int chunk) = ItemOf(task);
+            new Span<float>(SumsOf(thread), item.Rows * 2 * Depth).Clear(); // also of tiles that a last chunk has not
+            if (isShared) Shared[thread].Begin(task, taken: 1);
+            do piece = Multiply(piece, ref worker, ref tasks);
+            while (piece.Task == task);
+            if (isShared)
+            {
+                Shared[thread].Wait(PartsOf(task));
+                piece = Begin(tasks.Take(), thread);
+            }
+            if (RowKernels.Activate == null) Activate(item, chunk, SumsOf(thread));
+            else ActivateByKernel(item, chunk, SumsOf(thread));
+        }
+        for (int other = 1; other < Threads; other++) Help((thread + other) % Threads, ref worker, ref tasks);
+    }
+
+    /// <summary>Multiplies parts of another thread's task, if there are any.</summary>
+    private readonly void Help(int owner, ref Worker worker, ref TeamTasks tasks)
+    {
+        int task = Shared[owner].Task;
+        if (task < 0) return;
+        for (Piece piece = TakePart(task, owner); piece.Task != TeamTasks.None;) piece = Multiply(piece, ref worker, ref tasks);
+    }
+
+    /// <summary>The first piece of a task.</summary>
+    private readonly Piece Begin(int task, int thread)
+    {
+        if (task == TeamTasks.None) return Piece.None;
+        int tasks = ItemCount * Weights.Chunks;
+        bool isShared = TeamTasks.EndOfShare(tasks, Nodes, TeamTasks.ShareOf(task, tasks, Nodes)) - task <= SharedTasks;
+        return isShared ? Part(task, 0, thread) : new(task, 0, TilesOf(task), thread, IsPart: false);
+    }
+
+    private readonly Piece TakePart(int task, int owner) => Shared[owner].Take(task, PartsOf(task)) is var part and not SharedItems.None ? Part(task, part, owner) : Piece.None;
+
+    private readonly Piece Part(int task, int part, int owner) => new(task, part * PartTiles, Math.Min(TilesOf(task), (part + 1) * PartTiles), owner, IsPart: true);
+
+    private readonly int PartsOf(int task) => Formats.Blocks(TilesOf(task), PartTiles);
+
+    private readonly int TilesOf(int task) => Weights.TilesOf(ItemOf(task).Chunk);
+
+    private readonly (WorkItem Item, int Chunk) ItemOf(int task) => Nodes > 1
+        ? (Items[task % ItemCount], task / ItemCount)
+        : (Items[task / Weights.Chunks], task % Weights.Chunks);
+
+    private readonly byte* DecodedOf(int thread) => Scratch + (nint)thread * ScratchBytes(ScratchRows, Kernels);
+
+    /// <summary>[tiles, rows of the item, 32].</summary>
+    private readonly float* SumsOf(int thread) => (float*)(DecodedOf(thread) + Kernels.DecodedBytes);
+
+    /// <summary>A piece's blocks of the first K block; those of the next lie a step further.</summary>
+    private readonly byte* BlocksOf(Piece piece, WorkItem item, int chunk, out nint step)
+    {
+        byte* first = Weights.Chunk(item.Expert, chunk, out int tiles);
+        step = (nint)tiles * Kernels.BlockBytes;
+        return first + piece.From * Kernels.BlockBytes;
+    }
+
+    private readonly void FindTokens(WorkItem item, int* tokens)
+    {
         for (int r = 0; r < item.Rows; r++) tokens[r] = SlotOfRow[item.FirstRow + r] / TopK;
-        new Span<float>(sums, item.Rows * 2 * Depth).Clear();
-        var block = new TileBlock();
-        byte* weights = Weights.Chunk(item.Expert, chunk, out int tiles);
-        Prefetch.Bytes(weights, Kernels.BlockBytes);
-        var run = new BlockRun(weights, Weights.Blocks * tiles, Kernels.BlockBytes, following: null);
-        Kernels.Begin(ref block, decoded, run);
-        int share = (item.Rows + tiles - 1) / tiles;
+    }
+
+    /// <summary>Sums of a piece over all K. Returns the thread's next, which is taken as late as its first block and rows are asked for, since others may take it until then.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private readonly Piece Multiply(Piece piece, ref Worker worker, ref TeamTasks tasks)
+    {
+        (WorkItem item, int chunk) = ItemOf(piece.Task);
+        ref TileBlock block = ref worker.Block;
+        byte* operands = (byte*)(SumsOf(worker.Thread) + ScratchRows * 2 * Depth), weights = BlocksOf(piece, item, chunk, out nint step);
+        float* scales = (float*)(operands + ScratchRows * Kernels.OperandRowBytes);
+        int width = piece.To - piece.From;
+        if (!worker.GoesOn)
+        {
+            FindTokens(item, worker.Tokens);
+            Prefetch.Bytes(weights, Kernels.BlockBytes);
+            Kernels.Begin(ref block, DecodedOf(worker.Thread), new BlockRun(weights, width, Kernels.BlockBytes, weights + step));
+        }
+        Piece next = Piece.None;
         for (int k = 0; k < Weights.Blocks; k++)
         {
-            Point(ref block, tokens, item.Rows, k, operands, scales);
-            block.Sums = sums;
-            var ahead = new RowsAhead((byte*)Source(0, k + 1), (nint)Weights.Depth * sizeof(BFloat16), tokens, item.Rows, TileBlock.StoredRowBytes);
-            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += item.Rows * TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
+            byte* following = weights + step;
+            var ahead = new RowsAhead((byte*)Source(0, k + 1), (nint)Weights.Depth * sizeof(BFloat16), worker.Tokens, item.Rows, TileBlock.StoredRowBytes);
+            int aheadRows = item.Rows;
+            if (k + 1 == Weights.Blocks)
+            {
+                next = piece.IsPart ? TakePart(piece.Task, piece.Owner) : Begin(tasks.Take(), worker.Thread);
+                following = null;
+                aheadRows = 0;
+                if (next.Task != TeamTasks.None)
+                {
+                    (WorkItem after, int afterChunk) = ItemOf(next.Task);
+                    following = BlocksOf(next, after, afterChunk, out _);
+                    aheadRows = after.Rows;
+                    FindTokens(after, worker.NextTokens);
+                    ahead = new((byte*)Source(0, 0), (nint)Weights.Depth * sizeof(BFloat16), worker.NextTokens, after.Rows, TileBlock.StoredRowBytes);
+                }
+            }
+            Point(ref block, worker.Tokens, item.Rows, k, operands, scales);
+            block.Sums = SumsOf(piece.Owner) + piece.From * item.Rows * TileBlock.Columns;
+            var run = new BlockRun(weights, width, Kernels.BlockBytes, following);
+            int share = (aheadRows + width - 1) / width;
+            for (int tile = 0; tile < width; tile++, run.Advance(), block.Sums += item.Rows * TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
+            weights = following;
         }
-        Kernels.End();
-        if (RowKernels.Activate == null) Activate(item, chunk, sums);
-        else ActivateByKernel(item, chunk, sums);
+        if (piece.IsPart) Shared[piece.Owner].End();
+        worker.GoesOn = next.Task != TeamTasks.None;
+        if (!worker.GoesOn)
+        {
+            Kernels.End();
+            return next;
+        }
+        int* done = worker.Tokens;
+        worker.Tokens = worker.NextTokens;
+        worker.NextTokens = done;
+        return next;
     }
 
     /// <summary>A token's operands of a 128-K block.</summary>

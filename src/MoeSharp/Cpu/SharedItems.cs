@@ -18,11 +18,11 @@ internal struct SharedItems
     /// <summary>The owner's task; negative before its first.</summary>
     public readonly int Task => (int)(Volatile.Read(in _next) >> 32) - 1;
 
-    /// <summary>The owner begins a task, after the end of all items of the one before.</summary>
-    public void Begin(int task)
+    /// <summary>The owner begins a task, after the end of all items of the one before. It may have taken the first so many.</summary>
+    public void Begin(int task, int taken = 0)
     {
         _done = 0;
-        Volatile.Write(ref _next, (long)(task + 1) << 32);
+        Volatile.Write(ref _next, (long)(task + 1) << 32 | (uint)taken);
     }
 
     /// <summary>The next of a task's items, whose end the caller must tell; <see cref="None"/> where all are taken.</summary>

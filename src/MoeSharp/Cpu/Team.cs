@@ -1,14 +1,19 @@
 using System.Runtime.ExceptionServices;
-using System.Runtime.InteropServices;
 
 namespace MoeSharp;
 
 /// <summary>Work of many independent tasks. Unmanaged, so that workers can read it from the caller's stack.</summary>
 internal interface ITeamJob
 {
-    /// <summary>Does one task, or helps with others' where it is <see cref="Team.NoTask"/>. <paramref name="thread"/> is below the limit of the call and no other thread
-    /// has it meanwhile: an index for scratch memory.</summary>
+    /// <summary>Does one task. <paramref name="thread"/> is below the limit of the call and no other thread has it meanwhile: an index for scratch memory.</summary>
     void Execute(int task, int thread);
+}
+
+/// <summary>Work whose threads take their tasks themselves: to know the next while they are busy with one, or to help others when none is left. Unmanaged, as above.</summary>
+internal interface IWorkerJob
+{
+    /// <summary>Does tasks until there is none left.</summary>
+    void Work(ref TeamTasks tasks, int thread);
 }
 
 /// <summary>
@@ -20,21 +25,18 @@ internal interface ITeamJob
 internal sealed unsafe class Team : IDisposable
 {
     private const long Open = 1L << 32, Generation = 1L << 33;
-    /// <summary>What a thread gets in place of a task when there is none left.</summary>
-    public const int NoTask = -1;
     private const int SpinsBeforeParking = 6000, SpinsBetweenYields = 32; // 2.2 ms, so that workers are there when the next layer comes soon, and 12 us
     private readonly Topology _topology;
     private readonly Worker[] _workers;
-    private readonly Share[] _shares;
+    private readonly TeamTasks.Share[] _shares;
     private readonly object _queue = new();
     private int _busy, _waiting;
     // Low half: workers inside the job. Then one bit: workers may enter. Above: the job's number.
     private long _gate;
     private volatile bool _disposed;
-    private delegate*<void*, int, int, void> _body;
+    private delegate*<void*, ref TeamTasks, int, void> _body;
     private void* _job;
     private int _limit;
-    private bool _helps;
     private Exception? _failure;
 
     /// <summary>A thread, which parks on this object: on a lock that all share, each would wait for those woken before it to let go of it.</summary>
@@ -42,16 +44,6 @@ internal sealed unsafe class Team : IDisposable
     {
         public readonly Thread Thread = thread;
         public int IsParked;
-    }
-
-    /// <summary>Tasks of one node, on cache lines of their own.</summary>
-    [StructLayout(LayoutKind.Explicit, Size = 256)]
-    private struct Share
-    {
-        [FieldOffset(128)]
-        public int Next;
-        [FieldOffset(132)]
-        public int End;
     }
 
     /// <summary>Starts threads - 1 workers.</summary>
@@ -63,7 +55,7 @@ internal sealed unsafe class Team : IDisposable
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(threads, 1);
         _topology = topology;
-        _shares = new Share[Math.Min(topology.Nodes.Count, threads)];
+        _shares = new TeamTasks.Share[Math.Min(topology.Nodes.Count, threads)];
         _workers = new Worker[threads - 1];
         for (int i = 0; i < _workers.Length; i++)
         {
@@ -91,19 +83,22 @@ internal sealed unsafe class Team : IDisposable
 
     /// <summary>Runs tasks 0 .. tasks - 1, each once, and returns when all are done.</summary>
     /// <param name="limit">At most this many threads; 0 means all.</param>
-    /// <param name="helps">A thread that finds no task left gets <see cref="NoTask"/>, to help others with theirs.</param>
     /// <exception cref="Exception">The first that a task threw; tasks not yet begun are then skipped.</exception>
-    public void Run<TJob>(TJob job, int tasks, int limit = 0, bool helps = false) where TJob : unmanaged, ITeamJob
+    public void Run<TJob>(TJob job, int tasks, int limit = 0) where TJob : unmanaged, ITeamJob => Run(&job, &Execute<TJob>, tasks, limit);
+
+    /// <summary>The same where threads take the tasks themselves.</summary>
+    public void RunWorkers<TJob>(TJob job, int tasks, int limit = 0) where TJob : unmanaged, IWorkerJob => Run(&job, &Work<TJob>, tasks, limit);
+
+    private void Run(void* job, delegate*<void*, ref TeamTasks, int, void> body, int tasks, int limit)
     {
         if (tasks <= 0) return;
         if (Interlocked.CompareExchange(ref _busy, 1, 0) != 0) AwaitTurn();
         try
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            _body = &Invoke<TJob>;
-            _job = &job;
+            _body = body;
+            _job = job;
             _limit = limit > 0 ? limit : Threads;
-            _helps = helps;
             _failure = null;
             ShareOut(tasks);
             bool alone = tasks == 1 || _limit == 1 || _workers.Length == 0;
@@ -118,7 +113,12 @@ internal sealed unsafe class Team : IDisposable
         }
     }
 
-    private static void Invoke<TJob>(void* job, int task, int thread) where TJob : unmanaged, ITeamJob => ((TJob*)job)->Execute(task, thread);
+    private static void Execute<TJob>(void* job, ref TeamTasks tasks, int thread) where TJob : unmanaged, ITeamJob
+    {
+        for (int task; (task = tasks.Take()) != TeamTasks.None;) ((TJob*)job)->Execute(task, thread);
+    }
+
+    private static void Work<TJob>(void* job, ref TeamTasks tasks, int thread) where TJob : unmanaged, IWorkerJob => ((TJob*)job)->Work(ref tasks, thread);
 
     private void AwaitTurn()
     {
@@ -141,8 +141,8 @@ internal sealed unsafe class Team : IDisposable
     {
         for (int n = 0; n < _shares.Length; n++)
         {
-            _shares[n].Next = (int)((long)tasks * n / _shares.Length);
-            _shares[n].End = (int)((long)tasks * (n + 1) / _shares.Length);
+            _shares[n].Next = TeamTasks.EndOfShare(tasks, _shares.Length, n - 1);
+            _shares[n].End = TeamTasks.EndOfShare(tasks, _shares.Length, n);
         }
     }
 
@@ -167,22 +167,17 @@ internal sealed unsafe class Team : IDisposable
         while ((int)Volatile.Read(ref _gate) != 0) spin.SpinOnce(sleep1Threshold: -1);
     }
 
-    /// <summary>The tasks of a node, then what is left of others.</summary>
     private void Take(int thread, int node)
     {
         try
         {
-            for (int n = 0; n < _shares.Length; n++)
-            {
-                ref Share share = ref _shares[(node + n) % _shares.Length];
-                for (int task; (task = Interlocked.Increment(ref share.Next) - 1) < share.End;) _body(_job, task, thread);
-            }
-            if (_helps) _body(_job, NoTask, thread);
+            var tasks = new TeamTasks(_shares, node);
+            _body(_job, ref tasks, thread);
         }
         catch (Exception exception)
         {
             Interlocked.CompareExchange(ref _failure, exception, null);
-            foreach (ref Share share in _shares.AsSpan()) Volatile.Write(ref share.Next, int.MaxValue / 2);
+            foreach (ref TeamTasks.Share share in _shares.AsSpan()) Volatile.Write(ref share.Next, int.MaxValue / 2);
         }
     }
 

@@ -13,8 +13,10 @@ internal readonly unsafe struct PackedPointer(PackedWeights weights)
     /// <summary>First byte of a chunk: its blocks follow each other, the tiles of a K block first.</summary>
     public byte* Chunk(int expert, int chunk, out int tiles)
     {
-        int first = chunk * TilesPerChunk;
-        tiles = Math.Min(TilesPerChunk, _tiles - first);
-        return _first + ((long)expert * _tiles + first) * Blocks * _blockBytes;
+        tiles = TilesOf(chunk);
+        return _first + ((long)expert * _tiles + chunk * TilesPerChunk) * Blocks * _blockBytes;
     }
+
+    /// <summary>Tiles of a chunk: the last may have fewer than the others.</summary>
+    public int TilesOf(int chunk) => Math.Min(TilesPerChunk, _tiles - chunk * TilesPerChunk);
 }

@@ -37,12 +37,16 @@ public unsafe class TeamTests
     }
 
     /// <summary>Counts those that came to help, by thread.</summary>
-    private struct HelpedJob : ITeamJob
+    private struct HelpedJob : IWorkerJob
     {
         public int* Done;
         public int* Helped;
 
-        public readonly void Execute(int task, int thread) => Interlocked.Increment(ref task == Team.NoTask ? ref Helped[thread] : ref *Done);
+        public readonly void Work(ref TeamTasks tasks, int thread)
+        {
+            while (tasks.Take() != TeamTasks.None) Interlocked.Increment(ref *Done);
+            Interlocked.Increment(ref Helped[thread]);
+        }
     }
 
     [Theory]
@@ -57,14 +61,11 @@ public unsafe class TeamTests
         var job = new HelpedJob { Done = (int*)memory.Pointer, Helped = (int*)memory.Pointer + 1 };
         for (int round = 1; round <= 100; round++)
         {
-            team.Run(job, tasks, limit, helps: true);
+            team.RunWorkers(job, tasks, limit);
             Assert.Equal(round * tasks, *job.Done);
             Assert.Equal(round, job.Helped[0]);
             for (int t = 1; t < threads; t++) Assert.InRange(job.Helped[t], 0, limit == 0 || t < limit ? round : 0);
         }
-        memory.Span<int>(0, threads + 1).Clear();
-        team.Run(job, tasks, limit);
-        Assert.All(memory.Span<int>(4, threads).ToArray(), helped => Assert.Equal(0, helped));
     }
 
     /// <summary>Each task waits for all the others, so that every worker has to come.</summary>
