@@ -84,7 +84,7 @@ public class CpuBackendTests
     [MemberData(nameof(FormatPairs))]
     public void BitsDependOnNothingButTheRow(WeightFormat format, ActivationFormat activations)
     {
-        var random = new RandomExperts(4, 2, 192, 160, format);
+        var random = new RandomExperts(4, 2, 192, 224, format); // of the second chunk of an intermediate row 6 tiles of 8, in parts of 4 and 2
         using ExpertWeights weights = random.Weights(biases: true);
         var options = new ExpertsOptions { TopK = 2, Activations = activations };
         const int tokens = 150; // several portions of rows for each expert, and several items
@@ -95,7 +95,7 @@ public class CpuBackendTests
             bool isFp32 = kernel is { Operand: Operand.F32, Name: not "avx512" }; // avx512 has an exponential function of its own
             string family = isFp32 ? "fp32" : kernel.Name;
             float[]? expected = bitsOf.GetValueOrDefault(family);
-            foreach (int threads in (int[])[1, 2, 3, 4, 9]) // at 9 some have no chunk of hidden columns and help others
+            foreach (int threads in (int[])[1, 2, 3, 4, 9]) // at 9 some have no task and help others
             {
                 using var backend = new CpuBackend(threads, kernel);
                 using var experts = new FusedExperts(options, weights, backend);

@@ -68,5 +68,7 @@ public unsafe class SharedItemsTests
         shared.Begin(3);
         shared.Wait(0);
         Assert.Equal(SharedItems.None, shared.Take(3, 0));
+        shared.Begin(4, taken: 1);
+        Assert.Equal([1, 2, SharedItems.None], [shared.Take(4, 3), shared.Take(4, 3), shared.Take(4, 3)]);
     }
 }
