@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace MoeSharp;
 
-/// <summary>The items of a task, which its owner and threads that have no task left take one by one. One per thread, on a cache line of its own.</summary>
+/// <summary>The items of a task (parts, or experts' rows), which its owner and threads that have no task left take one by one. One per thread, on a cache line of its own.</summary>
 [StructLayout(LayoutKind.Explicit, Size = 128)]
 internal struct SharedItems
 {
