@@ -1,6 +1,6 @@
 // The part of the CUDA driver's interface that MoeSharp uses, on the CPU. Work runs as late as the driver may run it: when somebody waits for its
 // stream or an event behind it; so a program that reuses a buffer too early computes wrong numbers here too. Device memory is host memory, filled
-// with 0xFF; contexts, streams, captures and faults follow the driver's rules, so that a program that breaks one is told. emulator_set changes the
+// with 0xFF and followed by none; contexts, streams, captures and faults follow the driver's rules, so that a program that breaks one is told. emulator_set changes the
 // machine (see `Machine`), emulator_get tells what is in use.
 #include "fibers.hpp"
 #include "kernels.hpp"
@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <sstream>
+#include <sys/mman.h>
 
 using namespace emulator;
 
@@ -47,7 +48,28 @@ struct Stream {
 struct Event { Context* context; void* stream; u64 ticket; std::chrono::steady_clock::time_point time; };
 struct Module { Context* context; std::string image; };
 struct Function { const Kernel* kernel; Context* context; int shared_limit = 48 * 1024; };
-struct Allocation { u64 bytes; int device; };
+constexpr u64 round_up(u64 bytes, u64 to) { return (bytes + to - 1) / to * to; }
+
+struct Allocation {
+    u64 bytes; // that may be used: up to the next multiple of 256
+    int device;
+    u64 taken() const { return round_up(bytes, 512); } // of the device
+};
+
+constexpr u64 page = 4096;
+/// Memory that ends where no memory is, so that a kernel which reads or writes behind it ends the process, as it may end a context.
+void* fenced_alloc(u64 bytes) {
+    const u64 pages = round_up(bytes, page);
+    u8* first = (u8*)mmap(nullptr, pages + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (first == MAP_FAILED) return nullptr;
+    mprotect(first + pages, page, PROT_NONE);
+    return first + pages - bytes;
+}
+void fenced_free(void* block, u64 bytes) {
+    const u64 pages = round_up(bytes, page);
+    munmap((u8*)block + bytes - pages, pages + page);
+}
+
 
 std::recursive_mutex lock;
 std::map<u64, Allocation> memory;
@@ -297,25 +319,26 @@ int cuMemAlloc_v2(u64* pointer, size_t bytes) {
     GUARD;
     REQUIRE_STATE;
     if (capturing()) return capture_unsupported;
-    const u64 taken = (bytes + 511) / 512 * 512;
+    const Allocation allocation = {round_up(bytes, 256), context()->device};
     Device& device = devices[context()->device];
     if (bytes == 0) return invalid_value;
-    if (device.used + (long)taken > machine.memory_bytes) return out_of_memory;
-    void* block = aligned_alloc(512, taken);
+    if (device.used + (long)allocation.taken() > machine.memory_bytes) return out_of_memory;
+    void* block = fenced_alloc(allocation.bytes);
     if (!block) return out_of_memory;
-    memset(block, 0xFF, taken);
-    device.used += (long)taken;
-    memory[(u64)block] = {taken, context()->device};
+    memset(block, 0xFF, allocation.bytes);
+    device.used += (long)allocation.taken();
+    memory[(u64)block] = allocation;
     return *pointer = (u64)block, success;
 }
 int cuMemFree_v2(u64 pointer) {
     GUARD;
     auto found = memory.find(pointer);
     if (found == memory.end()) return invalid_value;
-    run_all(&contexts[found->second.device]);
-    devices[found->second.device].used -= (long)found->second.bytes;
+    const Allocation allocation = found->second;
+    run_all(&contexts[allocation.device]);
+    devices[allocation.device].used -= (long)allocation.taken();
     memory.erase(found);
-    free((void*)pointer);
+    fenced_free((void*)pointer, allocation.bytes);
     return success;
 }
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {

@@ -89,6 +89,9 @@ internal readonly struct DevicePlan
     /// <summary>Row tiles that suffice for any routing.</summary>
     internal int MostTiles { get; }
 
+    /// <summary>Row tiles that there is memory for: where both GEMMs share a launch (kernels/include/producer.cuh), a block reads one of the first Capacity / 8 before it knows how many there are.</summary>
+    private int KeptTiles => IsWide || !GemmsShareALaunch ? MostTiles : Math.Max(MostTiles, Capacity / RowAlignment);
+
     /// <summary>Fills the plan; returns its bytes, or as many as fewer tokens need: what suffices for these suffices for those too, though their results lie apart.</summary>
     internal long Bytes(WorkspacePlan plan)
     {
@@ -115,7 +118,7 @@ internal readonly struct DevicePlan
         plan.Add("intermediate", value, (long)IntermediateBlocks * Capacity, 128, Step.GateUp, Step.Down);
         plan.Add("intermediate_scales", ElementType.F32, IntermediateBlocks, scales, Step.GateUp, Step.Down);
         plan.Add("row_of_slot", ElementType.I32, Slots, 1, Step.Quantize, Step.Combine);
-        plan.Add("tiles", ElementType.I32, MostTiles, 8, Step.Quantize, Step.Down);
+        plan.Add("tiles", ElementType.I32, KeptTiles, 8, Step.Quantize, Step.Down);
         plan.Add("tile_count", ElementType.I32, TileCounts, 1, Step.Quantize, Step.Down);
         plan.Add("hidden", ElementType.BF16, MadeTokens, HiddenSize, Step.Quantize, Step.Quantize);
     }

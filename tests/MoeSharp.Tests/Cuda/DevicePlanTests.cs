@@ -18,6 +18,18 @@ public class DevicePlanTests
             Assert.True(counts.Sum(DevicePlan.RowTiles) <= plan.MostTiles, $"T={tokens} K={topK} E={experts} seed {seed}: tiles exceed {plan.MostTiles}");
         });
 
+    /// <summary>A cluster's first tile is read before it is known whether there is one.</summary>
+    [Fact]
+    public void WhereBothGemmsShareALaunchThereIsMemoryForTheTileThatIsReadFirst() =>
+        Gen.Select(Gen.Int[1, 3000], Gen.Int[1, 8], Gen.Int[8, 64]).Sample((tokens, topK, experts) =>
+        {
+            DevicePlan plan = Plan(tokens, topK, experts);
+            var workspace = new WorkspacePlan();
+            plan.AddTo(workspace);
+            long tiles = workspace.Rows[(int)Buffer.Tiles].Dim0, read = plan.GemmsShareALaunch ? plan.Capacity / 8 : 0;
+            Assert.True(tiles >= plan.MostTiles && tiles >= read, $"T={tokens} K={topK} E={experts}: memory for {tiles} tiles, {plan.MostTiles} at most, one of the first {read} is read");
+        });
+
     [Theory, InlineData(WeightFormat.MxFp8), InlineData(WeightFormat.Block128)]
     public void TheWideWorkListSufficesForAnyRouting(WeightFormat format) =>
         Gen.Select(Gen.Int[1, 3000], Gen.Int[1, 8], Gen.Int[8, 64], Gen.Int[0, 1 << 30]).Sample((tokens, topK, experts, seed) =>

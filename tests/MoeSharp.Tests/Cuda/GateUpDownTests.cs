@@ -81,6 +81,8 @@ public class EmulatedGateUpDownTests
     [Theory]
     [InlineData(2, 4, WeightFormat.Block128, ActivationFormat.Fp8)]
     [InlineData(4, 9, WeightFormat.Block128, ActivationFormat.Fp8)] // a grid that does not fit at once
+    [InlineData(4, 132, WeightFormat.Block128, ActivationFormat.Fp8)] // as many as an H200 has: most clusters' first units lie far behind the last
+    [InlineData(4, 132, WeightFormat.MxFp8, ActivationFormat.Fp8)]
     [InlineData(1, 3, WeightFormat.MxFp8, ActivationFormat.Fp8)]
     [InlineData(4, 9, WeightFormat.Block128, ActivationFormat.Bf16)]
     public void OneLaunchGivesTheBitsOfTwo(int resident, int multiprocessors, WeightFormat format, ActivationFormat activations)
