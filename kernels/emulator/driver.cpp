@@ -48,6 +48,7 @@ struct Stream {
 struct Event { Context* context; void* stream; u64 ticket; std::chrono::steady_clock::time_point time; };
 struct Module { Context* context; std::string image; };
 struct Function { const Kernel* kernel; Context* context; int shared_limit = 48 * 1024; };
+
 constexpr u64 round_up(u64 bytes, u64 to) { return (bytes + to - 1) / to * to; }
 
 struct Allocation {
@@ -69,7 +70,6 @@ void fenced_free(void* block, u64 bytes) {
     const u64 pages = round_up(bytes, page);
     munmap((u8*)block + bytes - pages, pages + page);
 }
-
 
 std::recursive_mutex lock;
 std::map<u64, Allocation> memory;

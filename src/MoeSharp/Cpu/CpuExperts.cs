@@ -139,7 +139,7 @@ internal sealed unsafe class CpuExperts : IPreparedExperts
 
     private void GateUpAndActivate(int tokens, int items, int maxThreads, in Buffers buffers)
     {
-        int rows = tokens * _shape.TopK, threads = maxThreads > 0 ? Math.Min(maxThreads, _team.Threads) : _team.Threads;
+        int rows = tokens * _shape.TopK, threads = _team.ThreadsWithin(maxThreads);
         new Span<SharedItems>(buffers.SharedItems, _team.Threads).Clear();
         _team.RunWorkers(new GateUpJob
         {

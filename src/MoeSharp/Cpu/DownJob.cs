@@ -129,10 +129,8 @@ internal unsafe struct DownJob : IWorkerJob
             block.Operands = Operands(row, item.Rows, operands);
             block.RowScales = HasScales ? ActivatedScales + row : null;
             block.Sums = sums;
-            var run = new BlockRun(weights, tiles, Kernels.BlockBytes, following);
             var ahead = new RowsAhead((byte*)(Activated + aheadRow * Depth), TileBlock.StoredRowBytes, rows: null, aheadRows, TileBlock.StoredRowBytes);
-            int share = (aheadRows + tiles - 1) / tiles;
-            for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += item.Rows * TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
+            Kernels.MultiplyTiles(ref block, item.Rows, tiles, new BlockRun(weights, tiles, Kernels.BlockBytes, following), ahead);
             weights = following;
         }
         return next;

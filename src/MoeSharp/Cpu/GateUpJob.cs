@@ -135,8 +135,9 @@ internal unsafe struct GateUpJob : IWorkerJob
     private readonly float* SumsOf(int thread) => (float*)(DecodedOf(thread) + Kernels.DecodedBytes);
 
     /// <summary>A piece's blocks of the first K block; those of the next lie a step further.</summary>
-    private readonly byte* BlocksOf(Piece piece, WorkItem item, int chunk, out nint step)
+    private readonly byte* BlocksOf(Piece piece, out nint step)
     {
+        (WorkItem item, int chunk) = ItemOf(piece.Task);
         byte* first = Weights.Chunk(item.Expert, chunk, out int tiles);
         step = (nint)tiles * Kernels.BlockBytes;
         return first + piece.From * Kernels.BlockBytes;
@@ -151,9 +152,9 @@ internal unsafe struct GateUpJob : IWorkerJob
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private readonly Piece Multiply(Piece piece, ref Worker worker, ref TeamTasks tasks)
     {
-        (WorkItem item, int chunk) = ItemOf(piece.Task);
+        WorkItem item = ItemOf(piece.Task).Item;
         ref TileBlock block = ref worker.Block;
-        byte* operands = (byte*)(SumsOf(worker.Thread) + ScratchRows * 2 * Depth), weights = BlocksOf(piece, item, chunk, out nint step);
+        byte* operands = (byte*)(SumsOf(worker.Thread) + ScratchRows * 2 * Depth), weights = BlocksOf(piece, out nint step);
         float* scales = (float*)(operands + ScratchRows * Kernels.OperandRowBytes);
         int width = piece.To - piece.From;
         if (!worker.GoesOn)
@@ -166,27 +167,23 @@ internal unsafe struct GateUpJob : IWorkerJob
         for (int k = 0; k < Weights.Blocks; k++)
         {
             byte* following = weights + step;
-            var ahead = new RowsAhead((byte*)Source(0, k + 1), (nint)Weights.Depth * sizeof(BFloat16), worker.Tokens, item.Rows, TileBlock.StoredRowBytes);
-            int aheadRows = item.Rows;
+            RowsAhead ahead = Ahead(k + 1, worker.Tokens, item.Rows);
             if (k + 1 == Weights.Blocks)
             {
                 next = piece.IsPart ? TakePart(piece.Task, piece.Owner) : Begin(tasks.Take(), worker.Thread);
                 following = null;
-                aheadRows = 0;
+                ahead = default;
                 if (next.Task != TeamTasks.None)
                 {
-                    (WorkItem after, int afterChunk) = ItemOf(next.Task);
-                    following = BlocksOf(next, after, afterChunk, out _);
-                    aheadRows = after.Rows;
+                    WorkItem after = ItemOf(next.Task).Item;
+                    following = BlocksOf(next, out _);
                     FindTokens(after, worker.NextTokens);
-                    ahead = new((byte*)Source(0, 0), (nint)Weights.Depth * sizeof(BFloat16), worker.NextTokens, after.Rows, TileBlock.StoredRowBytes);
+                    ahead = Ahead(0, worker.NextTokens, after.Rows);
                 }
             }
             Point(ref block, worker.Tokens, item.Rows, k, operands, scales);
             block.Sums = SumsOf(piece.Owner) + piece.From * item.Rows * TileBlock.Columns;
-            var run = new BlockRun(weights, width, Kernels.BlockBytes, following);
-            int share = (aheadRows + width - 1) / width;
-            for (int tile = 0; tile < width; tile++, run.Advance(), block.Sums += item.Rows * TileBlock.Columns) Kernels.Multiply(ref block, item.Rows, run, ref ahead, share);
+            Kernels.MultiplyTiles(ref block, item.Rows, width, new BlockRun(weights, width, Kernels.BlockBytes, following), ahead);
             weights = following;
         }
         if (piece.IsPart) Shared[piece.Owner].End();
@@ -201,6 +198,9 @@ internal unsafe struct GateUpJob : IWorkerJob
         worker.NextTokens = done;
         return next;
     }
+
+    /// <summary>Rows of a 128-K block, to be asked for.</summary>
+    private readonly RowsAhead Ahead(int k, int* tokens, int rows) => new((byte*)Source(0, k), (nint)Weights.Depth * sizeof(BFloat16), tokens, rows, TileBlock.StoredRowBytes);
 
     /// <summary>A token's operands of a 128-K block.</summary>
     private readonly BFloat16* Source(int token, int k) => Hidden + ((nint)token * Weights.Depth + (nint)k * Depth);

@@ -10,6 +10,9 @@ internal unsafe struct RowsAhead(byte* first, nint stride, int* rows, int count,
 {
     private int _asked;
 
+    /// <summary>How many rows there are.</summary>
+    public readonly int Count => count;
+
     /// <summary>The next so many, as far as there are.</summary>
     public void Ask(int most, bool toSecond = false)
     {

@@ -68,6 +68,9 @@ internal sealed unsafe class Team : IDisposable
     /// <summary>Threads that work on a job, the caller's included.</summary>
     public int Threads => _workers.Length + 1;
 
+    /// <summary>Threads that take part in a job of this limit; 0 means all.</summary>
+    public int ThreadsWithin(int limit) => limit > 0 ? Math.Min(limit, Threads) : Threads;
+
     /// <summary>Memory nodes among which tasks are shared out: task t of n goes to node t * Nodes / n, and to others when they have nothing left to do.</summary>
     public int Nodes => _shares.Length;
 
@@ -98,7 +101,7 @@ internal sealed unsafe class Team : IDisposable
             ObjectDisposedException.ThrowIf(_disposed, this);
             _body = body;
             _job = job;
-            _limit = limit > 0 ? limit : Threads;
+            _limit = ThreadsWithin(limit);
             _failure = null;
             ShareOut(tasks);
             bool alone = tasks == 1 || _limit == 1 || _workers.Length == 0;

@@ -96,6 +96,14 @@ internal unsafe struct TileKernels
         if (Ends != null) Ends();
     }
 
+    /// <summary>Multiplies rows with the tiles of a K block, one after the other; each asks for its share of the rows that come next. Sums of a tile lie behind those of the one before.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public readonly void MultiplyTiles(ref TileBlock block, int rows, int tiles, BlockRun run, RowsAhead ahead)
+    {
+        int share = (ahead.Count + tiles - 1) / tiles;
+        for (int tile = 0; tile < tiles; tile++, run.Advance(), block.Sums += rows * TileBlock.Columns) Multiply(ref block, rows, run, ref ahead, share);
+    }
+
     /// <summary>Does any number of rows, in even portions: 15 are 8 + 7.</summary>
     /// <param name="run">Stands at the block; those after it are fetched meanwhile, each portion and decoding to a panel asking for its share, since a core has few requests to memory under way at a time.</param>
     /// <param name="ahead">Rows to be fetched as well.</param>
