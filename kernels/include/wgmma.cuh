@@ -34,8 +34,11 @@ template <int N> struct Wgmma;
 #define REGS8 REGS4 ",%4,%5,%6,%7"
 #define REGS16 REGS8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define REGS24 REGS16 ",%16,%17,%18,%19,%20,%21,%22,%23"
+#define REGS28 REGS24 ",%24,%25,%26,%27"
 #define REGS32 REGS24 ",%24,%25,%26,%27,%28,%29,%30,%31"
+#define REGS36 REGS32 ",%32,%33,%34,%35"
 #define REGS40 REGS32 ",%32,%33,%34,%35,%36,%37,%38,%39"
+#define REGS44 REGS40 ",%40,%41,%42,%43"
 #define REGS48 REGS40 ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define REGS56 REGS48 ",%48,%49,%50,%51,%52,%53,%54,%55"
 #define REGS64 REGS56 ",%56,%57,%58,%59,%60,%61,%62,%63"
@@ -54,8 +57,11 @@ WGMMA(8, REGS4, "%4", "%5", "%6", OUT4(0))
 WGMMA(16, REGS8, "%8", "%9", "%10", OUT8(0))
 WGMMA(32, REGS16, "%16", "%17", "%18", OUT16(0))
 WGMMA(48, REGS24, "%24", "%25", "%26", OUT16(0), OUT8(16))
+WGMMA(56, REGS28, "%28", "%29", "%30", OUT16(0), OUT8(16), OUT4(24))
 WGMMA(64, REGS32, "%32", "%33", "%34", OUT32(0))
+WGMMA(72, REGS36, "%36", "%37", "%38", OUT32(0), OUT4(32))
 WGMMA(80, REGS40, "%40", "%41", "%42", OUT32(0), OUT8(32))
+WGMMA(88, REGS44, "%44", "%45", "%46", OUT32(0), OUT8(32), OUT4(40))
 WGMMA(96, REGS48, "%48", "%49", "%50", OUT32(0), OUT16(32))
 WGMMA(128, REGS64, "%64", "%65", "%66", OUT32(0), OUT32(32))
 #endif

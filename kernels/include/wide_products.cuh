@@ -1,8 +1,8 @@
 #pragma once
 #include "wide_mainloop.cuh"
-// What a math warpgroup does with the ring. A deep unit gives it 64 weight rows, a tall one 128: two tiles, with sums of their own. While a group of products
-// is computed, the weights of the next group are decoded, so one group at least is always under way. An output is one chain of products of depth 16 over
-// ascending K; with scales of 128-blocks one chain per block, then final = fma(scale, sum, final).
+// What a math warpgroup does with the ring. A deep unit gives it 64 weight rows, a tall one 128: two tiles, with sums of their own. Of a tall unit the weights of the next group of products are decoded while a group is
+// computed, so one at least is always under way; a deep one has few products, and decodes a stage when those of the stage before are done. An output is one chain of products of depth 16 over ascending K; with scales of
+// 128-blocks one chain per block, then final = fma(scale, sum, final).
 
 /// 0, but not known before here: what is known when registers are few stays in those.
 DEVICE u32 wide_zero() {
@@ -30,48 +30,34 @@ template <int Count> DEVICE void wide_clear(float (&values)[Count]) {
     for (int i = 0; i < Count; i++) values[i] = 0.0f;
 }
 
-/// A stage holds four halves of 32 values for each warpgroup. Deep: of both pieces, one tile. Tall: of one piece, both tiles.
-template <bool Tall, int Halves, class Format>
-DEVICE void wide_decode(u32 (&a)[8 * Halves], const WideRing<Format>& ring, WideStage s, int half, int own, u32 thread) {
-    Format::template operand<Halves>(a, ring.weights(s) + (Tall ? own : half / 2) * Format::piece_bytes, Tall ? half / 2 : own, half % 2, thread % 128);
-}
-template <bool Tall, class Format> DEVICE u64 wide_rows(const WideRing<Format>& ring, WideStage s, int half) {
-    return operand_descriptor(ring.rows(s) + (Tall ? 0 : half / 2 * WideLayout<Format>::deep_rows)) + half % 2 * 4;
-}
-
 /// Halves in a group of products whose sums are promoted: one where registers are needed for those.
 DEVICE constexpr int promoted_halves(int n) { return n > 96 ? 1 : 2; }
 
-/// 64 weight rows of `count` stages times N rows, or 128 of them (Tall), whose second tile has the sums `high`. Products are waited for at the end of a
-/// stage: the assembler does not follow those that are pending there through a kernel of many widths, and would serialize all of them.
-template <int N, bool Tall, class Format, int High>
-DEVICE void wide_sums(float (&low)[N / 2], float (&high)[High], int count, WideRing<Format>& ring) {
-    constexpr int halves = 2;
-    const u32 thread = thread_again();
-    const int own = uniform(thread / 128);
-    u32 a[2][8 * halves];
+/// 128 weight rows of `count` stages times N rows: two tiles with sums of their own. A stage holds two halves of 32 values of each. Products are waited for at the end of a stage: the assembler does not follow those
+/// that are pending there through a kernel of many widths, and would serialize all of them.
+template <int N, class Format> DEVICE void wide_tall_sums(float (&low)[N / 2], float (&high)[N / 2], int count, WideRing<Format>& ring) {
+    const u32 thread = thread_again(), piece = uniform(thread / 128) * Format::piece_bytes;
+    u32 a[2][16];
     wide_clear(low);
     wide_clear(high);
     ring.stage = uniform(ring.stage);
     ring.wait(ring.current());
-    wide_decode<Tall, halves>(a[0], ring, ring.current(), 0, own, thread);
+    Format::template operand<2>(a[0], ring.weights(ring.current()) + piece, 0, 0, thread % 128);
     int k = 0;
     do {
         const WideStage s = ring.current();
         ring.advance();
 #pragma unroll
-        for (int half = 0; half < 4; half += halves) {
-            u32(&next)[8 * halves] = a[(half / halves + 1) % 2];
+        for (int tile = 0; tile < 2; tile++) {
             wgmma_fence();
-            if constexpr (Tall) multiply_wide<N, halves>(half < 2 ? low : high, a[half / halves % 2], wide_rows<Tall>(ring, s, half), false);
-            else multiply_wide<N, halves>(low, a[half / halves % 2], wide_rows<Tall>(ring, s, half), false);
+            multiply_wide<N, 2>(tile == 0 ? low : high, a[tile], operand_descriptor(ring.rows(s)), false);
             wgmma_commit();
-            if (half > 0) wgmma_wait<1>(); // the operand of the group before is free
-            if (half + halves < 4) {
-                wide_decode<Tall, halves>(next, ring, s, half + halves, own, thread);
+            if (tile > 0) wgmma_wait<1>(); // the other operand is free
+            if (tile == 0) {
+                Format::template operand<2>(a[1], ring.weights(s) + piece, 1, 0, thread % 128);
             } else if (k + 1 < count) {
                 ring.wait(ring.current());
-                wide_decode<Tall, halves>(next, ring, ring.current(), 0, own, thread);
+                Format::template operand<2>(a[0], ring.weights(ring.current()) + piece, 0, 0, thread % 128);
             }
         }
         wgmma_wait<0>();
@@ -81,38 +67,61 @@ DEVICE void wide_sums(float (&low)[N / 2], float (&high)[High], int count, WideR
     settle(high);
 }
 
-/// 64 weight rows times few rows. Scale: which of a block's scales rows r and r + 8 take.
-template <int N, class Format> DEVICE void wide_deep_promoted(float (&final)[N / 2], int k_blocks, int scale0, int scale1, WideRing<Format>& ring) {
+/// What a thread decodes of a stage for a deep unit, as it lies: of both pieces, one tile.
+template <class Format> struct WideDeepParts {
+    WideParts<Format::warp_parts> parts[2];
+    u32 scales[2];
+    DEVICE void read(const WideRing<Format>& ring, int own, u32 thread) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const u8* from = ring.weights(ring.current()) + i * Format::piece_bytes + own * Format::tile_bytes;
+            parts[i] = WideParts<Format::warp_parts>(from + parts_offset<Format>(thread % 128));
+            scales[i] = Format::mx ? *(const u32*)(from + scales_offset<Format>(thread % 128)) : 0;
+        }
+    }
+    DEVICE void decode(u32 (&a)[2][16]) const {
+#pragma unroll
+        for (int i = 0; i < 2; i++) Format::template decode<2>(a[i], parts[i], scales[i]);
+    }
+};
+
+/// 64 weight rows times few rows. A stage's products are few: while they are computed the next stage is waited for and read; it is decoded when they are done, while the other warpgroup's are computed.
+/// Scale: which of a block's scales rows r and r + 8 take.
+template <int N, class Format> DEVICE void wide_deep_sums(float (&final)[N / 2], int k_blocks, int scale0, int scale1, WideRing<Format>& ring) {
     const u32 thread = thread_again();
     const int own = uniform(thread / 128);
     u32 a[2][16];
     wide_clear(final);
     ring.stage = uniform(ring.stage);
     ring.wait(ring.current());
-    wide_decode<false, 2>(a[0], ring, ring.current(), 0, own, thread);
+    WideDeepParts<Format> parts;
+    parts.read(ring, own, thread);
+    parts.decode(a);
     int k = 0;
     do {
         const WideStage s = ring.current();
-        float sum[N / 2];
-        wgmma_fence();
-        multiply_wide<N, 2>(sum, a[0], wide_rows<false>(ring, s, 0), true);
-        wgmma_commit();
-        wide_decode<false, 2>(a[1], ring, s, 2, own, thread);
-        wgmma_fence();
-        multiply_wide<N, 2>(sum, a[1], wide_rows<false>(ring, s, 2), false);
-        wgmma_commit();
-        const float s0 = ring.scales(s)[scale0], s1 = ring.scales(s)[scale1];
+        const bool more = k + 1 < k_blocks;
+        float sum[N / 2], s0 = 0.0f, s1 = 0.0f;
+        float (&to)[N / 2] = Format::promotes ? sum : final;
         ring.advance();
-        wgmma_wait<1>();
-        if (k + 1 < k_blocks) {
+        wgmma_fence();
+        multiply_wide<N, 2>(to, a[0], operand_descriptor(ring.rows(s)), Format::promotes);
+        multiply_wide<N, 2>(to, a[1], operand_descriptor(ring.rows(s) + WideLayout<Format>::deep_rows), false);
+        wgmma_commit();
+        if (Format::promotes) s0 = ring.scales(s)[scale0], s1 = ring.scales(s)[scale1];
+        if (more) {
             ring.wait(ring.current());
-            wide_decode<false, 2>(a[0], ring, ring.current(), 0, own, thread);
+            parts.read(ring, own, thread);
         }
         wgmma_wait<0>();
-        settle(sum);
+        settle(a[0]);
+        settle(a[1]);
+        if constexpr (Format::promotes) settle(sum);
         ring.release(s, __float_as_uint(s1) | __float_as_uint(s0)); // they may be one and the same
-        promote(final, sum, s0, s1);
+        if (more) parts.decode(a);
+        if (Format::promotes) promote(final, sum, s0, s1);
     } while (++k < k_blocks);
+    settle(final);
 }
 
 /// 128 weight rows times N rows; a block of 128 values takes two stages. Halves: of 32 values, in a group.
@@ -184,9 +193,8 @@ template <class Epilogue> DEVICE void wide_hand_on(const WideGemmArguments& g, c
 }
 
 template <int N, class Format, class Epilogue> DEVICE void wide_deep_unit(const WideGemmArguments& g, int odd, WideRing<Format>& ring) {
-    float sums[N / 2], none[1];
-    if constexpr (Format::promotes) wide_deep_promoted<N>(sums, g.k_blocks, Epilogue::gate_and_up ? 0 : odd, Epilogue::gate_and_up ? 1 : odd, ring);
-    else wide_sums<N, false>(sums, none, g.k_blocks, ring);
+    float sums[N / 2];
+    wide_deep_sums<N>(sums, g.k_blocks, Epilogue::gate_and_up ? 0 : odd, Epilogue::gate_and_up ? 1 : odd, ring);
     const int own = thread_again() / 128;
     wide_meet(own); // somebody wrote it
     const WideWork work = ring.unit(own);
@@ -200,7 +208,7 @@ template <int N, class Format, class Epilogue> DEVICE void wide_tall_unit(const 
         const int own = Epilogue::gate_and_up ? 0 : thread_again() / 128;
         wide_tall_promoted<N, promoted_halves(N)>(low, high, g.k_blocks, own, Epilogue::gate_and_up ? 1 : own, ring);
     } else {
-        wide_sums<N, true>(low, high, 2 * g.k_blocks, ring);
+        wide_tall_sums<N>(low, high, 2 * g.k_blocks, ring);
     }
     const int own = thread_again() / 128;
     wide_meet(own); // somebody wrote it

@@ -12,8 +12,6 @@ template <int N> struct WideWgmma;
 
 #define WIDE_REGS8(a, b, c, d, e, f, g, h) ",%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
 #define WIDE_REGS12 REGS8 ",%8,%9,%10,%11"
-#define WIDE_REGS36 REGS32 ",%32,%33,%34,%35"
-#define WIDE_REGS44 REGS40 ",%40,%41,%42,%43"
 #define WIDE_REGS52 REGS48 ",%48,%49,%50,%51"
 #define WIDE_REGS56 REGS48 WIDE_REGS8(48, 49, 50, 51, 52, 53, 54, 55)
 #define WIDE_REGS60 WIDE_REGS56 ",%56,%57,%58,%59"
@@ -34,9 +32,9 @@ WIDE_WGMMA(24, WIDE_REGS12, "%12,%13,%14,%15", "%16", "%17", OUT8(0), OUT4(8))
 WIDE_WGMMA(32, REGS16, "%16,%17,%18,%19", "%20", "%21", OUT16(0))
 WIDE_WGMMA(48, REGS24, "%24,%25,%26,%27", "%28", "%29", OUT16(0), OUT8(16))
 WIDE_WGMMA(64, REGS32, "%32,%33,%34,%35", "%36", "%37", OUT32(0))
-WIDE_WGMMA(72, WIDE_REGS36, "%36,%37,%38,%39", "%40", "%41", OUT32(0), OUT4(32))
+WIDE_WGMMA(72, REGS36, "%36,%37,%38,%39", "%40", "%41", OUT32(0), OUT4(32))
 WIDE_WGMMA(80, REGS40, "%40,%41,%42,%43", "%44", "%45", OUT32(0), OUT8(32))
-WIDE_WGMMA(88, WIDE_REGS44, "%44,%45,%46,%47", "%48", "%49", OUT32(0), OUT8(32), OUT4(40))
+WIDE_WGMMA(88, REGS44, "%44,%45,%46,%47", "%48", "%49", OUT32(0), OUT8(32), OUT4(40))
 WIDE_WGMMA(96, REGS48, "%48,%49,%50,%51", "%52", "%53", OUT32(0), OUT16(32))
 WIDE_WGMMA(104, WIDE_REGS52, "%52,%53,%54,%55", "%56", "%57", OUT32(0), OUT16(32), OUT4(48))
 WIDE_WGMMA(112, WIDE_REGS56, "%56,%57,%58,%59", "%60", "%61", OUT32(0), OUT16(32), OUT8(48))

@@ -32,6 +32,19 @@ public class GateUpDownTests
         at.CompareGemms([.. Enumerable.Range(0, 360).Select(t => t % 20 == 0 ? 1 : 4)], "a crowd and a few");
     }
 
+    /// <summary>An expert for each width of products, those among them that only GEMMs of their own have.</summary>
+    [Theory, MemberData(nameof(Kinds))]
+    public void EveryWidthGivesTheBitsOfTwo(WeightFormat format, ActivationFormat activations)
+    {
+        foreach (int less in new[] { 0, 7 }) // rows of a tile, and the fewest that take as many
+        {
+            int[] ids = [.. Enumerable.Range(1, 12).SelectMany(expert => Enumerable.Repeat(expert - 1, 8 * expert - less))];
+            new Random(less).Shuffle(ids);
+            using var at = new FewLayer(new() { TopK = 1, Activations = activations }, 12, 256, 128, ids.Length, format);
+            at.CompareGemms(ids, $"1 to 12 times 8 rows, less {less}");
+        }
+    }
+
     [Theory, MemberData(nameof(Kinds))]
     public void EveryActivationAndRoundingGivesTheBitsOfTwo(WeightFormat format, ActivationFormat activations)
     {
@@ -91,6 +104,9 @@ public class EmulatedGateUpDownTests
         Emulator.Set("multiprocessors", multiprocessors);
         _tests.OneLaunchGivesTheBitsOfTwo(format, activations);
     }
+
+    [Theory, MemberData(nameof(GateUpDownTests.Kinds), MemberType = typeof(GateUpDownTests))]
+    public void EveryWidthGivesTheBitsOfTwo(WeightFormat format, ActivationFormat activations) => _tests.EveryWidthGivesTheBitsOfTwo(format, activations);
 
     [Theory, MemberData(nameof(GateUpDownTests.Kinds), MemberType = typeof(GateUpDownTests))]
     public void TilesOfACrowdedExpertGiveTheBitsOfTwo(WeightFormat format, ActivationFormat activations) => _tests.TilesOfACrowdedExpertGiveTheBitsOfTwo(format, activations);
