@@ -90,20 +90,12 @@ template <class Weights> struct FewWide {
         final[3] += bias.y;
     }
 
-    /// What a thread decodes of 64 values of depth, as it lies.
-    struct Parts {
-        WideParts<Weights::warp_parts> parts;
-        u32 scales;
+    /// What a thread decodes of 64 values of depth.
+    struct Parts : WideTilePart<Weights> {
         DEVICE Parts() {}
-        DEVICE Parts(const Block& b, int slot, int depth) {
-            const u32 thread = threadIdx.x % 128;
-            const u8* from = b.memory + slot * slot_bytes + depth * Weights::tile_bytes;
-            parts = WideParts<Weights::warp_parts>(from + parts_offset<Weights>(thread));
-            scales = Weights::mx ? *(const u32*)(from + scales_offset<Weights>(thread)) : 0;
-        }
-        DEVICE void decode(u32 (&a)[16]) const { Weights::template decode<2>(a, parts, scales); }
+        DEVICE Parts(const Block& b, int slot, int depth) { this->fetch(b.memory + slot * slot_bytes + depth * Weights::tile_bytes, threadIdx.x % 128); }
         /// Of what nothing is computed from before the slot is left.
-        DEVICE u32 read() const { return Weights::operands_as_they_lie ? parts.read() : 0; }
+        DEVICE u32 read() const { return Weights::operands_as_they_lie ? this->parts.read() : 0; }
     };
 
     /// A warp has read all of the slot, this among it.

@@ -165,16 +165,16 @@ template <bool TwoScales, class Epilogue> DEVICE void compute(const GemmArgument
             p.release<1>();
             p.advance(skipped);
         }
-        constexpr bool fine = !Epilogue::both; // GEMMs of their own have more rows, power decides, and narrower products take less
+        constexpr bool narrower = !Epilogue::both; // GEMMs of their own meet more rows, where power decides, and products of fewer columns take less
         if (rows <= 8) narrow<8, TwoScales>(g, work, p, epilogue);
         else if (rows <= 16) narrow<16, TwoScales>(g, work, p, epilogue);
         else if (rows <= 32) narrow<32, TwoScales>(g, work, p, epilogue);
         else if (rows <= 48) narrow<48, TwoScales>(g, work, p, epilogue);
-        else if (fine && rows <= 56) narrow<fine ? 56 : 64, TwoScales>(g, work, p, epilogue);
+        else if (narrower && rows <= 56) narrow<narrower ? 56 : 64, TwoScales>(g, work, p, epilogue);
         else if (rows <= 64) narrow<64, TwoScales>(g, work, p, epilogue);
-        else if (fine && rows <= 72) narrow<fine ? 72 : 80, TwoScales>(g, work, p, epilogue);
+        else if (narrower && rows <= 72) narrow<narrower ? 72 : 80, TwoScales>(g, work, p, epilogue);
         else if (rows <= 80) narrow<80, TwoScales>(g, work, p, epilogue);
-        else if (fine && rows <= 88) narrow<fine ? 88 : 96, TwoScales>(g, work, p, epilogue);
+        else if (narrower && rows <= 88) narrow<narrower ? 88 : 96, TwoScales>(g, work, p, epilogue);
         else if (rows <= 96) narrow<96, TwoScales>(g, work, p, epilogue);
         else if (rows <= 128) tall<2, 0, TwoScales>(g, work, p, epilogue);
         else if (rows <= 144) tall<2, 16, TwoScales>(g, work, p, epilogue);

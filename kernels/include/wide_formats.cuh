@@ -46,6 +46,17 @@ template <int Count> struct WideParts {
     }
 };
 
+/// A thread's part of a tile, 64 weight rows x 64 values, as it lies.
+template <class Format> struct WideTilePart {
+    WideParts<Format::warp_parts> parts;
+    u32 scales;
+    DEVICE void fetch(const u8* tile, u32 thread) {
+        parts = WideParts<Format::warp_parts>(tile + parts_offset<Format>(thread));
+        scales = Format::mx ? *(const u32*)(tile + scales_offset<Format>(thread)) : 0;
+    }
+    DEVICE void decode(u32 (&a)[16]) const { Format::template decode<2>(a, parts, scales); }
+};
+
 struct MxFp8 {
     static constexpr bool promotes = false, mx = true, operands_as_they_lie = false; // mx: rows may be MXFP8 too
     static constexpr int tile_rows = 144;

@@ -67,24 +67,6 @@ template <int N, class Format> DEVICE void wide_tall_sums(float (&low)[N / 2], f
     settle(high);
 }
 
-/// What a thread decodes of a stage for a deep unit, as it lies: of both pieces, one tile.
-template <class Format> struct WideDeepParts {
-    WideParts<Format::warp_parts> parts[2];
-    u32 scales[2];
-    DEVICE void read(const WideRing<Format>& ring, int own, u32 thread) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const u8* from = ring.weights(ring.current()) + i * Format::piece_bytes + own * Format::tile_bytes;
-            parts[i] = WideParts<Format::warp_parts>(from + parts_offset<Format>(thread % 128));
-            scales[i] = Format::mx ? *(const u32*)(from + scales_offset<Format>(thread % 128)) : 0;
-        }
-    }
-    DEVICE void decode(u32 (&a)[2][16]) const {
-#pragma unroll
-        for (int i = 0; i < 2; i++) Format::template decode<2>(a[i], parts[i], scales[i]);
-    }
-};
-
 /// 64 weight rows times few rows. A stage's products are few: while they are computed the next stage is waited for and read; it is decoded when they are done, while the other warpgroup's are computed.
 /// Scale: which of a block's scales rows r and r + 8 take.
 template <int N, class Format> DEVICE void wide_deep_sums(float (&final)[N / 2], int k_blocks, int scale0, int scale1, WideRing<Format>& ring) {
@@ -93,10 +75,18 @@ template <int N, class Format> DEVICE void wide_deep_sums(float (&final)[N / 2],
     u32 a[2][16];
     wide_clear(final);
     ring.stage = uniform(ring.stage);
-    ring.wait(ring.current());
-    WideDeepParts<Format> parts;
-    parts.read(ring, own, thread);
-    parts.decode(a);
+    WideTilePart<Format> parts[2]; // of both pieces, one tile
+    const auto fetch = [&] {
+        ring.wait(ring.current());
+#pragma unroll
+        for (int i = 0; i < 2; i++) parts[i].fetch(ring.weights(ring.current()) + i * Format::piece_bytes + own * Format::tile_bytes, thread % 128);
+    };
+    const auto decode = [&] {
+#pragma unroll
+        for (int i = 0; i < 2; i++) parts[i].decode(a[i]);
+    };
+    fetch();
+    decode();
     int k = 0;
     do {
         const WideStage s = ring.current();
@@ -109,16 +99,13 @@ template <int N, class Format> DEVICE void wide_deep_sums(float (&final)[N / 2],
         multiply_wide<N, 2>(to, a[1], operand_descriptor(ring.rows(s) + WideLayout<Format>::deep_rows), false);
         wgmma_commit();
         if (Format::promotes) s0 = ring.scales(s)[scale0], s1 = ring.scales(s)[scale1];
-        if (more) {
-            ring.wait(ring.current());
-            parts.read(ring, own, thread);
-        }
+        if (more) fetch();
         wgmma_wait<0>();
         settle(a[0]);
         settle(a[1]);
         if constexpr (Format::promotes) settle(sum);
         ring.release(s, __float_as_uint(s1) | __float_as_uint(s0)); // they may be one and the same
-        if (more) parts.decode(a);
+        if (more) decode();
         if (Format::promotes) promote(final, sum, s0, s1);
     } while (++k < k_blocks);
     settle(final);
